@@ -1,0 +1,112 @@
+"""The engine's calls on flat tensors: what crosses an operator's boundary, and half precision widened on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from fastssm import sweeps
+from fastssm.directions import Directions
+from fastssm.sweeps import Needs, Plan
+
+
+class Inputs(NamedTuple):
+    """The tensors of a call that are not weights.
+
+    Attributes:
+        x: data `[B, D]`.
+        columns: conditioning columns `[B, C]`, or None.
+        v: directions `[M, B, D]`, or None.
+        seed: seed of the directions, or None; without either, they are the scaled basis.
+    """
+
+    x: Tensor
+    columns: Tensor | None
+    v: Tensor | None
+    seed: Tensor | None
+
+
+class Static(NamedTuple):
+    """The part of a call that is not tensors: the network's plan and M."""
+
+    plan: Plan
+    n_projections: int
+
+
+class Form(NamedTuple):
+    """Which sliced loss, reduced how: with variance reduction or not, mean or sum over samples."""
+
+    variance_reduced: bool
+    mean: bool
+
+
+def needs_of(inputs: Inputs, tensors: Sequence[Tensor]) -> Needs:
+    """Return which gradients autograd will ask for."""
+    if not torch.is_grad_enabled():
+        return Needs(False, False)
+    columns = inputs.columns is not None and inputs.columns.requires_grad
+    return Needs(inputs.x.requires_grad or columns, any(t.requires_grad for t in tensors))
+
+
+def _problem(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweeps.Problem:
+    x, columns, *tensors = [_widened(t) for t in (inputs.x, inputs.columns, *tensors)]  # type: ignore[assignment]
+    layers = sweeps.unflatten(static.plan, tensors)
+    directions = Directions(static.n_projections, inputs.v, inputs.seed)
+    return sweeps.Problem(static.plan.kind, layers, cast(Tensor, x), columns, directions)
+
+
+def _widened(t: Tensor | None) -> Tensor | None:
+    """Return half-precision tensors in float32: sums and products of derivatives need its mantissa."""
+    return t.float() if t is not None and t.dtype in (torch.float16, torch.bfloat16) else t
+
+
+def run_objective(
+    inputs: Inputs, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, form: Form, needs: Needs
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Return the loss, its two terms per sample, and its gradients in the order inputs, tensors, as needed."""
+    problem = _problem(inputs, tensors, static)
+    weight = problem.x.new_ones(problem.x.shape[0]) if weight is None else weight.to(problem.x.dtype)
+    weight = weight / problem.x.shape[0] if form.mean else weight
+    out = sweeps.objective(problem, weight, form.variance_reduced, needs)
+    loss = (weight * (out.jacobian + out.square)).sum()
+    return loss, out.jacobian, out.square, _gradients(out.gradients, inputs, tensors, static, needs)
+
+
+def run_terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweeps.Terms:
+    """Return the terms of every sample and direction."""
+    return sweeps.terms(_problem(inputs, tensors, static))
+
+
+def run_terms_backward(
+    given: sweeps.Terms, inputs: Inputs, tensors: Sequence[Tensor], static: Static, needs: Needs
+) -> list[Tensor]:
+    """Return the gradients of a function of the terms from its cotangents, in the order inputs, tensors, as needed."""
+    gradients = sweeps.terms_backward(_problem(inputs, tensors, static), given, needs)
+    return _gradients(gradients, inputs, tensors, static, needs)
+
+
+def _gradients(
+    found: sweeps.FullGradients | None, inputs: Inputs, tensors: Sequence[Tensor], static: Static, needs: Needs
+) -> list[Tensor]:
+    out: list[Tensor] = []
+    if found is not None and found.inputs is not None:
+        dim = inputs.x.shape[1]
+        out = [found.inputs[:, :dim].to(inputs.x.dtype, copy=True)]
+        out += [] if inputs.columns is None else [found.inputs[:, dim:].to(inputs.columns.dtype, copy=True)]
+    if found is not None and found.layers is not None and needs.tensors:
+        every = [*found.layers.shared[: static.plan.shared], *found.layers.samples]
+        out += [g.to(t.dtype) for g, t in zip(every, tensors, strict=True)]
+    return out
+
+
+def spread(
+    grads: Sequence[Tensor], has_columns: bool, count: int, needs: Needs
+) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
+    """Return the gradients of x, of the columns and of the `count` tensors, None where there is none."""
+    rest = list(grads)
+    x = rest.pop(0) if needs.inputs else None
+    columns = rest.pop(0) if needs.inputs and has_columns else None
+    return x, columns, [*rest] if needs.tensors else [None] * count

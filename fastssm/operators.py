@@ -1,0 +1,105 @@
+"""Differential operators of a network: the terms that score-matching losses are made of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastssm import backends, checks
+from fastssm.directions import PROJECTIONS, Directions, new_seed
+
+
+class Terms(NamedTuple):
+    """The terms of score-matching losses, for the score `s = d log p / dx` and its Jacobian `J`.
+
+    Attributes:
+        projected_score: `v_m . s`, `[M, B]`.
+        projected_jacobian: `mean_m v_m^T J v_m`, `[B]`.
+        score_sqnorm: `|s|^2`, `[B]`.
+        score: `s`, in the shape of x.
+    """
+
+    projected_score: Tensor
+    projected_jacobian: Tensor
+    score_sqnorm: Tensor
+    score: Tensor
+
+
+def choose_directions(
+    x: Tensor,
+    v: object = None,
+    n_projections: int | None = None,
+    projection: str = "rademacher",
+    generator: torch.Generator | None = None,
+) -> Directions:
+    """Return the directions of a call: the given ones, or as many random ones as asked for (1 by default).
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if shapes or names do not fit.
+    """
+    checks.check_choice("projection", projection, tuple(PROJECTIONS))
+    checks.check_generator(generator)
+    if n_projections is not None:
+        checks.check_count("n_projections", n_projections)
+    if v is not None:
+        given = checks.check_directions(v, x, n_projections)
+        return Directions(given.shape[0], given)
+    count = 1 if n_projections is None else n_projections
+    if projection == "rademacher":
+        return Directions(count, seed=new_seed(x.device, generator))
+    flat = x.detach().reshape(x.shape[0], -1) if x.numel() else x.detach().flatten(1)
+    like = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
+    return Directions(count, PROJECTIONS[projection]((count, *flat.shape), like, generator))
+
+
+def terms(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    cond: Tensor | tuple[Tensor, ...] | None = None,
+    v: Tensor | None = None,
+    n_projections: int | None = None,
+    projection: str = "rademacher",
+    kind: str = "auto",
+    generator: torch.Generator | None = None,
+    backend: str = "auto",
+) -> Terms:
+    """Return the differentiable terms that sliced losses are made of, for algebra of your own.
+
+    `projected_score = v_m . s`, `projected_jacobian = mean_m v_m^T J v_m`, `score_sqnorm = |s|^2`, `score = s`, with
+    `s = d log p / dx = -dE/dx` and `J = ds/dx`. With `E[v v^T] = I`, the mean of `projected_jacobian` is `tr J`.
+
+    Args:
+        model: an energy `E` (`[B]` or `[B, 1]`, `log p = -E + const`) or a score (like x).
+        x: data `[B, ...]`.
+        cond: further arguments, passed as `model(x, *cond)` and never differentiated as data.
+        v: directions `[M, B, ...]` or `[B, ...]`; random ones if None.
+        n_projections: M, 1 if None.
+        projection: rademacher, gaussian, sphere, hadamard or basis.
+        kind: "energy", "score", or "auto" by the shape of the output.
+        generator: source of randomness, torch's default one if None.
+        backend: "auto", or the name of the one that must run.
+
+    Returns:
+        `Terms`. On the fused backends they can be differentiated once.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if shapes, devices or names do not fit.
+        UnsupportedError: if the named backend cannot run the call.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
+        >>> t = terms(net, torch.randn(16, 2))
+        >>> loss = (t.projected_jacobian + 0.5 * t.score_sqnorm).mean()  # SSM-VR, spelt out
+        >>> loss.backward()
+
+    Source: Song et al. 2019, "Sliced score matching", equations 7 and 8.
+    """
+    call = backends.request(model, x, cond, kind)
+    chosen = backends.select(call, backend)
+    found = chosen.terms(call, choose_directions(x, v, n_projections, projection, generator))
+    return Terms(found.projected_score, found.jacobian, found.score.square().sum(1), found.score.reshape(x.shape))

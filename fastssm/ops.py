@@ -1,0 +1,156 @@
+"""The engine as operators, `torch.ops.fastssm.*`: where native engines plug in by registering kernels for a device.
+
+Schemas, plain-PyTorch kernels, fake kernels, autograd and autocast are declared here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from fastssm.engine import (
+    Form,
+    Inputs,
+    Static,
+    needs_of,
+    run_objective,
+    run_terms,
+    run_terms_backward,
+    spread,
+)
+from fastssm.functions import SECOND_BACKWARD, scaled
+from fastssm.sweeps import Needs, Plan, Terms
+
+_NETWORK = "Tensor x, Tensor? columns, Tensor? v, Tensor? seed, Tensor[] tensors"
+_STATIC = "str kind, int[] activations, float[] constants, int[] flags, SymInt n_projections"
+_NEEDS = "bool needs_inputs, bool needs_tensors"
+_SCHEMAS = {
+    "objective": f"({_NETWORK}, Tensor? weight, {_STATIC}, bool variance_reduced, bool mean, {_NEEDS})"
+    " -> (Tensor, Tensor, Tensor, Tensor[])",
+    "terms": f"({_NETWORK}, {_STATIC}) -> (Tensor, Tensor, Tensor)",
+    "terms_backward": f"(Tensor on_projected, Tensor on_jacobian, Tensor on_score, {_NETWORK}, {_STATIC}, {_NEEDS})"
+    " -> Tensor[]",
+}
+_LIBRARY: Any = torch.library.Library("fastssm", "DEF")  # type: ignore[no-untyped-call]
+for _name, _schema in _SCHEMAS.items():
+    _LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def _static(kind: str, activations: Any, constants: Any, flags: Any, n_projections: int) -> Static:
+    return Static(Plan(kind, activations, constants, flags), n_projections)
+
+
+def _objective(*a: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    x, columns, v, seed, tensors, weight, *rest = a
+    form, needs = Form(*rest[5:7]), Needs(*rest[7:9])
+    return run_objective(Inputs(x, columns, v, seed), weight, tensors, _static(*rest[:5]), form, needs)
+
+
+def _terms(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x, columns, v, seed, tensors, *rest = a
+    return run_terms(Inputs(x, columns, v, seed), tensors, _static(*rest))
+
+
+def _terms_backward(*a: Any) -> list[Tensor]:
+    given, (x, columns, v, seed, tensors, *rest) = a[:3], a[3:]
+    inputs = Inputs(x, columns, v, seed)
+    return run_terms_backward(Terms(*given), inputs, tensors, _static(*rest[:5]), Needs(*rest[5:7]))
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def _like(needs: Needs, x: Tensor, columns: Tensor | None, tensors: Sequence[Tensor]) -> list[Tensor]:
+    inputs = [x] if columns is None else [x, columns]
+    return [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (inputs if needs.inputs else [])] + [
+        torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (tensors if needs.tensors else [])
+    ]
+
+
+def _fake_objective(*a: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    x, columns, tensors = a[0], a[1], a[4]
+    rows = [x.new_empty(x.shape[0], dtype=_wide(x)) for _ in range(2)]
+    return x.new_empty((), dtype=_wide(x)), rows[0], rows[1], _like(Needs(*a[13:15]), x, columns, tensors)
+
+
+def _fake_terms(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x, count = a[0], a[9]
+    wide = _wide(x)
+    batch = x.shape[0]
+    return x.new_empty((count, batch), dtype=wide), x.new_empty(batch, dtype=wide), x.new_empty(x.shape, dtype=wide)
+
+
+def _fake_terms_backward(*a: Any) -> list[Tensor]:
+    return _like(Needs(*a[13:15]), a[3], a[4], a[7])
+
+
+def _objective_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, columns, _, _, tensors = inputs[:5]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[3], *([x] if columns is None else [x, columns]), *tensors)
+    ctx.has_columns, ctx.grads, ctx.count, ctx.needs = (
+        columns is not None,
+        len(output[3]),
+        len(tensors),
+        Needs(*inputs[13:15]),
+    )
+
+
+def _objective_backward(ctx: Any, factor: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if factor is None:
+        return None, None, None, None, [None] * ctx.count, *[None] * 10
+    saved = ctx.saved_tensors
+    grads = scaled(factor, saved[: ctx.grads], saved[ctx.grads :])
+    x, columns, tensors = spread(grads, ctx.has_columns, ctx.count, ctx.needs)
+    return x, columns, None, None, tensors, *[None] * 10
+
+
+def _terms_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, columns, v, seed, tensors, *ctx.static = inputs
+    ctx.save_for_backward(x, columns, v, seed, *tensors)
+
+
+def _terms_gradient(ctx: Any, *given: Tensor) -> tuple[Any, ...]:
+    x, columns, v, seed, *tensors = ctx.saved_tensors
+    needs = Needs(any(ctx.needs_input_grad[:2]), any(t.requires_grad for t in tensors))
+    grads = torch.ops.fastssm.terms_backward(*given, x, columns, v, seed, tensors, *ctx.static, *needs)
+    of_x, of_columns, of_tensors = spread(grads, columns is not None, len(tensors), needs)
+    return of_x, of_columns, None, None, of_tensors, *[None] * 5
+
+
+def _refuse(ctx: Any, *_: Any) -> NoReturn:
+    raise RuntimeError(SECOND_BACKWARD)
+
+
+for _name, _kernel, _fake in (
+    ("objective", _objective, _fake_objective),
+    ("terms", _terms, _fake_terms),
+    ("terms_backward", _terms_backward, _fake_terms_backward),
+):
+    _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastssm::{_name}", _fake, lib=_LIBRARY)
+    for _device in ("cpu", "cuda"):
+        torch.library.register_autocast(f"fastssm::{_name}", _device, torch.float32, lib=_LIBRARY)
+torch.library.register_autograd(
+    "fastssm::objective", _objective_backward, setup_context=_objective_context, lib=_LIBRARY
+)
+torch.library.register_autograd("fastssm::terms", _terms_gradient, setup_context=_terms_context, lib=_LIBRARY)
+torch.library.register_autograd("fastssm::terms_backward", _refuse, lib=_LIBRARY)
+
+
+def objective(
+    inputs: Inputs, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, form: Form
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss and its terms per sample through the dispatcher."""
+    needs = needs_of(inputs, tensors)
+    out = torch.ops.fastssm.objective(*inputs, tensors, weight, *static.plan, static.n_projections, *form, *needs)
+    return out[0], out[1], out[2]
+
+
+def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
+    """Return the terms of every sample and direction through the dispatcher."""
+    return Terms(*torch.ops.fastssm.terms(*inputs, tensors, *static.plan, static.n_projections))

@@ -1,0 +1,94 @@
+"""Plain autograd on any module: the oracle of the tests, and the path of every network that is not recognised.
+
+Nothing here knows the engine's formulas. `s = -dE/dx` or `s(x)`, and `v^T J v = v . d(s . v)/dx`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastssm.checks import kind_of_output
+from fastssm.directions import Directions
+from fastssm.sweeps import Terms
+
+
+def terms(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions) -> Terms:
+    """Return the terms of every sample and direction, differentiable as often as the module is.
+
+    Samples are taken to be independent: a layer that mixes them (batch normalisation in train mode) mixes their
+    derivatives too.
+
+    Args:
+        model: any module, called as `model(x, *cond)`.
+        x: data `[B, ...]`.
+        cond: conditioning arguments.
+        kind: "energy", "score" or "auto".
+        directions: M directions per sample.
+    """
+    if torch.compiler.is_compiling():
+        return _functional_terms(model, x, cond, kind, directions)
+    keep_graph = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        point = x if x.requires_grad and keep_graph else _outside_inference(x).detach().requires_grad_()
+        output = model(point, *map(_outside_inference, cond))
+        kind = kind_of_output(output.shape, x.shape, kind)
+        score, energy = output, None
+        if kind == "energy":
+            energy = output.reshape(len(x))
+            score = -_gradient(output, point, keep_graph=True)
+        found = _from_score(score, energy, point, directions, keep_graph)
+    return found if keep_graph else Terms(*(t.detach() for t in found))
+
+
+def _from_score(score: Tensor, energy: Tensor | None, point: Tensor, directions: Directions, keep_graph: bool) -> Terms:
+    score = score.reshape(len(point), -1)
+    wide = score.float() if score.dtype in (torch.float16, torch.bfloat16) else score
+    projected, jacobian = [], torch.zeros_like(wide[:, 0])
+    for m in range(directions.count):
+        v = directions.tile(slice(0, len(point)), slice(m, m + 1), wide)[0]
+        projected.append((wide * v).sum(1))
+        pulled = _gradient(projected[-1], point, keep_graph=keep_graph or m + 1 < directions.count)
+        jacobian = jacobian + (pulled.reshape(v.shape) * v).sum(1) / directions.count
+    if energy is not None:
+        jacobian = jacobian + 0.0 * energy  # every parameter gets a gradient, and a NaN anywhere shows
+    return Terms(torch.stack(projected), jacobian, wide)
+
+
+def _gradient(of: Tensor, point: Tensor, *, keep_graph: bool) -> Tensor:
+    """Return `d(sum of)/d(point)`, zero where there is no dependence."""
+    if not of.requires_grad:
+        return torch.zeros_like(point)
+    return torch.autograd.grad(
+        of.sum(), point, create_graph=keep_graph, retain_graph=True, allow_unused=True, materialize_grads=True
+    )[0]
+
+
+def _outside_inference(t: Tensor) -> Tensor:
+    return t.clone() if t.is_inference() else t
+
+
+def _functional_terms(
+    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions
+) -> Terms:
+    """The same through torch.func, which torch.compile can trace: forward over reverse."""
+    output = model(x, *cond)
+    kind = kind_of_output(output.shape, x.shape, kind)
+
+    def score_of(point: Tensor) -> Tensor:
+        if kind == "score":
+            score: Tensor = model(point, *cond).reshape(x.shape)
+            return score
+        slope: Tensor = torch.func.grad(lambda p: model(p, *cond).sum())(point)
+        return -slope
+
+    v = directions.tile(slice(0, len(x)), slice(0, directions.count), x.reshape(len(x), -1))
+    projected, jacobian, score = [], torch.zeros_like(v[0, :, 0]), output
+    for row in v:
+        score, along = torch.func.jvp(score_of, (x,), (row.reshape(x.shape).contiguous(),))  # type: ignore[misc]
+        score = score.reshape(row.shape)
+        projected.append((score * row).sum(1))
+        jacobian = jacobian + (along.reshape(row.shape) * row).sum(1) / directions.count
+    if kind == "energy":
+        jacobian = jacobian + 0.0 * output.reshape(len(x))
+    return Terms(torch.stack(projected), jacobian, score)

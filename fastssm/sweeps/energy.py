@@ -1,0 +1,163 @@
+"""Energy nets, `log p = -E`: one tile of samples up and down.
+
+With `E1_m = v_m . dE/dx` and `E2 = sum_m v_m^T (d2E/dx2) v_m`, the score's terms are `v_m . s = -E1_m` and
+`sum_m v_m^T J v_m = -E2`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastssm.networks import Layer
+from fastssm.sweeps.layers import (
+    Gradients,
+    Needs,
+    Trace,
+    below,
+    collect,
+    down_curved,
+    in_order,
+    product,
+    up,
+    with_plain_readout,
+)
+from fastssm.sweeps.terms import Cotangents, Pulled, Terms
+
+
+def sliced(
+    layers: list[Layer], rows: Tensor, total: int, weight: Tensor, needs: Needs
+) -> tuple[Tensor, Tensor, Pulled | None]:
+    """Sliced score matching in three stacked products per layer: `-E2 / M + mean_m E1_m^2 / 2`, up and down.
+
+    Args:
+        layers: the network's layers.
+        rows: first stack `[m + 1, T, D]`.
+        total: M, of which this tile sees m directions.
+        weight: `dLoss / dloss_b`, `[T]`.
+        needs: which gradients to compute.
+
+    Returns:
+        The two terms `[T]` of the loss, and the gradients where any is needed.
+    """
+    *hidden, readout = with_plain_readout(layers)
+    count, traces = len(rows) - 1, []
+    for layer in hidden:
+        rows, trace = up(layer, rows, count, order=3 if any(needs) else 2, curvature=True)
+        traces.append(trace)
+    tops = product(rows, readout.weight.t())[..., 0]
+    e1, e2 = tops[1 : count + 1], tops[count + 1] if hidden else torch.zeros_like(tops[0])
+    jacobian, square = e2 / -total + nan_of(tops[0], readout), e1.square().sum(0) * (0.5 / total)
+    if not any(needs):
+        return jacobian, square, None
+    # the tops' cotangents: none on E itself, c1 = E1 / M, c2 = -1 / M, each times the sample's weight
+    c = torch.cat([torch.zeros_like(weight)[None], e1 * (weight / total), (weight / -total)[None]])[: len(rows)]
+    bars = c[..., None] * readout.weight[0]
+    found = [_of_readout(readout, torch.mm(c.reshape(1, -1), rows.reshape(-1, rows.shape[2])))]
+    for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
+        g = bars[count + 1]
+        pieces = down_curved(trace, bars[0], bars[1 : count + 1], trace.zk, g, g)
+        zbar = torch.cat([*pieces, (trace.derivatives[0] * g)[None]])
+        bar, grads = collect(layer, trace.rows, trace.raw, zbar)
+        found.append(grads)
+        if layer is not hidden[0] or needs.inputs:
+            bars = below(layer, bar, bars)
+    return jacobian, square, Pulled(in_order(found), bars[0])
+
+
+def merged(
+    layers: list[Layer], rows: Tensor, v: Tensor, total: int, cotangents: Cotangents | None, needs: Needs
+) -> tuple[Terms, Pulled | None]:
+    """All terms, and the gradient of any function of them, in as many products' worth of rows as `sliced`.
+
+    The chain `g = dE/dh` runs first and gives the score; then one curvature row carries both cotangents of that chain,
+    the score's (where it starts) and the Jacobian's (what it collects on the way).
+
+    Args:
+        layers: the network's layers.
+        rows: first stack `[m + 1, T, D + C]`.
+        v: directions `[m, T, D]`.
+        total: M, of which this tile sees m directions.
+        cotangents: from the terms to `(dLoss/ds [T, D], dLoss/djacobian [T])`; None for the terms alone.
+        needs: which gradients to compute.
+    """
+    *hidden, readout = with_plain_readout(layers)
+    count, traces = len(v), []
+    for layer in hidden:
+        rows, trace = up(layer, rows, count, order=2 if cotangents is None else 3)
+        traces.append(trace)
+    energy = product(rows[0], readout.weight.t())[:, 0]
+    e2, u, chain = _adjoint_chain(hidden, traces, readout.weight[0].expand(rows.shape[1], -1))
+    score = -u[:, : v.shape[2]]
+    terms = Terms((v * score).sum(2), e2 / -total + nan_of(energy, readout), score)
+    if cotangents is None:
+        return terms, None
+    on_score, on_jacobian = cotangents(terms)
+    c2 = (on_jacobian / -total)[:, None]
+    k, curvatures = _curvature_row(hidden, traces, c2, F.pad(-on_score, (0, u.shape[1] - v.shape[2])))
+    found = [_of_readout(readout, k.sum(0, keepdim=True))]
+    bars = torch.zeros_like(rows)
+    for layer, trace, link, curve in reversed(list(zip(hidden, traces, chain, curvatures, strict=True))):
+        zbar = torch.cat(down_curved(trace, bars[0], bars[1:], curve.zk, link.g, c2 * link.g))
+        bar, grads = collect(layer, trace.rows, trace.raw, zbar)
+        grads.shared[0].addmm_(link.bar.t(), curve.k)
+        if curve.raw is not None:
+            grads.samples[0].addcmul_(link.gz, curve.raw)
+        found.append(grads)
+        if layer is not hidden[0] or needs.inputs:
+            bars = below(layer, bar, bars)
+    return terms, Pulled(in_order(found), bars[0])
+
+
+class _Link(NamedTuple):
+    """The chain `dE/dh` at one layer: after it, behind its activation, and behind its modulation."""
+
+    g: Tensor
+    gz: Tensor
+    bar: Tensor
+
+
+class _Curve(NamedTuple):
+    """The curvature row at one layer: what enters, `W k`, and `scale * W k`."""
+
+    k: Tensor
+    raw: Tensor | None
+    zk: Tensor
+
+
+def _adjoint_chain(hidden: list[Layer], traces: list[Trace], g: Tensor) -> tuple[Tensor, Tensor, list[_Link]]:
+    """Return `E2 = sum_l f'' q . g`, `u = dE/d(input)` and the chain, first layer first."""
+    e2, chain = torch.zeros_like(g[:, 0]), []
+    for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
+        d1, d2 = trace.derivatives[:2]
+        e2 = e2 + (d2 * trace.q * g).sum(1)
+        gz = d1 * g
+        bar = gz if layer.scale is None else gz * layer.scale
+        chain.append(_Link(g, gz, bar))
+        g = below(layer, bar, g)
+    return e2, g, chain[::-1]
+
+
+def _curvature_row(hidden: list[Layer], traces: list[Trace], c2: Tensor, k: Tensor) -> tuple[Tensor, list[_Curve]]:
+    """Carry `k <- f' zk + c2 f'' q` up from `k = dLoss/du`; return it at the top, and what it met on the way."""
+    met = []
+    for layer, trace in zip(hidden, traces, strict=True):
+        raw = product(k, layer.weight.t())
+        zk = raw if layer.scale is None else raw * layer.scale
+        met.append(_Curve(k, None if layer.scale is None else raw, zk))
+        d1, d2 = trace.derivatives[:2]
+        out = (d1 * zk).addcmul_(d2 * trace.q, c2)
+        k = out.add_(k) if layer.skip else out
+    return k, met
+
+
+def nan_of(energy: Tensor, readout: Layer) -> Tensor:
+    """Return zero, or NaN where the energy is NaN: a broken parameter must show even where no derivative sees it."""
+    return (energy if readout.bias is None else energy + readout.bias) * 0.0
+
+
+def _of_readout(readout: Layer, weight: Tensor) -> Gradients:
+    return Gradients([weight] if readout.bias is None else [weight, torch.zeros_like(readout.bias)], [])

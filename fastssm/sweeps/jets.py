@@ -1,0 +1,42 @@
+"""The activation table evaluated on tensors."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastssm.networks import Layer
+
+
+class TensorFunctions:
+    """The vocabulary of the activation rules, in PyTorch."""
+
+    abs = staticmethod(torch.abs)
+    sign = staticmethod(torch.sign)
+    exp = staticmethod(torch.exp)
+    expm1 = staticmethod(torch.expm1)
+    sigmoid = staticmethod(torch.sigmoid)
+    tanh = staticmethod(torch.tanh)
+    erfc = staticmethod(torch.erfc)
+    sin = staticmethod(torch.sin)
+    cos = staticmethod(torch.cos)
+    where = staticmethod(torch.where)
+    full_like = staticmethod(torch.full_like)
+
+    @staticmethod
+    def softplus(z: Tensor) -> Tensor:
+        """Return `log(1 + e^z)`; past 40 that is `z` to the last bit of a double."""
+        return F.softplus(z, 1.0, 40.0)
+
+    @staticmethod
+    def minimum(z: Tensor, bound: float) -> Tensor:
+        """Return `min(z, bound)`."""
+        return z.clamp(max=bound)
+
+
+def jets(layer: Layer, z: Tensor, order: int) -> list[Tensor]:
+    """Return `f(z)` and its first `order` derivatives."""
+    return list(islice(layer.activation.rule(TensorFunctions, z, *layer.constants), order + 1))

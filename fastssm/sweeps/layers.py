@@ -1,0 +1,164 @@
+"""One layer's rules: stacked rows go up, their adjoints come down.
+
+A stack `[R, T, H]` holds, for a tile of T samples, the value row `h`, the M tangent rows `hd_m` and, where a sweep
+carries it, the curvature row `k`; so a layer is one matrix product over all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastssm.activations import IDENTITY
+from fastssm.networks import Layer
+from fastssm.sweeps.jets import jets
+
+
+@dataclass
+class Trace:
+    """What the up sweep through a layer leaves behind for the way down.
+
+    Attributes:
+        rows: the stack that entered, `[R, T, H_in]`.
+        raw: `W rows + b` before the modulation, kept only where there is a scale to differentiate.
+        zd: tangents `[M, T, H]` after the affine map.
+        zk: curvature `[T, H]` after the affine map, None while it is zero.
+        derivatives: `f'(z), f''(z), f'''(z)`, as many as were asked for.
+    """
+
+    rows: Tensor
+    raw: Tensor | None
+    zd: Tensor
+    zk: Tensor | None
+    derivatives: list[Tensor]
+
+    @cached_property
+    def q(self) -> Tensor:
+        """`sum_m zd_m^2`."""
+        return self.zd.square().sum(0)
+
+
+class Needs(NamedTuple):
+    """Which gradients to compute: of `x` and the conditioning columns, and of the layers' tensors."""
+
+    inputs: bool
+    tensors: bool
+
+
+class Gradients(NamedTuple):
+    """Gradients in the order of `Plan`: those that tiles add up, and those that belong to samples."""
+
+    shared: list[Tensor]
+    samples: list[Tensor]
+
+
+def in_order(found: list[Gradients]) -> Gradients:
+    """Join the gradients of layers that were collected from the top down."""
+    return Gradients([t for g in reversed(found) for t in g.shared], [t for g in reversed(found) for t in g.samples])
+
+
+def first_rows(x: Tensor, columns: Tensor | None, v: Tensor) -> Tensor:
+    """Stack the input of the first layer: `x` and the directions, conditioning columns having zero tangent."""
+    if columns is not None:
+        x, v = torch.cat([x, columns], 1), F.pad(v, (0, columns.shape[1]))
+    return torch.cat([x[None], v])
+
+
+def product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply every row of a stack by a matrix, in one product."""
+    return torch.mm(rows.reshape(-1, rows.shape[-1]), matrix).view(*rows.shape[:-1], matrix.shape[1])
+
+
+def affine(layer: Layer, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return `scale * (W h + b) + shift` of a stack, constants entering its value row only, and the raw `W h + b`."""
+    raw = product(rows, layer.weight.t())
+    if layer.bias is not None:
+        raw[0] += layer.bias
+    z = raw if layer.scale is None else raw * layer.scale
+    if layer.shift is not None:
+        z[0] += layer.shift
+    return z, None if layer.scale is None else raw
+
+
+def up(layer: Layer, rows: Tensor, count: int, *, order: int, curvature: bool = False) -> tuple[Tensor, Trace]:
+    """Carry a stack with `count` tangents through a layer, with derivatives up to `order` for the way down.
+
+    h <- f(z),  hd_m <- f' zd_m,  and with `curvature`  k <- f' zk + f'' q,  q = sum_m zd_m^2
+    """
+    z, raw = affine(layer, rows)
+    f, d1, *higher = jets(layer, z[0], order)
+    trace = Trace(rows, raw, z[1 : count + 1], z[count + 1] if len(z) > count + 1 else None, [d1, *higher])
+    pieces = [f[None], d1 * trace.zd]
+    if curvature:
+        k = higher[0] * trace.q
+        pieces.append((k if trace.zk is None else k.addcmul_(d1, trace.zk))[None])
+    out = torch.cat(pieces)
+    if layer.skip:
+        out[: len(rows)] += rows
+    return out, trace
+
+
+def down(trace: Trace, bars: Tensor) -> Tensor:
+    """Pull the adjoints of a layer's value and tangents back through its activation, without curvature.
+
+    zdb_m = f' hdb_m,  zb = f' hb + f'' sum_m hdb_m zd_m
+    """
+    d1, d2 = trace.derivatives[:2]
+    zb = (d1 * bars[0]).addcmul_(d2, (bars[1:] * trace.zd).sum(0))
+    return torch.cat([zb[None], d1 * bars[1:]])
+
+
+def down_curved(
+    trace: Trace, value: Tensor, tangents: Tensor, zk: Tensor | None, g: Tensor, cg: Tensor
+) -> list[Tensor]:
+    """Pull the adjoints of value and tangents of an energy's layer back through its activation.
+
+    zdb_m = f' hdb_m + 2 f'' cg zd_m,  zb = f' hb + f'' (g zk + sum_m hdb_m zd_m) + f''' cg q
+
+    `g` meets the curvature row `zk`, `cg` the squares. With the loss's cotangent inside `g` the two are the same; where
+    that cotangent rides on the curvature row instead, `cg = c2 g`.
+
+    Returns:
+        The pieces `zb [1, T, H]` and `zdb [m, T, H]` of the stack of adjoints.
+    """
+    d1, d2, d3 = trace.derivatives
+    inner = (tangents * trace.zd).sum(0)
+    if zk is not None:
+        inner.addcmul_(g, zk)
+    zb = (d1 * value).addcmul_(d2, inner).addcmul_(d3 * cg, trace.q)
+    return [zb[None], (d1 * tangents).addcmul_(trace.zd, d2 * cg, value=2.0)]
+
+
+def collect(layer: Layer, rows: Tensor, raw: Tensor | None, zbar: Tensor) -> tuple[Tensor, Gradients]:
+    """Return the adjoint stack before the modulation and the gradients of the layer's tensors.
+
+    dW = sum_r zb_r^T h_r in one product,  db = sum_b zb,  dscale = sum_r zb_r raw_r,  dshift = zb
+    """
+    bar = zbar if layer.scale is None else zbar * layer.scale
+    shared = [torch.mm(bar[: len(rows)].reshape(-1, bar.shape[2]).t(), rows.reshape(-1, rows.shape[2]))]
+    if layer.bias is not None:
+        shared.append(bar[0].sum(0))
+    samples = [] if raw is None else [(zbar[: len(raw)] * raw).sum(0)]
+    if layer.shift is not None:
+        samples.append(zbar[0])
+    return bar, Gradients(shared, samples)
+
+
+def below(layer: Layer, bar: Tensor, above: Tensor) -> Tensor:
+    """Return the adjoint of what entered a layer from that before its modulation, and of what left it for a skip."""
+    entered = product(bar, layer.weight)
+    return entered.add_(above) if layer.skip else entered
+
+
+def with_plain_readout(layers: list[Layer]) -> list[Layer]:
+    """End the layers with a bare affine map, an identity if need be: the top of a sweep is linear in the last rows."""
+    last = layers[-1]
+    if last.activation is IDENTITY and not last.skip and last.scale is None and last.shift is None:
+        return layers
+    eye = torch.eye(last.weight.shape[0], dtype=last.weight.dtype, device=last.weight.device)
+    return [*layers, Layer(eye, None, None, None, IDENTITY, (), False)]

@@ -1,0 +1,46 @@
+"""Score nets, `s(x)` itself: one tile of samples up and down, value and tangent rows only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastssm.networks import Layer
+from fastssm.sweeps.layers import Needs, affine, below, collect, down, in_order, up, with_plain_readout
+from fastssm.sweeps.terms import Cotangents, Pulled, Terms
+
+
+def stacked(
+    layers: list[Layer], rows: Tensor, v: Tensor, total: int, cotangents: Cotangents | None, needs: Needs
+) -> tuple[Terms, Pulled | None]:
+    """All terms of a score net, and the gradient of any function of them, in three products per layer.
+
+    y = s,  yd_m = J v_m;  the terms are `v_m . y`, `mean_m v_m . yd_m` and `y`.
+
+    Args:
+        layers: the network's layers.
+        rows: first stack `[m + 1, T, D + C]`.
+        v: directions `[m, T, D]`.
+        total: M, of which this tile sees m directions.
+        cotangents: from the terms to `(dLoss/ds [T, D], dLoss/djacobian [T])`; None for the terms alone.
+        needs: which gradients to compute.
+    """
+    *hidden, readout = with_plain_readout(layers)
+    traces = []
+    for layer in hidden:
+        rows, trace = up(layer, rows, len(v), order=1 if cotangents is None else 2)
+        traces.append(trace)
+    y, _ = affine(readout, rows)
+    terms = Terms((v * y[0]).sum(2), (v * y[1:]).sum((0, 2)) / total, y[0])
+    if cotangents is None:
+        return terms, None
+    on_score, on_jacobian = cotangents(terms)
+    bars = torch.cat([on_score[None], v * (on_jacobian / total)[:, None]])
+    bar, grads = collect(readout, rows, None, bars)
+    found, bars = [grads], below(readout, bar, bars) if hidden or needs.inputs else bars
+    for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
+        bar, grads = collect(layer, trace.rows, trace.raw, down(trace, bars))
+        found.append(grads)
+        if layer is not hidden[0] or needs.inputs:
+            bars = below(layer, bar, bars)
+    return terms, Pulled(in_order(found), bars[0])

@@ -1,0 +1,35 @@
+"""What a tile returns, whatever the kind of network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fastssm.sweeps.layers import Gradients
+
+
+class Terms(NamedTuple):
+    """The quantities that every loss is made of, for `s = d log p / dx` and `J = ds/dx`.
+
+    Attributes:
+        projected_score: `v_m . s`, `[M, T]`.
+        jacobian: `mean_m v_m^T J v_m`, `[T]`.
+        score: `s`, `[T, D]`.
+    """
+
+    projected_score: Tensor
+    jacobian: Tensor
+    score: Tensor
+
+
+Cotangents = Callable[[Terms], tuple[Tensor, Tensor]]
+"""From the terms of a tile to `(dLoss/ds [T, D], dLoss/djacobian [T])`."""
+
+
+class Pulled(NamedTuple):
+    """The gradients of a tile: of the layers' tensors, and of the rows that entered (`[T, D + C]`)."""
+
+    layers: Gradients
+    inputs: Tensor

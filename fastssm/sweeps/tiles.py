@@ -1,0 +1,202 @@
+"""The engine's three callers, tile by tile: memory does not grow with the batch.
+
+A tile of samples runs up and down before the next begins; gradients of weights add up, those of samples are joined.
+Directions beyond what a tile can hold are taken in chunks, whose contributions simply add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastssm.directions import Directions
+from fastssm.networks import Layer
+from fastssm.sweeps import energy, score
+from fastssm.sweeps.layers import Gradients, Needs, first_rows
+from fastssm.sweeps.terms import Cotangents, Pulled, Terms
+
+TILE_ROWS = 3072
+MOST_DIRECTIONS = 256
+
+
+class Problem(NamedTuple):
+    """One call of the engine.
+
+    Attributes:
+        kind: "energy" or "score".
+        layers: the network as tensors.
+        x: data `[B, D]`.
+        columns: conditioning columns `[B, C]` of the first layer, or None.
+        directions: M directions per sample.
+    """
+
+    kind: str
+    layers: list[Layer]
+    x: Tensor
+    columns: Tensor | None
+    directions: Directions
+
+
+class Objective(NamedTuple):
+    """A loss with its gradients.
+
+    Attributes:
+        jacobian: `mean_m v_m^T J v_m`, `[B]`.
+        square: `mean_m (v_m . s)^2 / 2`, or `|s|^2 / 2` with variance reduction, `[B]`.
+        gradients: of `x` and the columns (None where not needed), of the layers' shared tensors, of their samples'.
+    """
+
+    jacobian: Tensor
+    square: Tensor
+    gradients: FullGradients | None
+
+
+class FullGradients(NamedTuple):
+    """Gradients over the whole batch; fields not asked for are None."""
+
+    inputs: Tensor | None
+    layers: Gradients | None
+
+
+def objective(problem: Problem, weight: Tensor, variance_reduced: bool, needs: Needs) -> Objective:
+    """Return the terms of the sliced loss and the gradient of `sum_b weight_b loss_b`, in one pass over the tiles."""
+    total = problem.directions.count
+    sums = _Sums(needs)
+    jacobians, squares = [], []
+    for samples in _tiles(problem):
+        tile = _of(problem, samples)
+        jacobian = square = torch.zeros((), dtype=problem.x.dtype, device=problem.x.device)
+        for chunk in _chunks(total):
+            v = problem.directions.tile(samples, chunk, tile.x)
+            part = _part(tile, v, total, weight[samples], variance_reduced, chunk.start == 0, needs)
+            jacobian, square = jacobian + part[0], square + part[1]
+            sums.add(part[2], first=chunk.start == 0)
+        jacobians.append(jacobian)
+        squares.append(square)
+    return Objective(_join(jacobians), _join(squares), sums.result(problem))
+
+
+def _part(
+    tile: Problem, v: Tensor, total: int, weight: Tensor, variance_reduced: bool, first: bool, needs: Needs
+) -> tuple[Tensor, Tensor, Pulled | None]:
+    """Return the contribution of a tile's chunk of directions; `|s|^2` enters with the first chunk only."""
+    rows = first_rows(tile.x, tile.columns, v)
+    if tile.kind == "energy" and not variance_reduced:
+        return energy.sliced(tile.layers, rows, total, weight, needs)
+
+    def cotangents(terms: Terms) -> tuple[Tensor, Tensor]:
+        if not variance_reduced:
+            return torch.einsum("mb,mbd->bd", terms.projected_score * (weight / total), v), weight
+        return (terms.score * weight[:, None] if first else torch.zeros_like(terms.score)), weight
+
+    terms, pulled = run(tile, rows, v, total, cotangents if any(needs) else None, needs)
+    if not variance_reduced:
+        return terms.jacobian, terms.projected_score.square().sum(0) * (0.5 / total), pulled
+    square = terms.score.square().sum(1) * 0.5
+    return terms.jacobian, square if first else torch.zeros_like(square), pulled
+
+
+def run(
+    tile: Problem, rows: Tensor, v: Tensor, total: int, cotangents: Cotangents | None, needs: Needs
+) -> tuple[Terms, Pulled | None]:
+    """Run the sweeps of the network's kind."""
+    sweep = energy.merged if tile.kind == "energy" else score.stacked
+    return sweep(tile.layers, rows, v, total, cotangents, needs)
+
+
+def terms(problem: Problem) -> Terms:
+    """Return the terms of every sample: the way up, and for an energy the chain of its score."""
+    total = problem.directions.count
+    projected, jacobians, scores = [], [], []
+    for samples in _tiles(problem):
+        tile = _of(problem, samples)
+        parts = []
+        for chunk in _chunks(total):
+            v = problem.directions.tile(samples, chunk, tile.x)
+            rows = first_rows(tile.x, tile.columns, v)
+            parts.append(run(tile, rows, v, total, None, Needs(False, False))[0])
+        projected.append(torch.cat([part.projected_score for part in parts]))
+        jacobians.append(torch.stack([part.jacobian for part in parts]).sum(0))
+        scores.append(parts[0].score)
+    return Terms(torch.cat(projected, 1), _join(jacobians), _join(scores))
+
+
+def terms_backward(problem: Problem, given: Terms, needs: Needs) -> FullGradients | None:
+    """Return the gradient of any function of the terms, given its cotangents: up again, then down; no tape is kept."""
+    total = problem.directions.count
+    sums = _Sums(needs)
+    for samples in _tiles(problem):
+        tile = _of(problem, samples)
+        for chunk in _chunks(total):
+            v = problem.directions.tile(samples, chunk, tile.x)
+            on_score = torch.einsum("mb,mbd->bd", given.projected_score[chunk, samples], v)
+            if chunk.start == 0:
+                on_score = on_score + given.score[samples]
+            pair = on_score, given.jacobian[samples]
+            rows = first_rows(tile.x, tile.columns, v)
+            pulled = run(tile, rows, v, total, lambda _, pair=pair: pair, needs)[1]  # type: ignore[misc]
+            sums.add(pulled, first=chunk.start == 0)
+    return sums.result(problem)
+
+
+class _Sums:
+    """Adds the gradients of tiles and chunks; the samples' own are added over chunks, then joined over tiles."""
+
+    def __init__(self, needs: Needs) -> None:
+        self.needs = needs
+        self.shared: list[Tensor] = []
+        self.samples: list[list[Tensor]] = []
+
+    def add(self, pulled: Pulled | None, *, first: bool) -> None:
+        if pulled is None:
+            return
+        shared, samples = pulled.layers
+        self.shared = [a.add_(b) for a, b in zip(self.shared, shared, strict=True)] if self.shared else shared
+        of_samples = [pulled.inputs, *samples]
+        if first:
+            self.samples.append(of_samples)
+        else:
+            self.samples[-1] = [a + b for a, b in zip(self.samples[-1], of_samples, strict=True)]
+
+    def result(self, problem: Problem) -> FullGradients | None:
+        if not any(self.needs):
+            return None
+        inputs, *samples = [_join(list(pieces)) for pieces in zip(*self.samples, strict=True)]
+        return FullGradients(inputs if self.needs.inputs else None, Gradients(self.shared, samples))
+
+
+def _of(problem: Problem, samples: slice) -> Problem:
+    """Return the part of a problem that belongs to some samples."""
+    layers = [
+        layer._replace(
+            scale=None if layer.scale is None else layer.scale[samples],
+            shift=None if layer.shift is None else layer.shift[samples],
+        )
+        for layer in problem.layers
+    ]
+    columns = None if problem.columns is None else problem.columns[samples]
+    return problem._replace(layers=layers, x=problem.x[samples], columns=columns)
+
+
+def _tiles(problem: Problem) -> Iterator[slice]:
+    """Cut the batch so that a tile's stack has about `TILE_ROWS` rows; Inductor gets one tile and fuses it whole."""
+    batch, count = problem.x.shape[0], min(problem.directions.count, MOST_DIRECTIONS)
+    if torch.compiler.is_compiling():
+        yield slice(0, batch)
+        return
+    size = max(1, TILE_ROWS // (count + 2))
+    for start in range(0, max(batch, 1), size):  # an empty batch is one empty tile
+        yield slice(start, min(batch, start + size))
+
+
+def _chunks(total: int) -> Iterator[slice]:
+    size = total if torch.compiler.is_compiling() else MOST_DIRECTIONS
+    for start in range(0, total, size):
+        yield slice(start, min(total, start + size))
+
+
+def _join(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
