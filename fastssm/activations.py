@@ -33,8 +33,8 @@ class Functions(Protocol):
     def sigmoid(self, z: Value) -> Value:
         """Return `1 / (1 + e^-z)`."""
 
-    def softplus(self, z: Value) -> Value:
-        """Return `log(1 + e^z)`."""
+    def softplus(self, z: Value, beta: float = 1.0, threshold: float = 40.0) -> Value:
+        """Return `log(1 + e^(beta z)) / beta`, and `z` where `beta z > threshold`."""
 
     def tanh(self, z: Value) -> Value:
         """Return `tanh z`."""
@@ -61,7 +61,7 @@ class Functions(Protocol):
 Rule = Callable[..., Iterator[Value]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activation:
     """One row of the table.
 
@@ -109,15 +109,15 @@ def leaky_relu(m: Functions, z: Value, slope: float) -> Iterator[Value]:
 
 def softplus(m: Functions, z: Value, beta: float, threshold: float) -> Iterator[Value]:
     """`log(1 + e^(beta z)) / beta`, and the line `z` where `beta z > threshold`, as torch has it."""
+    yield m.softplus(z, beta, threshold)
     t = z if beta == 1.0 else beta * z
-    line = t > threshold
-    yield m.where(line, z, m.softplus(t) / beta)
-    t = m.where(line, math.inf, t)  # then every derivative below is exactly that of the line
+    t = m.where(t > threshold, math.inf, t)  # then every derivative below is exactly that of the line
     p, n = m.sigmoid(t), m.sigmoid(-t)
     yield p
-    pn = p * n if beta == 1.0 else beta * p * n
+    pn = p * n if beta == 1.0 else p * n * beta
     yield pn
-    yield beta * pn * (n - p)
+    tilt = n - p
+    yield pn * tilt if beta == 1.0 else pn * tilt * beta
 
 
 def log_sigmoid(m: Functions, z: Value) -> Iterator[Value]:
@@ -264,4 +264,5 @@ TABLE: tuple[Activation, ...] = (
 )
 
 BY_NAME: dict[str, Activation] = {row.name: row for row in TABLE}
+INDEX: dict[str, int] = {row.name: index for index, row in enumerate(TABLE)}
 IDENTITY = BY_NAME["identity"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastssm import checks, extension, functions, ops, reference
 from fastssm.directions import Directions
-from fastssm.engine import Form, Inputs, Static
+from fastssm.engine import Form, Inputs, Static, widened
 from fastssm.errors import FastSSMWarning, UnsupportedError
 from fastssm.networks import Network, Refusal, recognize
 from fastssm.sweeps import Terms, flatten
@@ -80,8 +80,6 @@ class Reference:
 
     def terms(self, request: Request, directions: Directions) -> Terms:
         """Differentiate twice."""
-        for module in request.model.modules():
-            checks.check_not_wrapped(module)
         return reference.terms(request.model, request.x, request.cond, request.kind, directions)
 
     def objective(
@@ -120,8 +118,6 @@ class Fused:
                 f"x has shape {tuple(request.x.shape)} and the network does not flatten it, so that nn.Linear acts on "
                 "the last axis alone; put nn.Flatten() first if that is not meant"
             )
-        if request.cond and request.recognised.conditioned is None:
-            reasons.append("cond was given, and of the recognised networks only fastssm.nn.MLP takes it")
         return reasons
 
     def terms(self, request: Request, directions: Directions) -> Terms:
@@ -200,10 +196,14 @@ def request(model: nn.Module, x: Tensor, cond: object = None, kind: str = "auto"
     checks.check_model(model)
     checks.check_data(x)
     checks.check_choice("kind", kind, checks.KINDS)
-    given = checks.check_cond(cond, x)
+    given, x = checks.check_cond(cond, x), checks.outside_inference(x)
     found = recognize(model)
-    if isinstance(found, Network) and (found.flattens or x.ndim == 2):
-        checks.check_network(found, x)
+    if isinstance(found, Refusal):
+        for module in model.modules():
+            checks.check_not_wrapped(module)
+        return Request(model, found, x, given, kind)
+    checks.check_network(found, x, given)
+    if found.flattens or x.ndim == 2:
         kind = checks.kind_of_output((x.shape[0], found.out_features), x.shape, kind)
         _warn_if_straight(model, found, kind)
     return Request(model, found, x, given, kind)
@@ -291,10 +291,9 @@ def _flat(call: Request, directions: Directions) -> tuple[Inputs, list[Tensor], 
     x = call.x.reshape(call.x.shape[0], math.prod(call.x.shape[1:]))
     layers, columns = call.recognised.layers(call.cond)
     plan, tensors = flatten(call.kind, layers)
-    if torch.is_autocast_enabled(x.device.type):  # the engine computes in float32 whatever autocast says
-        x, columns = x.float(), None if columns is None else columns.float()
-        tensors = [t.float() for t in tensors]
-    checks.check_weights(x, tensors)
+    if checks.autocasting(x):  # the engine computes in float32 or float64 whatever autocast says
+        x, columns = widened(x), None if columns is None else widened(columns)
+        tensors = [widened(t) for t in tensors]
     return Inputs(x, columns, directions.v, directions.seed), tensors, Static(plan, directions.count)
 
 

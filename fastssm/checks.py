@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastssm.networks import Network, wrapper_of
+from fastssm.networks import Network, parameters_of, wrapper_of
 
 REDUCTIONS = ("mean", "sum", "none")
 KINDS = ("auto", "energy", "score")
+_CAST = (torch.float16, torch.bfloat16, torch.float32)  # what autocast converts into one another
 _WRAPPER_RECIPE = (
     "{name} averages gradients only for what it wraps, and a fused loss reads the weights inside it: gradients would "
-    "never be averaged. Wrap the loss instead: loss = {name}(fastssm.SlicedScoreLoss(net)); loss(x).backward()."
+    "never be averaged. Wrap the whole loss, and nothing inside it: "
+    "loss = {advised}(fastssm.SlicedScoreLoss(net)); loss(x).backward()."
 )
 
 
@@ -38,7 +40,8 @@ def check_not_wrapped(module: nn.Module) -> None:
     """Raise ValueError, with the recipe, if a module is a data-parallel wrapper."""
     name = wrapper_of(module)
     if name is not None:
-        raise ValueError(_WRAPPER_RECIPE.format(name="fully_shard" if name == "FSDPModule" else name))
+        advised = {"FSDPModule": "fully_shard", "DataParallel": "DistributedDataParallel"}.get(name, name)
+        raise ValueError(_WRAPPER_RECIPE.format(name=name, advised=advised))
 
 
 def check_data(x: object) -> None:
@@ -63,33 +66,40 @@ def check_cond(cond: object, x: Tensor) -> tuple[Tensor, ...]:
     given = cond if isinstance(cond, tuple | list) else (cond,)
     for index, c in enumerate(given):
         if not isinstance(c, Tensor):
-            raise TypeError(f"cond must be a tensor or a tuple of tensors, got {type(c).__name__} at position {index}.")
+            raise TypeError(
+                f"cond must be a tensor or a tuple of tensors, got {type(c).__name__} at position {index}; use "
+                "torch.as_tensor."
+            )
         if c.ndim and c.shape[0] != x.shape[0]:
             raise ValueError(
                 f"cond must have one row per sample: x has {x.shape[0]} samples, cond[{index}] has shape "
                 f"{tuple(c.shape)}."
             )
         _check_device(f"cond[{index}]", c, x)
-    return tuple(given)
+    return tuple(outside_inference(c) for c in given)
 
 
-def check_weight(weight: object, x: Tensor) -> None:
-    """Raise unless the weight is None or a floating-point tensor `[B]`."""
+def check_weight(weight: object, x: Tensor) -> Tensor | None:
+    """Return the weight, None or a floating-point tensor `[B]`."""
     if weight is None:
-        return
+        return None
     if not isinstance(weight, Tensor):
-        raise TypeError(f"weight must be a torch.Tensor of shape [B], got {type(weight).__name__}.")
+        raise TypeError(
+            f"weight must be a torch.Tensor of shape [B], got {type(weight).__name__}; use torch.as_tensor, or "
+            "multiply the loss by a number."
+        )
     if not weight.is_floating_point():
         raise TypeError(f"weight must be floating point, got {weight.dtype}; use weight.to(x.dtype).")
     if weight.shape != x.shape[:1]:
         raise ValueError(f"weight must have shape ({x.shape[0]},), one per sample, got {tuple(weight.shape)}.")
     _check_device("weight", weight, x)
+    return outside_inference(weight)
 
 
 def check_directions(v: object, x: Tensor, n_projections: int | None) -> Tensor:
     """Return explicit directions as `[M, B, D]`."""
     if not isinstance(v, Tensor):
-        raise TypeError(f"v must be a torch.Tensor, got {type(v).__name__}.")
+        raise TypeError(f"v must be a torch.Tensor, got {type(v).__name__}; use torch.as_tensor(v).")
     if not v.is_floating_point():
         raise TypeError(f"v must be floating point, got {v.dtype}; use v.to(x.dtype).")
     if v.requires_grad:
@@ -101,13 +111,13 @@ def check_directions(v: object, x: Tensor, n_projections: int | None) -> Tensor:
             "fastssm.directions.draw makes such directions."
         )
     if full.shape[0] == 0:
-        raise ValueError("v must hold at least one direction, got M = 0.")
+        raise ValueError("v must hold at least one direction, got M = 0; leave v out to have them drawn.")
     if n_projections is not None and n_projections != full.shape[0]:
         raise ValueError(
             f"n_projections={n_projections} contradicts v, which holds {full.shape[0]} direction(s); leave one out."
         )
     _check_device("v", v, x)
-    return full.reshape(full.shape[0], x.shape[0], -1)
+    return outside_inference(full).flatten(2)
 
 
 def check_count(name: str, value: object) -> None:
@@ -127,6 +137,15 @@ def check_generator(generator: object) -> None:
         )
 
 
+def check_output(output: object) -> None:
+    """Raise TypeError unless a model returned one tensor."""
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"the model must return one tensor, its energy or its score, got {type(output).__name__}; wrap it in a "
+            "module that returns that tensor alone."
+        )
+
+
 def kind_of_output(output: Sequence[int], x: Sequence[int], kind: str) -> str:
     """Return "energy" or "score" from the shapes of a model's output and of its data, checked against `kind`."""
     dim, values = math.prod(x[1:]), math.prod(output[1:])
@@ -142,13 +161,14 @@ def kind_of_output(output: Sequence[int], x: Sequence[int], kind: str) -> str:
     if not fits[kind]:
         raise ValueError(
             f"an energy returns [B] or [B, 1] and a score one value per coordinate; for x of shape {tuple(x)} the "
-            f"model returned {tuple(output)}, which is no {'energy or score' if not any(fits.values()) else kind}."
+            f"model returned {tuple(output)}, which is no {kind if any(fits.values()) else 'energy or score'}; change "
+            "the last layer of the model, or kind."
         )
     return kind
 
 
-def check_network(network: Network, x: Tensor) -> None:
-    """Raise unless the samples have as many values as a recognised network takes."""
+def check_network(network: Network, x: Tensor, cond: tuple[Tensor, ...]) -> None:
+    """Raise unless data and conditioning arguments are what a recognised network takes."""
     dim = math.prod(x.shape[1:])
     if (network.flattens or x.ndim == 2) and dim != network.in_features:
         raise ValueError(
@@ -156,14 +176,56 @@ def check_network(network: Network, x: Tensor) -> None:
             "pass data of that width, or build the network for it."
         )
 
+    weights = [p for spec in network.specs if spec.linear is not None for p in parameters_of(spec.linear)]
+    _check_weights(x, weights)
+    if network.conditioned is not None:
+        network.conditioned.check_cond(cond)
+        _check_cond_dtypes(cond, x)
+    elif cond:
+        raise ValueError(
+            f"the network takes 0 conditioning arguments after x, got {len(cond)}; leave cond out, or use "
+            "fastssm.nn.MLP(..., cond_dim=C)."
+        )
 
-def check_weights(x: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Raise unless x and all weights share one device and one dtype."""
-    for t in tensors:
+
+def autocasting(x: Tensor) -> bool:
+    """Say whether autocast is on for the device of x."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
+def _check_weights(x: Tensor, weights: Sequence[Tensor]) -> None:
+    for t in weights:
         if t.device != x.device:
-            raise ValueError(f"x is on {x.device} and the model on {t.device}; move one of them with .to(...).")
-        if t.dtype != x.dtype:
-            raise TypeError(f"x is {x.dtype} and the model {t.dtype}; convert one of them with .to(...).")
+            raise ValueError(
+                f"x and the model must be on one device: x is on {x.device}, the model on {t.device}; move one of them "
+                "with .to(...)."
+            )
+        if not _meet(t, x):
+            raise TypeError(
+                f"x and the model must have one dtype: x is {x.dtype}, the model {t.dtype}; convert one of them with "
+                ".to(...)."
+            )
+
+
+def _check_cond_dtypes(cond: tuple[Tensor, ...], x: Tensor) -> None:
+    for index, c in enumerate(cond):
+        if not _meet(c, x):
+            raise TypeError(
+                f"cond[{index}] must have the dtype of x, {x.dtype}, got {c.dtype}; use .to(x.dtype), and for class "
+                "labels torch.nn.functional.one_hot first."
+            )
+
+
+def _meet(t: Tensor, x: Tensor) -> bool:
+    """Say whether two tensors can enter one product: their dtypes agree, or autocast will make them."""
+    return t.dtype == x.dtype or (t.dtype in _CAST and x.dtype in _CAST and autocasting(x))
+
+
+def outside_inference(t: Tensor) -> Tensor:
+    """Return a tensor that autograd may save: a copy of one made in inference mode, once that has been left."""
+    if torch.compiler.is_compiling() or not t.is_inference() or torch.is_inference_mode_enabled():
+        return t
+    return t.clone()
 
 
 def _check_device(name: str, t: Tensor, x: Tensor) -> None:

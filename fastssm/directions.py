@@ -101,7 +101,7 @@ def _signs_numpy(seed: int, shape: tuple[int, int, int], m0: int, b0: int) -> An
     words = philox(counter.reshape(4, -1), key)[: -(-d // 32)]
     octets = np.ascontiguousarray(words.T.astype("<u4")).view(np.uint8)
     bits = np.unpackbits(octets, axis=1, bitorder="little").view(np.int8)
-    return (1 - 2 * bits).reshape(m, b, -1)[:, :, :d]
+    return (1 - 2 * bits).reshape(m, b, blocks * bits.shape[1])[:, :, :d]
 
 
 def _signs_torch(seed: Tensor, shape: tuple[int, int, int], m0: int, b0: int) -> Tensor:
@@ -114,26 +114,28 @@ def _signs_torch(seed: Tensor, shape: tuple[int, int, int], m0: int, b0: int) ->
     key = torch.stack([seed & _MASK, (seed >> 32) & _MASK]).reshape(2, 1)
     words: Tensor = philox(counter, key)[: -(-d // 32)]
     bits = (words.T[:, :, None] >> torch.arange(min(d, 32), device=device)) & 1
-    signs: Tensor = 1 - 2 * bits
-    return signs.reshape(m, b, -1)[:, :, :d]
+    return torch.sub(1, bits, alpha=2).reshape(m, b, blocks * bits.shape[1] * bits.shape[2])[:, :, :d]
 
 
 def new_seed(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
     """Draw an int64 seed from a generator (torch's default one if None); it stays a tensor, so nothing waits for it."""
-    source = device if generator is None else generator.device
-    return torch.randint(2**63 - 1, (), generator=generator, device=source).to(device)
+    if generator is None:
+        return torch.randint(2**63 - 1, (), device=device)
+    return torch.randint(2**63 - 1, (), generator=generator, device=generator.device).to(device)
 
 
 def gaussian(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return standard normal directions."""
-    source = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, dtype=like.dtype, device=source).to(like.device)
+    if generator is None:
+        return torch.randn(shape, dtype=like.dtype, device=like.device)
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
 
 
 def sphere(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return directions uniform on the sphere of radius `sqrt(D)`."""
     v = gaussian(shape, like, generator)
-    return v * (math.sqrt(shape[2]) / torch.linalg.vector_norm(v, dim=2, keepdim=True))
+    length: Tensor = torch.linalg.vector_norm(v, dim=2, keepdim=True)
+    return v * (math.sqrt(shape[2]) / length)
 
 
 def hadamard(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -146,15 +148,18 @@ def hadamard(shape: tuple[int, int, int], like: Tensor, generator: torch.Generat
     blocks = -(-m // order)
     signs = rademacher(new_seed(like.device, generator), (blocks, b, d), dtype=like.dtype)
     rows = matrix[: min(m, order), None, :d]
-    return (signs[:, None] * rows).reshape(-1, b, d)[:m]
+    return (signs[:, None] * rows).flatten(0, 1)[:m]
 
 
 def basis(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return `sqrt(D) e_i` for random coordinates, without repetition inside each block of D: exact when M = D."""
     m, b, d = shape
-    source = like.device if generator is None else generator.device
-    draws = torch.rand(-(-m // d), b, d, generator=generator, device=source)
-    chosen = draws.argsort(dim=2).transpose(1, 2).reshape(-1, b)[:m].to(like.device)
+    blocks = -(-m // d)
+    if generator is None:
+        draws = torch.rand(blocks, b, d, device=like.device)
+    else:
+        draws = torch.rand(blocks, b, d, generator=generator, device=generator.device)
+    chosen = draws.argsort(dim=2).transpose(1, 2).flatten(0, 1)[:m].to(like.device)
     return math.sqrt(d) * torch.nn.functional.one_hot(chosen, d).to(like.dtype)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastssm import sweeps
+from fastssm.checks import autocasting
 from fastssm.directions import Directions
 from fastssm.sweeps import Needs, Plan
 
@@ -52,15 +54,19 @@ def needs_of(inputs: Inputs, tensors: Sequence[Tensor]) -> Needs:
 
 
 def _problem(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweeps.Problem:
-    x, columns, *tensors = [_widened(t) for t in (inputs.x, inputs.columns, *tensors)]  # type: ignore[assignment]
-    layers = sweeps.unflatten(static.plan, tensors)
+    columns = None if inputs.columns is None else widened(inputs.columns)
+    layers = sweeps.unflatten(static.plan, [widened(t) for t in tensors])
     directions = Directions(static.n_projections, inputs.v, inputs.seed)
-    return sweeps.Problem(static.plan.kind, layers, cast(Tensor, x), columns, directions)
+    return sweeps.Problem(static.plan.kind, layers, widened(inputs.x), columns, directions)
 
 
-def _widened(t: Tensor | None) -> Tensor | None:
+def widened(t: Tensor) -> Tensor:
     """Return half-precision tensors in float32: sums and products of derivatives need its mantissa."""
-    return t.float() if t is not None and t.dtype in (torch.float16, torch.bfloat16) else t
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    return torch.autocast(x.device.type, enabled=False) if autocasting(x) else nullcontext()
 
 
 def run_objective(
@@ -68,23 +74,29 @@ def run_objective(
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Return the loss, its two terms per sample, and its gradients in the order inputs, tensors, as needed."""
     problem = _problem(inputs, tensors, static)
-    weight = problem.x.new_ones(problem.x.shape[0]) if weight is None else weight.to(problem.x.dtype)
-    weight = weight / problem.x.shape[0] if form.mean else weight
-    out = sweeps.objective(problem, weight, form.variance_reduced, needs)
-    loss = (weight * (out.jacobian + out.square)).sum()
+    batch = problem.x.shape[0]
+    share = 1.0 / batch if form.mean else 1.0
+    weight = problem.x.new_full((batch,), share) if weight is None else weight.to(problem.x.dtype) * share
+    with _without_autocast(problem.x):
+        out = sweeps.objective(problem, weight, form.variance_reduced, needs)
+    loss = torch.dot(weight, out.jacobian + out.square)
     return loss, out.jacobian, out.square, _gradients(out.gradients, inputs, tensors, static, needs)
 
 
 def run_terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweeps.Terms:
     """Return the terms of every sample and direction."""
-    return sweeps.terms(_problem(inputs, tensors, static))
+    problem = _problem(inputs, tensors, static)
+    with _without_autocast(problem.x):
+        return sweeps.terms(problem)
 
 
 def run_terms_backward(
     given: sweeps.Terms, inputs: Inputs, tensors: Sequence[Tensor], static: Static, needs: Needs
 ) -> list[Tensor]:
     """Return the gradients of a function of the terms from its cotangents, in the order inputs, tensors, as needed."""
-    gradients = sweeps.terms_backward(_problem(inputs, tensors, static), given, needs)
+    problem = _problem(inputs, tensors, static)
+    with _without_autocast(problem.x):
+        gradients = sweeps.terms_backward(problem, given, needs)
     return _gradients(gradients, inputs, tensors, static, needs)
 
 

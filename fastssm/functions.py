@@ -1,9 +1,12 @@
-"""The eager door to the PyTorch sweeps: `autograd.Function`s, which torch.compile traces through."""
+"""The eager door to the PyTorch sweeps: `autograd.Function`s, which torch.compile traces through.
+
+Each comes twice: with `forward(ctx, ...)`, the cheaper call, and with `setup_context`, which torch.func requires.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,86 +23,106 @@ from fastssm.engine import (
     run_terms_backward,
     spread,
 )
+from fastssm.refusal import apply, once, scaled
 from fastssm.sweeps import Needs
 
-SECOND_BACKWARD = (
-    "fastssm's fused losses give first derivatives only: differentiating a loss's gradient needs plain autograd. "
-    'Pass backend="reference" to differentiate twice.'
-)
+_Flat = tuple[Tensor | None, ...]
 
 
-def _apply(function: type[Function], *arguments: Any) -> tuple[Tensor, ...]:
-    return function.apply(*arguments)  # type: ignore[no-untyped-call, no-any-return]
-
-
-class _Once(Function):
-    """The identity on gradients; differentiating through it would be the second backward, which is refused."""
-
-    @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.clone() for t in tensors[:count])
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> NoReturn:
-        raise RuntimeError(SECOND_BACKWARD)
-
-
-def once(grads: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return gradients that refuse to be differentiated again, in themselves or in the cotangents they came from."""
-    if not torch.is_grad_enabled() or not grads:
-        return grads
-    refusing: tuple[Tensor, ...] = _apply(_Once, len(grads), *grads, *given)
-    return refusing
-
-
-def scaled(factor: Tensor, grads: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return gradients times the incoming one, not to be differentiated again: they depend on `given` in turn."""
-    return once([factor.detach().to(g.dtype) * g for g in grads], [factor, *given])
+def _split(flat: _Flat) -> tuple[Inputs, list[Tensor]]:
+    return Inputs(*flat[:4]), cast("list[Tensor]", list(flat[4:]))  # type: ignore[arg-type]
 
 
 class _Objective(Function):
     """The loss, whose gradients its forward has already found: backward only scales them."""
 
     @staticmethod
-    def forward(
-        ctx: Any, static: Static, form: Form, needs: Needs, weight: Tensor | None, *flat: Tensor | None
+    def run(
+        static: Static, form: Form, needs: Needs, weight: Tensor | None, *flat: Tensor | None
     ) -> tuple[Tensor, ...]:
-        inputs, tensors = Inputs(*flat[:4]), cast("list[Tensor]", flat[4:])  # type: ignore[arg-type]
+        inputs, tensors = _split(flat)
         loss, jacobian, square, grads = run_objective(inputs, weight, tensors, static, form, needs)
-        given = [inputs.x, *tensors] if inputs.columns is None else [inputs.x, inputs.columns, *tensors]
+        return loss, jacobian, square, *grads
+
+    @staticmethod
+    def keep(ctx: Any, needs: Needs, flat: _Flat, outputs: tuple[Tensor, ...]) -> None:
+        (x, columns, _, _), tensors = _split(flat)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(jacobian, square)
-        ctx.save_for_backward(*grads, *given)
-        ctx.needs, ctx.has_columns, ctx.grads, ctx.count = needs, inputs.columns is not None, len(grads), len(tensors)
-        return loss, jacobian, square
+        ctx.save_for_backward(*outputs[3:], *([x] if columns is None else [x, columns]), *tensors)
+        ctx.needs, ctx.has_columns, ctx.grads, ctx.count = needs, columns is not None, len(outputs) - 3, len(tensors)
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        outputs = _Objective.run(*arguments)
+        _Objective.keep(ctx, arguments[2], arguments[4:], outputs)
+        ctx.mark_non_differentiable(*outputs[1:3])
+        return outputs[:3]
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         if factor is None:
-            return (None,) * (8 + ctx.count)
+            return tuple([None] * (8 + ctx.count))
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         grads = scaled(factor, saved[: ctx.grads], saved[ctx.grads :])
         x, columns, tensors = spread(grads, ctx.has_columns, ctx.count, ctx.needs)
-        return (None, None, None, None, x, columns, None, None, *tensors)
+        return None, None, None, None, x, columns, None, None, *tensors
+
+
+class _FunctionalObjective(_Objective):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return _Objective.run(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _Objective.keep(ctx, inputs[2], inputs[4:], output)
+        ctx.mark_non_differentiable(*output[1:])
 
 
 class _Terms(Function):
     """The terms; backward runs up again and then down, so that nothing is kept between."""
 
     @staticmethod
-    def forward(ctx: Any, static: Static, needs: Needs, *flat: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def run(static: Static, needs: Needs, *flat: Tensor | None) -> sweeps.Terms:
+        return run_terms(*_split(flat), static)
+
+    @staticmethod
+    def keep(ctx: Any, static: Static, needs: Needs, *flat: Tensor | None) -> None:
         ctx.save_for_backward(*flat)
         ctx.static, ctx.needs = static, needs
-        return run_terms(Inputs(*flat[:4]), cast("list[Tensor]", flat[4:]), static)  # type: ignore[arg-type]
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        _Terms.keep(ctx, *arguments)
+        return tuple(_Terms.run(*arguments))
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, tensors = Inputs(*ctx.saved_tensors[:4]), ctx.saved_tensors[4:]
+        inputs, tensors = _split(ctx.saved_tensors)
         with torch.no_grad():
-            grads = run_terms_backward(sweeps.Terms(*given), inputs, tensors, ctx.static, ctx.needs)
+            grads: Sequence[Tensor] = run_terms_backward(sweeps.Terms(*given), inputs, tensors, ctx.static, ctx.needs)
         dependent = [t for t in (*given, inputs.x, inputs.columns, *tensors) if t is not None]
         x, columns, of_tensors = spread(once(grads, dependent), inputs.columns is not None, len(tensors), ctx.needs)
-        return (None, None, x, columns, None, None, *of_tensors)
+        return None, None, x, columns, None, None, *of_tensors
+
+
+class _FunctionalTerms(_Terms):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return tuple(_Terms.run(*arguments))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _Terms.keep(ctx, *inputs)
+
+
+def _transformed() -> bool:
+    """Say whether a torch.func transform is running (a traced one is torch.compile's business)."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def objective(
@@ -109,7 +132,8 @@ def objective(
     needs = needs_of(inputs, tensors)
     if not any(needs):
         return run_objective(inputs, weight, tensors, static, form, needs)[:3]
-    loss, jacobian, square = _apply(_Objective, static, form, needs, weight, *inputs, *tensors)
+    function = _FunctionalObjective if _transformed() else _Objective
+    loss, jacobian, square = apply(function, static, form, needs, weight, *inputs, *tensors)[:3]
     return loss, jacobian, square
 
 
@@ -118,4 +142,5 @@ def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweeps.T
     needs = needs_of(inputs, tensors)
     if not any(needs):
         return run_terms(inputs, tensors, static)
-    return sweeps.Terms(*_apply(_Terms, static, needs, *inputs, *tensors))
+    function = _FunctionalTerms if _transformed() else _Terms
+    return sweeps.Terms(*apply(function, static, needs, *inputs, *tensors))

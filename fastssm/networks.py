@@ -160,6 +160,12 @@ def recognize(model: nn.Module) -> Network | Refusal:
     return reader.result()
 
 
+def parameters_of(linear: nn.Module) -> list[Tensor]:
+    """Return the parameters of a layer; `parameters()` is slow, and only parametrized layers need it."""
+    own = linear.parameters() if _parametrized(linear) else linear._parameters.values()
+    return [p for p in own if p is not None]
+
+
 def wrapper_of(module: nn.Module) -> str | None:
     """Return the name of the data-parallel wrapper that a module is, None if it is none."""
     return next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
@@ -214,7 +220,7 @@ class _Reader:
         if id(module) in self.seen:
             self.refuse(name, module, "the module is shared: it occurs more than once")
         self.seen.add(id(module))
-        for parameter in module.parameters() if parametrize.is_parametrized(module) else module._parameters.values():
+        for parameter in parameters_of(module):
             if type(parameter) not in _PLAIN and is_traceable_wrapper_subclass(parameter):
                 self.refuse(name, module, f"its weights are {type(parameter).__name__}, not plain tensors")
                 break
@@ -265,5 +271,10 @@ class _Reader:
         self.reasons.append(f"{where}: {reason}")
 
 
+def _parametrized(module: nn.Module) -> bool:
+    """Say whether a module may be parametrized: a look into its children, as asking torch costs microseconds."""
+    return "parametrizations" in module._modules
+
+
 def _type(module: nn.Module) -> type:
-    return parametrize.type_before_parametrizations(module)
+    return parametrize.type_before_parametrizations(module) if _parametrized(module) else type(module)

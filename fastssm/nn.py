@@ -110,14 +110,8 @@ class MLP(nn.Module):
         fourier_time: bool = False,
     ) -> None:
         super().__init__()
-        widths = list(widths)
-        if min([in_features, out_features, *widths]) < 1 or cond_dim < 0:
-            raise ValueError(
-                f"every size must be positive, got in_features={in_features}, widths={widths}, "
-                f"out_features={out_features}, cond_dim={cond_dim}."
-            )
-        if conditioning not in CONDITIONINGS:
-            raise ValueError(f"conditioning must be one of {', '.join(CONDITIONINGS)}, got {conditioning!r}.")
+        widths = _checked_sizes(in_features, widths, out_features, cond_dim)
+        _check_conditioning(conditioning, cond_dim > 0 or fourier_time, bool(widths))
         self.residual, self.cond_dim, self.conditioning = residual, cond_dim, conditioning
         self.time = FourierFeatures() if fourier_time else None
         self.cond_features = cond_dim + (2 * self.time.frequencies.numel() if self.time is not None else 0)
@@ -127,7 +121,7 @@ class MLP(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, widths, strict=False))
         self.activations = nn.ModuleList(make_activation(activation) for _ in widths)
         self.readout = nn.Linear(sizes[-1], out_features)
-        self.modulation = self._modulation(widths) if modulated and widths else None
+        self.modulation = self._modulation(widths) if modulated else None
 
     def _modulation(self, widths: list[int]) -> nn.Sequential:
         outputs = sum(widths) * (2 if self.conditioning == "film" else 1)
@@ -138,18 +132,33 @@ class MLP(nn.Module):
 
     def features(self, *cond: Tensor) -> Tensor | None:
         """Return the conditioning features `[B, cond_features]` of the arguments after `x`, None without any."""
-        expected = (self.cond_dim > 0) + (self.time is not None)
-        if len(cond) != expected:
-            raise ValueError(f"this network takes {expected} conditioning argument(s) after x, got {len(cond)}.")
+        self.check_cond(cond)
         if not cond:
             return None
-        columns = [c.reshape(c.shape[0], -1) for c in cond]
+        columns = [c.reshape(c.shape[0], math.prod(c.shape[1:])) for c in cond]
         if self.time is not None:
             columns[-1] = self.time(cond[-1])
-        joined = torch.cat(columns, dim=1)
-        if joined.shape[1] != self.cond_features:
-            raise ValueError(f"cond must have {self.cond_dim} features per sample, got shape {tuple(cond[0].shape)}.")
-        return joined
+        return torch.cat(columns, dim=1)
+
+    def check_cond(self, cond: Sequence[Tensor]) -> None:
+        """Raise ValueError unless these are the arguments that follow `x`."""
+        expected = (self.cond_dim > 0) + (self.time is not None)
+        if len(cond) != expected:
+            raise ValueError(
+                f"the network takes {expected} conditioning argument(s) after x, got {len(cond)}; pass as many, "
+                "model(x, *cond), or cond=(...) to a loss."
+            )
+        if any(c.ndim == 0 for c in cond):
+            raise ValueError("cond must have one row per sample, got shape (); use c.expand(len(x), 1).")
+        if self.cond_dim > 0 and math.prod(cond[0].shape[1:]) != self.cond_dim:
+            raise ValueError(
+                f"cond must have {self.cond_dim} features per sample, got shape {tuple(cond[0].shape)}; build the "
+                "network with the cond_dim of your data."
+            )
+        if self.time is not None and math.prod(cond[-1].shape[1:]) != 1:
+            raise ValueError(
+                f"time must be [B] or [B, 1], got shape {tuple(cond[-1].shape)}; pass it as the last argument after x."
+            )
 
     def modulations(self, features: Tensor) -> list[tuple[Tensor | None, Tensor | None]]:
         """Return `(scale, shift)` of every hidden layer, each `[B, width]` or None."""
@@ -174,7 +183,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, *cond: Tensor) -> Tensor:
         """Return the energy `[B, 1]` or score `[B, D]` at `x`, given the conditioning arguments."""
-        h = x.reshape(x.shape[0], -1)
+        h = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         features = self.features(*cond)
         modulations: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(self.hidden)
         if features is not None and self.modulation is not None:
@@ -191,12 +200,43 @@ class MLP(nn.Module):
         return out
 
 
+def _checked_sizes(in_features: int, widths: Sequence[int], out_features: int, cond_dim: int) -> list[int]:
+    """Return the widths as a list; raise unless every size is a positive integer."""
+    if not isinstance(widths, Sequence):
+        raise TypeError(f"widths must be a list of integers, got {type(widths).__name__}; for one layer use [8].")
+    for size in (in_features, *widths, out_features, cond_dim):
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"every size must be an integer, got {size!r} of type {type(size).__name__}.")
+    if min(in_features, out_features, *widths) < 1 or cond_dim < 0:
+        raise ValueError(
+            f"every size must be positive, got in_features={in_features}, widths={list(widths)}, "
+            f"out_features={out_features}, cond_dim={cond_dim}."
+        )
+    return list(widths)
+
+
+def _check_conditioning(conditioning: str, fed: bool, hidden: bool) -> None:
+    """Raise ValueError unless a conditioning is known, something feeds it, and it has layers to act on."""
+    if conditioning not in CONDITIONINGS:
+        raise ValueError(f"conditioning must be one of {', '.join(CONDITIONINGS)}, got {conditioning!r}.")
+    if conditioning != "concat" and not fed:
+        raise ValueError(f'conditioning="{conditioning}" has no input; pass cond_dim=C or fourier_time=True too.')
+    if conditioning != "concat" and not hidden:
+        raise ValueError(f'conditioning="{conditioning}" modulates hidden layers, got none; use conditioning="concat".')
+
+
 def make_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
     """Build the module of an activation given by its name in the table, or by a function that returns a module.
 
     Raises:
+        TypeError: for a module, which the layers would share.
         ValueError: when no row of the table has the name.
     """
+    if isinstance(activation, nn.Module):
+        raise TypeError(
+            f"activation must be a name or a function that returns a module, got the module {activation}; pass its "
+            "class, so that every layer gets its own."
+        )
     if callable(activation):
         return activation()
     if activation not in BY_NAME:

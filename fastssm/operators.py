@@ -50,7 +50,7 @@ def choose_directions(
     count = 1 if n_projections is None else n_projections
     if projection == "rademacher":
         return Directions(count, seed=new_seed(x.device, generator))
-    flat = x.detach().reshape(x.shape[0], -1) if x.numel() else x.detach().flatten(1)
+    flat = x.detach().flatten(1)
     like = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
     return Directions(count, PROJECTIONS[projection]((count, *flat.shape), like, generator))
 

@@ -5,10 +5,12 @@ Nothing here knows the engine's formulas. `s = -dE/dx` or `s(x)`, and `v^T J v =
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from fastssm.checks import kind_of_output
+from fastssm.checks import check_output, kind_of_output, outside_inference
 from fastssm.directions import Directions
 from fastssm.sweeps import Terms
 
@@ -30,19 +32,22 @@ def terms(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, dire
         return _functional_terms(model, x, cond, kind, directions)
     keep_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
-        point = x if x.requires_grad and keep_graph else _outside_inference(x).detach().requires_grad_()
-        output = model(point, *map(_outside_inference, cond))
+        point = x if x.requires_grad and keep_graph else outside_inference(x).detach().requires_grad_()
+        output = model(point.clone(), *map(outside_inference, cond))  # a copy: the model may work in place
+        check_output(output)
         kind = kind_of_output(output.shape, x.shape, kind)
         score, energy = output, None
         if kind == "energy":
             energy = output.reshape(len(x))
             score = -_gradient(output, point, keep_graph=True)
+        if directions.v is not None:
+            directions = replace(directions, v=outside_inference(directions.v))
         found = _from_score(score, energy, point, directions, keep_graph)
     return found if keep_graph else Terms(*(t.detach() for t in found))
 
 
 def _from_score(score: Tensor, energy: Tensor | None, point: Tensor, directions: Directions, keep_graph: bool) -> Terms:
-    score = score.reshape(len(point), -1)
+    score = score.reshape(point.flatten(1).shape)
     wide = score.float() if score.dtype in (torch.float16, torch.bfloat16) else score
     projected, jacobian = [], torch.zeros_like(wide[:, 0])
     for m in range(directions.count):
@@ -64,28 +69,25 @@ def _gradient(of: Tensor, point: Tensor, *, keep_graph: bool) -> Tensor:
     )[0]
 
 
-def _outside_inference(t: Tensor) -> Tensor:
-    return t.clone() if t.is_inference() else t
-
-
 def _functional_terms(
     model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions
 ) -> Terms:
     """The same through torch.func, which torch.compile can trace: forward over reverse."""
-    output = model(x, *cond)
+    output = model(x.clone(), *cond)
+    check_output(output)
     kind = kind_of_output(output.shape, x.shape, kind)
 
     def score_of(point: Tensor) -> Tensor:
         if kind == "score":
-            score: Tensor = model(point, *cond).reshape(x.shape)
+            score: Tensor = model(point.clone(), *cond).reshape(x.shape)
             return score
-        slope: Tensor = torch.func.grad(lambda p: model(p, *cond).sum())(point)
+        slope: Tensor = torch.func.grad(lambda p: model(p.clone(), *cond).sum())(point)
         return -slope
 
     v = directions.tile(slice(0, len(x)), slice(0, directions.count), x.reshape(len(x), -1))
     projected, jacobian, score = [], torch.zeros_like(v[0, :, 0]), output
     for row in v:
-        score, along = torch.func.jvp(score_of, (x,), (row.reshape(x.shape).contiguous(),))  # type: ignore[misc]
+        score, along = torch.func.jvp(score_of, (x,), (row.reshape(x.shape).clone(),))  # type: ignore[misc]
         score = score.reshape(row.shape)
         projected.append((score * row).sum(1))
         jacobian = jacobian + (along.reshape(row.shape) * row).sum(1) / directions.count

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastssm import checks
 from fastssm.losses.sliced import Cond, LossTerms, sliced_loss
 
 
@@ -20,7 +21,8 @@ class SlicedScoreLoss(nn.Module):
         options: keyword arguments of `sliced_loss`, except `cond`, `v` and `weight`, which `forward` takes.
 
     Raises:
-        TypeError: for an option that `sliced_loss` does not have.
+        TypeError: for an option that `sliced_loss` does not have, or a model that is no module.
+        ValueError: for a model that is itself a data-parallel wrapper.
 
     Example:
         >>> import torch
@@ -50,6 +52,7 @@ class SlicedScoreLoss(nn.Module):
                 f"SlicedScoreLoss takes {', '.join(self.OPTIONS)}, got {', '.join(unknown)}; cond, weight and v are "
                 "arguments of its forward."
             )
+        checks.check_model(model)
         self.model = model
         self.options = options
 

@@ -98,7 +98,7 @@ def sliced_loss(
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
     checks.check_choice("control_variate", control_variate, (None, "optimal"))
     call = backends.request(model, x, cond, kind)
-    checks.check_weight(weight, x)
+    weight = checks.check_weight(weight, x)
     _check_batch(x, reduction, control_variate)
     chosen = backends.select(call, backend)
     directions = choose_directions(x, v, n_projections, projection, generator)
@@ -152,7 +152,7 @@ def exact_loss(
     """
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
     call = backends.request(model, x, cond, kind)
-    checks.check_weight(weight, x)
+    weight = checks.check_weight(weight, x)
     _check_batch(x, reduction)
     chosen = backends.select(call, backend)
     every = Directions(math.prod(x.shape[1:]))
@@ -181,7 +181,7 @@ def _reduced(
     if chosen.fused and reduction != "none" and not (weight is not None and weight.requires_grad):
         form = Form(variance_reduced, reduction == "mean")
         loss, jacobian, square = chosen.objective(call, directions, weight, form)
-        return (loss, LossTerms(jacobian, square)) if return_terms else loss
+        return (loss, LossTerms(jacobian.detach(), square.detach())) if return_terms else loss
     found = chosen.terms(call, directions)
     square = _norm_square(found) if variance_reduced else _projected_square(found)
     return _finish(found.jacobian, square, weight, reduction, return_terms)
@@ -209,7 +209,10 @@ def _controlled_square(found: Terms) -> Tensor:
         centred = noise - noise.mean()
         plain = found.jacobian + a
         variance = centred.square().sum()
-        beta = torch.where(variance > 0, (plain * centred).sum() / variance, torch.ones_like(variance))
+        rounding = (16.0 * torch.finfo(a.dtype).eps) ** 2 * (
+            a.square() + c.square()
+        ).sum()  # a = c, say of a whole basis
+        beta = torch.where(variance > rounding, (plain * centred).sum() / variance, torch.ones_like(variance))
     return a - beta * (a - c)
 
 

@@ -21,6 +21,7 @@ from fastssm.sweeps.layers import (
     collect,
     down_curved,
     in_order,
+    parts,
     product,
     up,
     with_plain_readout,
@@ -48,24 +49,24 @@ def sliced(
     for layer in hidden:
         rows, trace = up(layer, rows, count, order=3 if any(needs) else 2, curvature=True)
         traces.append(trace)
-    tops = product(rows, readout.weight.t())[..., 0]
-    e1, e2 = tops[1 : count + 1], tops[count + 1] if hidden else torch.zeros_like(tops[0])
-    jacobian, square = e2 / -total + nan_of(tops[0], readout), e1.square().sum(0) * (0.5 / total)
+    e, e1, *e2 = parts(product(rows, readout.weight.t()), count)
+    jacobian = nan_of(e, readout) - e2[0] / total if hidden else nan_of(e, readout) + 0.0 * e1.sum(0)
+    square = e1.square().sum(0) * (0.5 / total)
     if not any(needs):
-        return jacobian, square, None
+        return jacobian.view(-1), square.view(-1), None
     # the tops' cotangents: none on E itself, c1 = E1 / M, c2 = -1 / M, each times the sample's weight
-    c = torch.cat([torch.zeros_like(weight)[None], e1 * (weight / total), (weight / -total)[None]])[: len(rows)]
-    bars = c[..., None] * readout.weight[0]
-    found = [_of_readout(readout, torch.mm(c.reshape(1, -1), rows.reshape(-1, rows.shape[2])))]
+    share = (weight / total)[None, :, None]
+    c = torch.cat([torch.zeros_like(share), e1 * share, -share][: 2 + bool(hidden)])
+    bars = c * readout.weight
+    found = [_of_readout(readout, torch.mm(c.view(1, -1), rows.view(-1, rows.shape[2])))]
     for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
-        g = bars[count + 1]
-        pieces = down_curved(trace, bars[0], bars[1 : count + 1], trace.zk, g, g)
-        zbar = torch.cat([*pieces, (trace.derivatives[0] * g)[None]])
-        bar, grads = collect(layer, trace.rows, trace.raw, zbar)
+        value, tangents, g = parts(bars, count)
+        pieces = down_curved(trace, value, tangents, trace.zk, g, g)
+        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat([*pieces, trace.derivatives[0] * g]))
         found.append(grads)
         if layer is not hidden[0] or needs.inputs:
             bars = below(layer, bar, bars)
-    return jacobian, square, Pulled(in_order(found), bars[0])
+    return jacobian.view(-1), square.view(-1), Pulled(in_order(found), bars[0])
 
 
 def merged(
@@ -89,23 +90,26 @@ def merged(
     for layer in hidden:
         rows, trace = up(layer, rows, count, order=2 if cotangents is None else 3)
         traces.append(trace)
-    energy = product(rows[0], readout.weight.t())[:, 0]
-    e2, u, chain = _adjoint_chain(hidden, traces, readout.weight[0].expand(rows.shape[1], -1))
-    score = -u[:, : v.shape[2]]
-    terms = Terms((v * score).sum(2), e2 / -total + nan_of(energy, readout), score)
+    energy = product(rows[:1], readout.weight.t())
+    e2, u, chain = _adjoint_chain(hidden, traces, readout.weight.expand(1, rows.shape[1], -1))
+    score = -u[0, :, : v.shape[2]]
+    projected = (v * score).sum(2)
+    e2 = e2 if hidden else projected.sum(0) * 0.0  # zero, and NaN where a direction is
+    terms = Terms(projected, nan_of(energy, readout).view(-1) - e2 / total, score)
     if cotangents is None:
         return terms, None
     on_score, on_jacobian = cotangents(terms)
-    c2 = (on_jacobian / -total)[:, None]
-    k, curvatures = _curvature_row(hidden, traces, c2, F.pad(-on_score, (0, u.shape[1] - v.shape[2])))
-    found = [_of_readout(readout, k.sum(0, keepdim=True))]
+    c2 = (on_jacobian / -total)[None, :, None]
+    k, curvatures = _curvature_row(hidden, traces, c2, F.pad(-on_score, (0, u.shape[2] - v.shape[2]))[None])
+    found = [_of_readout(readout, k.sum(1))]
     bars = torch.zeros_like(rows)
     for layer, trace, link, curve in reversed(list(zip(hidden, traces, chain, curvatures, strict=True))):
-        zbar = torch.cat(down_curved(trace, bars[0], bars[1:], curve.zk, link.g, c2 * link.g))
-        bar, grads = collect(layer, trace.rows, trace.raw, zbar)
-        grads.shared[0].addmm_(link.bar.t(), curve.k)
+        value, tangents = parts(bars, count)
+        pieces = down_curved(trace, value, tangents, curve.zk, link.g, c2 * link.g)
+        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(pieces))
+        grads.shared[0].addmm_(link.bar[0].t(), curve.k[0])
         if curve.raw is not None:
-            grads.samples[0].addcmul_(link.gz, curve.raw)
+            grads.samples[0].addcmul_(link.gz[0], curve.raw[0])
         found.append(grads)
         if layer is not hidden[0] or needs.inputs:
             bars = below(layer, bar, bars)
@@ -113,7 +117,7 @@ def merged(
 
 
 class _Link(NamedTuple):
-    """The chain `dE/dh` at one layer: after it, behind its activation, and behind its modulation."""
+    """The chain `dE/dh` at one layer, `[1, T, H]` each: after it, behind its activation, and behind its modulation."""
 
     g: Tensor
     gz: Tensor
@@ -130,10 +134,10 @@ class _Curve(NamedTuple):
 
 def _adjoint_chain(hidden: list[Layer], traces: list[Trace], g: Tensor) -> tuple[Tensor, Tensor, list[_Link]]:
     """Return `E2 = sum_l f'' q . g`, `u = dE/d(input)` and the chain, first layer first."""
-    e2, chain = torch.zeros_like(g[:, 0]), []
+    e2, chain = torch.zeros_like(g[0, :, 0]), []
     for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
         d1, d2 = trace.derivatives[:2]
-        e2 = e2 + (d2 * trace.q * g).sum(1)
+        e2 = e2 + (d2 * trace.q * g)[0].sum(1)
         gz = d1 * g
         bar = gz if layer.scale is None else gz * layer.scale
         chain.append(_Link(g, gz, bar))

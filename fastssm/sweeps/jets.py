@@ -23,13 +23,19 @@ class TensorFunctions:
     erfc = staticmethod(torch.erfc)
     sin = staticmethod(torch.sin)
     cos = staticmethod(torch.cos)
-    where = staticmethod(torch.where)
     full_like = staticmethod(torch.full_like)
 
     @staticmethod
-    def softplus(z: Tensor) -> Tensor:
-        """Return `log(1 + e^z)`; past 40 that is `z` to the last bit of a double."""
-        return F.softplus(z, 1.0, 40.0)
+    def softplus(z: Tensor, beta: float = 1.0, threshold: float = 40.0) -> Tensor:
+        """Return `log(1 + e^(beta z)) / beta`, past the threshold the line `z`: at 40, exact to a double."""
+        return F.softplus(z, beta, threshold)
+
+    @staticmethod
+    def where(condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
+        """Return `a` where the condition holds, else `b`."""
+        if isinstance(a, float) and isinstance(b, Tensor):
+            return b.masked_fill(condition, a)  # cheaper than making a tensor of the number
+        return torch.where(condition, a, b)
 
     @staticmethod
     def minimum(z: Tensor, bound: float) -> Tensor:

@@ -7,7 +7,6 @@ carries it, the curvature row `k`; so a layer is one matrix product over all of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -27,8 +26,8 @@ class Trace:
         rows: the stack that entered, `[R, T, H_in]`.
         raw: `W rows + b` before the modulation, kept only where there is a scale to differentiate.
         zd: tangents `[M, T, H]` after the affine map.
-        zk: curvature `[T, H]` after the affine map, None while it is zero.
-        derivatives: `f'(z), f''(z), f'''(z)`, as many as were asked for.
+        zk: curvature `[1, T, H]` after the affine map, None while it is zero.
+        derivatives: `f'(z), f''(z), f'''(z)`, as many as were asked for, each `[1, T, H]`.
     """
 
     rows: Tensor
@@ -36,11 +35,14 @@ class Trace:
     zd: Tensor
     zk: Tensor | None
     derivatives: list[Tensor]
+    _q: Tensor | None = None
 
-    @cached_property
+    @property
     def q(self) -> Tensor:
-        """`sum_m zd_m^2`."""
-        return self.zd.square().sum(0)
+        """`sum_m zd_m^2`, kept once asked for."""
+        if self._q is None:
+            self._q = total(self.zd * self.zd)
+        return self._q
 
 
 class Needs(NamedTuple):
@@ -69,6 +71,16 @@ def first_rows(x: Tensor, columns: Tensor | None, v: Tensor) -> Tensor:
     return torch.cat([x[None], v])
 
 
+def total(rows: Tensor) -> Tensor:
+    """Add up rows into one, `[1, T, H]`."""
+    return rows if len(rows) == 1 else rows.sum(0, keepdim=True)
+
+
+def parts(stack: Tensor, count: int) -> list[Tensor]:
+    """Return the value row, the `count` tangents and, if there is one, the curvature row of a stack."""
+    return list(stack.split_with_sizes([1, count] if len(stack) == count + 1 else [1, count, 1]))
+
+
 def product(rows: Tensor, matrix: Tensor) -> Tensor:
     """Multiply every row of a stack by a matrix, in one product."""
     return torch.mm(rows.reshape(-1, rows.shape[-1]), matrix).view(*rows.shape[:-1], matrix.shape[1])
@@ -78,10 +90,10 @@ def affine(layer: Layer, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return `scale * (W h + b) + shift` of a stack, constants entering its value row only, and the raw `W h + b`."""
     raw = product(rows, layer.weight.t())
     if layer.bias is not None:
-        raw[0] += layer.bias
+        raw[0].add_(layer.bias)
     z = raw if layer.scale is None else raw * layer.scale
     if layer.shift is not None:
-        z[0] += layer.shift
+        z[0].add_(layer.shift)
     return z, None if layer.scale is None else raw
 
 
@@ -90,27 +102,27 @@ def up(layer: Layer, rows: Tensor, count: int, *, order: int, curvature: bool = 
 
     h <- f(z),  hd_m <- f' zd_m,  and with `curvature`  k <- f' zk + f'' q,  q = sum_m zd_m^2
     """
-    z, raw = affine(layer, rows)
-    f, d1, *higher = jets(layer, z[0], order)
-    trace = Trace(rows, raw, z[1 : count + 1], z[count + 1] if len(z) > count + 1 else None, [d1, *higher])
-    pieces = [f[None], d1 * trace.zd]
+    stack, raw = affine(layer, rows)
+    z, zd, *zk = parts(stack, count)
+    f, d1, *higher = jets(layer, z, order)
+    trace = Trace(rows, raw, zd, zk[0] if zk else None, [d1, *higher])
+    pieces = [f, d1 * zd]
     if curvature:
         k = higher[0] * trace.q
-        pieces.append((k if trace.zk is None else k.addcmul_(d1, trace.zk))[None])
+        pieces.append(k.addcmul_(d1, zk[0]) if zk else k)
     out = torch.cat(pieces)
     if layer.skip:
-        out[: len(rows)] += rows
+        out[: len(rows)].add_(rows)
     return out, trace
 
 
-def down(trace: Trace, bars: Tensor) -> Tensor:
+def down(trace: Trace, value: Tensor, tangents: Tensor) -> list[Tensor]:
     """Pull the adjoints of a layer's value and tangents back through its activation, without curvature.
 
     zdb_m = f' hdb_m,  zb = f' hb + f'' sum_m hdb_m zd_m
     """
     d1, d2 = trace.derivatives[:2]
-    zb = (d1 * bars[0]).addcmul_(d2, (bars[1:] * trace.zd).sum(0))
-    return torch.cat([zb[None], d1 * bars[1:]])
+    return [(d1 * value).addcmul_(d2, total(tangents * trace.zd)), d1 * tangents]
 
 
 def down_curved(
@@ -124,14 +136,14 @@ def down_curved(
     that cotangent rides on the curvature row instead, `cg = c2 g`.
 
     Returns:
-        The pieces `zb [1, T, H]` and `zdb [m, T, H]` of the stack of adjoints.
+        `zb [1, T, H]` and `zdb [m, T, H]`.
     """
     d1, d2, d3 = trace.derivatives
-    inner = (tangents * trace.zd).sum(0)
+    inner = total(tangents * trace.zd)
     if zk is not None:
         inner.addcmul_(g, zk)
     zb = (d1 * value).addcmul_(d2, inner).addcmul_(d3 * cg, trace.q)
-    return [zb[None], (d1 * tangents).addcmul_(trace.zd, d2 * cg, value=2.0)]
+    return [zb, (d1 * tangents).addcmul_(trace.zd, d2 * cg, value=2.0)]
 
 
 def collect(layer: Layer, rows: Tensor, raw: Tensor | None, zbar: Tensor) -> tuple[Tensor, Gradients]:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fastssm.activations import TABLE
+from fastssm.activations import INDEX, TABLE
 from fastssm.networks import Layer
 
 BIAS, SCALE, SHIFT, SKIP = 1, 2, 4, 8
+_NONE = (0.0,)  # torch.library takes an empty list for one of tensors
 
 
 class Plan(NamedTuple):
@@ -19,7 +20,7 @@ class Plan(NamedTuple):
     Attributes:
         kind: "energy" or "score".
         activations: for each layer its row in the activation table.
-        constants: the activations' parameters, one after another.
+        constants: the activations' parameters, one after another; `(0.0,)` where there are none.
         flags: for each layer which optional tensors it has (`BIAS | SCALE | SHIFT`) and whether it skips (`SKIP`).
     """
 
@@ -45,8 +46,9 @@ def flatten(kind: str, layers: Sequence[Layer]) -> tuple[Plan, list[Tensor]]:
     )
     shared = [t for layer in layers for t in (layer.weight, layer.bias) if t is not None]
     samples = [t for layer in layers for t in (layer.scale, layer.shift) if t is not None]
-    constants = tuple(c for layer in layers for c in layer.constants)
-    return Plan(kind, tuple(TABLE.index(layer.activation) for layer in layers), constants, flags), shared + samples
+    constants = tuple(c for layer in layers for c in layer.constants) or _NONE
+    activations = tuple(INDEX[layer.activation.name] for layer in layers)
+    return Plan(kind, activations, constants, flags), shared + samples
 
 
 def unflatten(plan: Plan, tensors: Sequence[Tensor]) -> list[Layer]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastssm.networks import Layer
-from fastssm.sweeps.layers import Needs, affine, below, collect, down, in_order, up, with_plain_readout
+from fastssm.sweeps.layers import Needs, affine, below, collect, down, in_order, parts, up, with_plain_readout
 from fastssm.sweeps.terms import Cotangents, Pulled, Terms
 
 
@@ -39,7 +39,7 @@ def stacked(
     bar, grads = collect(readout, rows, None, bars)
     found, bars = [grads], below(readout, bar, bars) if hidden or needs.inputs else bars
     for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
-        bar, grads = collect(layer, trace.rows, trace.raw, down(trace, bars))
+        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(down(trace, *parts(bars, len(v)))))
         found.append(grads)
         if layer is not hidden[0] or needs.inputs:
             bars = below(layer, bar, bars)

@@ -68,14 +68,16 @@ def objective(problem: Problem, weight: Tensor, variance_reduced: bool, needs: N
     jacobians, squares = [], []
     for samples in _tiles(problem):
         tile = _of(problem, samples)
-        jacobian = square = torch.zeros((), dtype=problem.x.dtype, device=problem.x.device)
         for chunk in _chunks(total):
             v = problem.directions.tile(samples, chunk, tile.x)
-            part = _part(tile, v, total, weight[samples], variance_reduced, chunk.start == 0, needs)
-            jacobian, square = jacobian + part[0], square + part[1]
-            sums.add(part[2], first=chunk.start == 0)
-        jacobians.append(jacobian)
-        squares.append(square)
+            first = chunk.start == 0
+            jacobian, square, pulled = _part(tile, v, total, weight[samples], variance_reduced, first, needs)
+            if first:
+                jacobians.append(jacobian)
+                squares.append(square)
+            else:
+                jacobians[-1], squares[-1] = jacobians[-1] + jacobian, squares[-1] + square
+            sums.add(pulled, first=first)
     return Objective(_join(jacobians), _join(squares), sums.result(problem))
 
 
@@ -170,6 +172,8 @@ class _Sums:
 
 def _of(problem: Problem, samples: slice) -> Problem:
     """Return the part of a problem that belongs to some samples."""
+    if samples.stop - samples.start == problem.x.shape[0]:
+        return problem
     layers = [
         layer._replace(
             scale=None if layer.scale is None else layer.scale[samples],

@@ -1,0 +1,51 @@
+"""Gradients that refuse to be differentiated again, instead of being silently wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+SECOND_BACKWARD = (
+    "fastssm's fused losses give first derivatives only: differentiating a loss's gradient needs plain autograd. "
+    'Pass backend="reference" to differentiate twice.'
+)
+
+
+def apply(function: type[Function], *arguments: Any) -> tuple[Tensor, ...]:
+    """Call an autograd function."""
+    return function.apply(*arguments)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Once(Function):
+    """The identity on gradients; differentiating through it would be the second backward, which is refused."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.clone() for t in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> NoReturn:
+        raise RuntimeError(SECOND_BACKWARD)
+
+
+def once(grads: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return gradients that refuse to be differentiated again, in themselves or in the cotangents they came from."""
+    if not torch.is_grad_enabled() or not grads:
+        return grads
+    refusing: tuple[Tensor, ...] = apply(_Once, len(grads), *grads, *given)
+    return refusing
+
+
+def scaled(factor: Tensor, grads: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return gradients times the incoming one, not to be differentiated again: they depend on `given` in turn."""
+    return once([factor.detach().to(g.dtype) * g for g in grads], [factor, *given])
