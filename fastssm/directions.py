@@ -206,7 +206,7 @@ def draw(
         ValueError: for an unknown projection.
 
     Example:
-        >>> draw("sphere", (1, 5, 4)).norm(dim=2)
+        >>> draw("sphere", (1, 5, 4)).norm(dim=2).round()
         tensor([[2., 2., 2., 2., 2.]])
 
     Source: Song et al. 2019, section 3 (any `v` with `E[v v^T]` positive definite); scaled here so that it is I.

@@ -48,4 +48,5 @@ def once(grads: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor]:
 
 def scaled(factor: Tensor, grads: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return gradients times the incoming one, not to be differentiated again: they depend on `given` in turn."""
-    return once([factor.detach().to(g.dtype) * g for g in grads], [factor, *given])
+    plain = factor.detach()  # a scalar: each product keeps the gradient's own dtype
+    return once([g * plain for g in grads], [factor, *given])

@@ -60,7 +60,9 @@ class SlicedScoreLoss(nn.Module):
         self, x: Tensor, cond: Cond = None, weight: Tensor | None = None, v: Tensor | None = None
     ) -> Tensor | tuple[Tensor, LossTerms]:
         """Return the loss of the batch."""
-        return sliced_loss(self.model, x, cond=cond, weight=weight, v=v, **self.options)
+        out: Tensor | tuple[Tensor, LossTerms]
+        out = sliced_loss(self.model, x, cond=cond, weight=weight, v=v, **self.options)
+        return out
 
     def extra_repr(self) -> str:
         """Show the options."""

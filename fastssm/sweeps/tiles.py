@@ -7,6 +7,7 @@ Directions beyond what a tile can hold are taken in chunks, whose contributions 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -63,22 +64,18 @@ class FullGradients(NamedTuple):
 
 def objective(problem: Problem, weight: Tensor, variance_reduced: bool, needs: Needs) -> Objective:
     """Return the terms of the sliced loss and the gradient of `sum_b weight_b loss_b`, in one pass over the tiles."""
-    total = problem.directions.count
-    sums = _Sums(needs)
-    jacobians, squares = [], []
+    total, batch = problem.directions.count, problem.x.shape[0]
+    terms, sums = _Samples(batch), _Sums(needs, batch)
     for samples in _tiles(problem):
         tile = _of(problem, samples)
         for chunk in _chunks(total):
             v = problem.directions.tile(samples, chunk, tile.x)
             first = chunk.start == 0
             jacobian, square, pulled = _part(tile, v, total, weight[samples], variance_reduced, first, needs)
-            if first:
-                jacobians.append(jacobian)
-                squares.append(square)
-            else:
-                jacobians[-1], squares[-1] = jacobians[-1] + jacobian, squares[-1] + square
-            sums.add(pulled, first=first)
-    return Objective(_join(jacobians), _join(squares), sums.result(problem))
+            terms.add(samples, [jacobian, square])
+            sums.add(samples, pulled)
+    jacobian, square = terms.full
+    return Objective(jacobian, square, sums.result())
 
 
 def _part(
@@ -111,25 +108,24 @@ def run(
 
 def terms(problem: Problem) -> Terms:
     """Return the terms of every sample: the way up, and for an energy the chain of its score."""
-    total = problem.directions.count
-    projected, jacobians, scores = [], [], []
+    total, batch, x = problem.directions.count, problem.x.shape[0], problem.x
+    found = Terms(x.new_empty(total, batch), x.new_zeros(batch), torch.empty_like(x))
     for samples in _tiles(problem):
         tile = _of(problem, samples)
-        parts = []
         for chunk in _chunks(total):
             v = problem.directions.tile(samples, chunk, tile.x)
             rows = first_rows(tile.x, tile.columns, v)
-            parts.append(run(tile, rows, v, total, None, Needs(False, False))[0])
-        projected.append(torch.cat([part.projected_score for part in parts]))
-        jacobians.append(torch.stack([part.jacobian for part in parts]).sum(0))
-        scores.append(parts[0].score)
-    return Terms(torch.cat(projected, 1), _join(jacobians), _join(scores))
+            part = run(tile, rows, v, total, None, Needs(False, False))[0]
+            found.projected_score[chunk, samples] = part.projected_score
+            found.jacobian[samples].add_(part.jacobian)
+            found.score[samples] = part.score
+    return found
 
 
 def terms_backward(problem: Problem, given: Terms, needs: Needs) -> FullGradients | None:
     """Return the gradient of any function of the terms, given its cotangents: up again, then down; no tape is kept."""
     total = problem.directions.count
-    sums = _Sums(needs)
+    sums = _Sums(needs, problem.x.shape[0])
     for samples in _tiles(problem):
         tile = _of(problem, samples)
         for chunk in _chunks(total):
@@ -139,35 +135,54 @@ def terms_backward(problem: Problem, given: Terms, needs: Needs) -> FullGradient
                 on_score = on_score + given.score[samples]
             pair = on_score, given.jacobian[samples]
             rows = first_rows(tile.x, tile.columns, v)
-            pulled = run(tile, rows, v, total, lambda _, pair=pair: pair, needs)[1]  # type: ignore[misc]
-            sums.add(pulled, first=chunk.start == 0)
-    return sums.result(problem)
+            sums.add(samples, run(tile, rows, v, total, partial(_given, pair), needs)[1])
+    return sums.result()
+
+
+def _given(pair: tuple[Tensor, Tensor], _: Terms) -> tuple[Tensor, Tensor]:
+    """Return cotangents that were known before the terms."""
+    return pair
+
+
+class _Samples:
+    """Tensors with a row per sample, filled tile by tile; chunks of a tile's directions add up.
+
+    They are copied into place, as keeping a tile's small results would pin its large stacks, or fragment the heap.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.full: list[Tensor] = []
+
+    def add(self, samples: slice, rows: list[Tensor]) -> None:
+        if not self.full and samples.stop - samples.start == self.batch:
+            self.full = rows
+            return
+        self.full = self.full or [row.new_zeros(self.batch, *row.shape[1:]) for row in rows]
+        for full, row in zip(self.full, rows, strict=True):
+            full[samples].add_(row)
 
 
 class _Sums:
-    """Adds the gradients of tiles and chunks; the samples' own are added over chunks, then joined over tiles."""
+    """Gradients: those of weights add up over tiles, those of samples find their place."""
 
-    def __init__(self, needs: Needs) -> None:
+    def __init__(self, needs: Needs, batch: int) -> None:
         self.needs = needs
         self.shared: list[Tensor] = []
-        self.samples: list[list[Tensor]] = []
+        self.samples = _Samples(batch)
 
-    def add(self, pulled: Pulled | None, *, first: bool) -> None:
+    def add(self, samples: slice, pulled: Pulled | None) -> None:
         if pulled is None:
             return
-        shared, samples = pulled.layers
+        shared = pulled.layers.shared
         self.shared = [a.add_(b) for a, b in zip(self.shared, shared, strict=True)] if self.shared else shared
-        of_samples = [pulled.inputs, *samples]
-        if first:
-            self.samples.append(of_samples)
-        else:
-            self.samples[-1] = [a + b for a, b in zip(self.samples[-1], of_samples, strict=True)]
+        self.samples.add(samples, [pulled.inputs] * self.needs.inputs + pulled.layers.samples)
 
-    def result(self, problem: Problem) -> FullGradients | None:
+    def result(self) -> FullGradients | None:
         if not any(self.needs):
             return None
-        inputs, *samples = [_join(list(pieces)) for pieces in zip(*self.samples, strict=True)]
-        return FullGradients(inputs if self.needs.inputs else None, Gradients(self.shared, samples))
+        inputs = self.samples.full[0] if self.needs.inputs else None
+        return FullGradients(inputs, Gradients(self.shared, self.samples.full[int(self.needs.inputs) :]))
 
 
 def _of(problem: Problem, samples: slice) -> Problem:
@@ -200,7 +215,3 @@ def _chunks(total: int) -> Iterator[slice]:
     size = total if torch.compiler.is_compiling() else MOST_DIRECTIONS
     for start in range(0, total, size):
         yield slice(start, min(total, start + size))
-
-
-def _join(pieces: list[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
