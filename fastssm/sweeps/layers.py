@@ -24,14 +24,14 @@ class Trace:
 
     Attributes:
         rows: the stack that entered, `[R, T, H_in]`.
-        raw: `W rows + b` before the modulation, kept only where there is a scale to differentiate.
+        raw: parts of `W rows + b` before the modulation, kept only where there is a scale to differentiate.
         zd: tangents `[M, T, H]` after the affine map.
         zk: curvature `[1, T, H]` after the affine map, None while it is zero.
         derivatives: `f'(z), f''(z), f'''(z)`, as many as were asked for, each `[1, T, H]`.
     """
 
     rows: Tensor
-    raw: Tensor | None
+    raw: list[Tensor] | None
     zd: Tensor
     zk: Tensor | None
     derivatives: list[Tensor]
@@ -86,14 +86,14 @@ def product(rows: Tensor, matrix: Tensor) -> Tensor:
     return torch.mm(rows.reshape(-1, rows.shape[-1]), matrix).view(*rows.shape[:-1], matrix.shape[1])
 
 
-def affine(layer: Layer, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return `scale * (W h + b) + shift` of a stack, constants entering its value row only, and the raw `W h + b`."""
-    raw = product(rows, layer.weight.t())
+def affine(layer: Layer, rows: Tensor, count: int) -> tuple[list[Tensor], list[Tensor] | None]:
+    """Return the parts of `scale * (W h + b) + shift`, constants in the value row only, and of the raw `W h + b`."""
+    raw = parts(product(rows, layer.weight.t()), count)
     if layer.bias is not None:
-        raw[0].add_(layer.bias)
-    z = raw if layer.scale is None else raw * layer.scale
+        raw[0] = raw[0] + layer.bias
+    z = raw if layer.scale is None else [part * layer.scale for part in raw]
     if layer.shift is not None:
-        z[0].add_(layer.shift)
+        z = [z[0] + layer.shift, *z[1:]]
     return z, None if layer.scale is None else raw
 
 
@@ -102,18 +102,17 @@ def up(layer: Layer, rows: Tensor, count: int, *, order: int, curvature: bool = 
 
     h <- f(z),  hd_m <- f' zd_m,  and with `curvature`  k <- f' zk + f'' q,  q = sum_m zd_m^2
     """
-    stack, raw = affine(layer, rows)
-    z, zd, *zk = parts(stack, count)
+    (z, zd, *zk), raw = affine(layer, rows, count)
     f, d1, *higher = jets(layer, z, order)
     trace = Trace(rows, raw, zd, zk[0] if zk else None, [d1, *higher])
-    pieces = [f, d1 * zd]
+    out = [f, d1 * zd]
     if curvature:
         k = higher[0] * trace.q
-        pieces.append(k.addcmul_(d1, zk[0]) if zk else k)
-    out = torch.cat(pieces)
+        out.append(k.addcmul_(d1, zk[0]) if zk else k)
     if layer.skip:
-        out[: len(rows)].add_(rows)
-    return out, trace
+        entered = parts(rows, count)
+        out = [a + b for a, b in zip(out, entered, strict=False)] + out[len(entered) :]
+    return torch.cat(out), trace
 
 
 def down(trace: Trace, value: Tensor, tangents: Tensor) -> list[Tensor]:
@@ -146,7 +145,7 @@ def down_curved(
     return [zb, (d1 * tangents).addcmul_(trace.zd, d2 * cg, value=2.0)]
 
 
-def collect(layer: Layer, rows: Tensor, raw: Tensor | None, zbar: Tensor) -> tuple[Tensor, Gradients]:
+def collect(layer: Layer, rows: Tensor, raw: list[Tensor] | None, zbar: Tensor) -> tuple[Tensor, Gradients]:
     """Return the adjoint stack before the modulation and the gradients of the layer's tensors.
 
     dW = sum_r zb_r^T h_r in one product,  db = sum_b zb,  dscale = sum_r zb_r raw_r,  dshift = zb
@@ -155,7 +154,7 @@ def collect(layer: Layer, rows: Tensor, raw: Tensor | None, zbar: Tensor) -> tup
     shared = [torch.mm(bar[: len(rows)].reshape(-1, bar.shape[2]).t(), rows.reshape(-1, rows.shape[2]))]
     if layer.bias is not None:
         shared.append(bar[0].sum(0))
-    samples = [] if raw is None else [(zbar[: len(raw)] * raw).sum(0)]
+    samples = [] if raw is None else [(zbar[: len(rows)] * torch.cat(raw)).sum(0)]
     if layer.shift is not None:
         samples.append(zbar[0])
     return bar, Gradients(shared, samples)

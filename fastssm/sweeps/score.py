@@ -30,8 +30,8 @@ def stacked(
     for layer in hidden:
         rows, trace = up(layer, rows, len(v), order=1 if cotangents is None else 2)
         traces.append(trace)
-    y, _ = affine(readout, rows)
-    terms = Terms((v * y[0]).sum(2), (v * y[1:]).sum((0, 2)) / total, y[0])
+    (y, along), _ = affine(readout, rows, len(v))
+    terms = Terms((v * y).sum(2), (v * along).sum((0, 2)) / total, y[0])
     if cotangents is None:
         return terms, None
     on_score, on_jacobian = cotangents(terms)

@@ -1,0 +1,145 @@
+"""Two ranks on gloo give the gradients of the whole batch, step by step; what cannot be right is refused."""
+
+import functools
+from datetime import timedelta
+
+import oracle
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel as DDP
+
+import fastssm
+from fastssm.nn import MLP
+
+pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch.distributed is not built")
+RANKS, B, D, M, STEPS = 2, 8, 3, 2, 3
+NETS = {
+    "energy": lambda: nn.Sequential(nn.Linear(D, 7), nn.Softplus(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 1)),
+    "score": lambda: nn.Sequential(nn.Linear(D, 7), nn.SiLU(), nn.Linear(7, D)),
+    "film": lambda: MLP(D, [7, 7], 1, "softplus", cond_dim=2, conditioning="film", residual=True),
+}
+LOSSES = {
+    "ssm": {"variance_reduced": False},
+    "vr": {},
+    "none": {"reduction": "none"},
+    "reference": {"backend": "reference"},
+}
+WRAPPERS = {
+    "DDP": DDP,
+    "DDP static graph": functools.partial(DDP, static_graph=True),
+    "DDP bucket view": functools.partial(DDP, gradient_as_bucket_view=True),
+    "FSDP": fully_shard,
+    "FSDP resharded": functools.partial(fully_shard, reshard_after_forward=True),
+    "FSDP kept": functools.partial(fully_shard, reshard_after_forward=False),
+}
+RUNS = {(w, n, "vr") for w in WRAPPERS for n in NETS} | {(w, "film", loss) for w in ("DDP", "FSDP") for loss in LOSSES}
+
+
+def inner(shards):
+    net = NETS["energy"]()
+    for module in shards(net):
+        fully_shard(module)
+    return net
+
+
+REFUSED = {
+    "functional DDP": lambda x: fastssm.sliced_loss(DDP(NETS["energy"]()), x),
+    "functional DDP, reference": lambda x: fastssm.exact_loss(DDP(NETS["energy"]()), x, backend="reference"),
+    "DDP of the net inside the loss": lambda x: fastssm.SlicedScoreLoss(DDP(NETS["energy"]()))(x),
+    "functional FSDP": lambda x: fastssm.terms(inner(lambda net: [net]), x),
+    "FSDP of the net inside the loss": lambda x: fastssm.SlicedScoreLoss(inner(lambda net: [net]))(x),
+    "FSDP of every layer": lambda x: fully_shard(fastssm.SlicedScoreLoss(inner(list)))(x),
+    "FSDP of one layer": lambda x: fully_shard(fastssm.SlicedScoreLoss(inner(lambda net: [net[2]])))(x),
+}
+
+
+def problem(name):
+    torch.manual_seed(4)
+    net = NETS[name]().double()
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    x, v, cond = torch.randn(STEPS, B, D), torch.randn(STEPS, M, B, D), torch.randn(STEPS, B, 2)
+    return net, x.double(), v.double(), cond.double() if name == "film" else [None] * STEPS
+
+
+def train(parameters, forward):
+    """Return the gradients and the parameters of every step, whole."""
+    optimiser, history = torch.optim.Adam(parameters, lr=0.05), []
+    for step in range(STEPS):
+        optimiser.zero_grad()
+        forward(step).backward()
+        grads = [whole(p.grad).clone() for p in parameters]
+        optimiser.step()
+        history.append([*grads, *(whole(p).clone() for p in parameters)])
+    return history
+
+
+def whole(t):
+    return (t.full_tensor() if hasattr(t, "full_tensor") else t).detach()
+
+
+def run(rank, wrapper, name, loss):
+    net, x, v, cond = problem(name)
+    module = WRAPPERS[wrapper](fastssm.SlicedScoreLoss(net, **LOSSES[loss]))
+    mine = slice(rank * B // RANKS, (rank + 1) * B // RANKS)
+
+    def forward(step):
+        given = cond[step][mine] if name == "film" else None
+        return module(x[step][mine], cond=given, v=v[step][:, mine]).mean()
+
+    return train(list(module.parameters()), forward)
+
+
+def refusal(call):
+    try:
+        return call(torch.zeros(B, D))
+    except ValueError as error:
+        return error
+
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    store, patience = f"file://{folder}/store", timedelta(seconds=60)  # a rank that fails ends the other too
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS, timeout=patience)
+    found = {key: run(rank, *key) for key in sorted(RUNS)}
+    found |= {name: refusal(call) for name, call in REFUSED.items()}
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("gloo"))
+    mp.spawn(worker, (folder,), nprocs=RANKS)
+    return [torch.load(f"{folder}/{rank}.pt", weights_only=False) for rank in range(RANKS)]
+
+
+@functools.cache
+def expected(name, loss):
+    net, x, v, cond = problem(name)
+    extra = (lambda step: [cond[step]]) if name == "film" else (lambda step: [])
+
+    def forward(step):
+        kind = "ssm" if loss == "ssm" else "vr"
+        each = oracle.losses(net, x[step], v[step], kind, energy=name != "score", cond=extra(step))
+        return each.mean() + 0.0 * net(x[step], *extra(step)).sum()  # gives the last bias its zero
+
+    return train(list(net.parameters()), forward)
+
+
+@pytest.mark.parametrize(("wrapper", "name", "loss"), sorted(RUNS))
+def test_two_ranks_are_one(found, wrapper, name, loss):
+    for rank in found:
+        for step, other in zip(rank[wrapper, name, loss], expected(name, loss), strict=True):
+            torch.testing.assert_close(step, other, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_right_is_refused(found, name):
+    for rank in found:
+        assert type(rank[name]) is ValueError
+        advice = "fully_shard" if "FSDP" in name else "DistributedDataParallel"
+        assert f"{advice}(fastssm.SlicedScoreLoss(net))" in str(rank[name])
