@@ -88,11 +88,6 @@ def _fake_terms_backward(*a: Any) -> list[Tensor]:
     return _like(Needs(*a[13:15]), a[3], a[4], a[7])
 
 
-def _none_of(static: Sequence[Any]) -> list[Any]:
-    """Return the gradients of the static arguments: none, but torch takes an empty list for one of tensors."""
-    return [[] if argument == [] else None for argument in static]
-
-
 def _objective_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, columns, _, _, tensors = inputs[:5]
     ctx.set_materialize_grads(False)
@@ -103,16 +98,15 @@ def _objective_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         len(tensors),
         Needs(*inputs[13:15]),
     )
-    ctx.static = inputs[6:11]
 
 
 def _objective_backward(ctx: Any, factor: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if factor is None:
-        return None, None, None, None, [None] * ctx.count, None, *_none_of(ctx.static), *[None] * 4
+        return None, None, None, None, [None] * ctx.count, *[None] * 10
     saved = ctx.saved_tensors
     grads = scaled(factor, saved[: ctx.grads], saved[ctx.grads :])
     x, columns, tensors = spread(grads, ctx.has_columns, ctx.count, ctx.needs)
-    return x, columns, None, None, tensors, None, *_none_of(ctx.static), *[None] * 4
+    return x, columns, None, None, tensors, *[None] * 10
 
 
 def _terms_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -125,7 +119,7 @@ def _terms_gradient(ctx: Any, *given: Tensor) -> tuple[Any, ...]:
     needs = Needs(any(ctx.needs_input_grad[:2]), any(t.requires_grad for t in tensors))
     grads = torch.ops.fastssm.terms_backward(*given, x, columns, v, seed, tensors, *ctx.static, *needs)
     of_x, of_columns, of_tensors = spread(grads, columns is not None, len(tensors), needs)
-    return of_x, of_columns, None, None, of_tensors, *_none_of(ctx.static)
+    return of_x, of_columns, None, None, of_tensors, *[None] * 5
 
 
 def _refuse(ctx: Any, *_: Any) -> NoReturn:

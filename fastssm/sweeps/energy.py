@@ -64,8 +64,10 @@ def sliced(
         pieces = down_curved(trace, value, tangents, trace.zk, g, g)
         bar, grads = collect(layer, trace.rows, trace.raw, torch.cat([*pieces, trace.derivatives[0] * g]))
         found.append(grads)
-        if layer is not hidden[0] or needs.inputs:
+        if layer is not hidden[0]:
             bars = below(layer, bar, bars)
+        elif needs.inputs:
+            bars = below(layer, bar[:1], bars[:1])
     return jacobian.view(-1), square.view(-1), Pulled(in_order(found), bars[0])
 
 
@@ -111,8 +113,10 @@ def merged(
         if curve.raw is not None:
             grads.samples[0].addcmul_(link.gz[0], curve.raw[0])
         found.append(grads)
-        if layer is not hidden[0] or needs.inputs:
+        if layer is not hidden[0]:
             bars = below(layer, bar, bars)
+        elif needs.inputs:
+            bars = below(layer, bar[:1], bars[:1])
     return terms, Pulled(in_order(found), bars[0])
 
 

@@ -41,6 +41,8 @@ def stacked(
     for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
         bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(down(trace, *parts(bars, len(v)))))
         found.append(grads)
-        if layer is not hidden[0] or needs.inputs:
+        if layer is not hidden[0]:
             bars = below(layer, bar, bars)
+        elif needs.inputs:
+            bars = below(layer, bar[:1], bars[:1])
     return terms, Pulled(in_order(found), bars[0])

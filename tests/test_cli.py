@@ -1,0 +1,423 @@
+"""The command `fastssm`: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastssm import nn as fnn
+from fastssm import plots
+from fastssm.cli import COMMANDS, bench, check, main, progress
+from fastssm.cli.autograd import autograd_loss, basis
+from fastssm.training import checkpoint
+
+REPOSITORY = Path(__file__).parents[1]
+QUICK = ["--steps", "20", "--hidden", "8,8", "--batch", "16", "--evaluate-every", "10"]
+
+
+def pixels(path: Path) -> np.ndarray:
+    """Decode the bytes of a PNG far enough to see whether anything is drawn on it."""
+    content, position, packed = path.read_bytes(), 8, b""
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    while position < len(content):
+        length, kind = struct.unpack(">I4s", content[position : position + 8])
+        packed += content[position + 8 : position + 8 + length] if kind == b"IDAT" else b""
+        position += length + 12
+    return np.frombuffer(zlib.decompress(packed), dtype=np.uint8)
+
+
+def assert_drawn(path: Path) -> None:
+    values = pixels(path)
+    assert len(values) > 500_000
+    assert len(np.unique(values)) > 100
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    generator = np.random.default_rng(0)
+    np.savetxt(tmp_path / "table.csv", generator.normal(size=(200, 3)), delimiter=",", header="a,b,c", comments="")
+    return str(tmp_path / "table.csv")
+
+
+def test_no_command_and_info_show_backends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    alone = capsys.readouterr().out
+    assert main(["info"]) == 0
+    assert capsys.readouterr().out == alone
+    assert f"torch {torch.__version__}" in alone
+    for name in ("reference", "torch", "cpu", "cuda"):
+        assert f"\n  {name} " in alone
+    assert "reference  available" in alone
+
+
+def test_module_runs_as_a_program() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    found = subprocess.run(
+        [sys.executable, "-m", "fastssm"], capture_output=True, text=True, env=environment, check=True
+    )
+    assert found.stdout.startswith("fastssm ")
+
+
+@pytest.mark.parametrize("command", [None, *(module.__name__.rpartition(".")[2] for module in COMMANDS)])
+def test_help(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*([command] if command else []), "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "usage: fastssm" in text
+    assert "None" not in text
+
+
+def test_train_prints_the_table_and_writes_the_files(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["train", table, "--out", str(tmp_path / "out"), *QUICK]) == 0
+    text = capsys.readouterr().out
+    assert "step 10/20" in text
+    assert "Gaussian with the training rows' mean and covariance" in text
+    assert "160 training, 20 validation and 20 test rows of 3 features" in text
+    assert f"figure: {tmp_path / 'out' / 'figure.png'}" in text
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["checkpoint.pt", "figure.png", "metrics.jsonl", "result.json"]
+    assert_drawn(tmp_path / "out" / "figure.png")
+
+
+def test_json_is_alone_on_standard_output(table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", table, "--out", str(tmp_path / "out"), "--json", *QUICK]) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    assert "step 10/20" in captured.err
+    assert summary["steps"] == 20
+    assert summary["config"]["hidden"] == [8, 8]
+    written = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert {**written, "figure": summary["figure"]} == summary
+
+
+def test_default_folder_is_named_after_the_data(table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", table, *QUICK]) == 0
+    assert (tmp_path / "runs" / "table" / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        ("moons", ["--kind", "energy"]),
+        ("moons", ["--kind", "score"]),
+        ("digits", ["--kind", "energy"]),
+        ("digits", ["--kind", "score"]),
+        ("red-wine", ["--loss", "exact"]),
+        ("red-wine", ["--projections", "3", "--kind", "score"]),
+    ],
+)
+def test_every_kind_of_figure_is_drawn(data: str, options: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
+    assert main(["train", data, "--out", str(tmp_path), *options, *QUICK]) == 0
+    assert_drawn(tmp_path / "figure.png")
+
+
+def test_training_works_without_matplotlib(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["train", table, "--out", str(tmp_path / "out"), *QUICK]) == 0
+    assert "no figure was drawn: matplotlib is not installed (pip install matplotlib)" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "figure.png").exists()
+
+
+def test_learnt_density_integrates_to_one(tmp_path: Path) -> None:
+    from fastssm.cli.progress import Silent
+    from fastssm.training import Ranks, TrainConfig, train
+
+    config = TrainConfig("moons", hidden=(8,), steps=5, batch=8)
+    outcome = train(config, tmp_path, ranks=Ranks(torch.device("cpu")), reporter=Silent())
+    extent = (-2.0, 3.0, -1.5, 2.0)
+    density = plots.density_on_grid(outcome, extent, 50)
+    assert density.sum().item() * (5 / 50) * (3.5 / 50) == pytest.approx(1.0)
+    left = outcome.prepared.scaler.scale(torch.tensor([[-2 + 0.05, -1.5 + 0.035], [-2 + 0.15, -1.5 + 0.035]]))
+    energies = outcome.net(left.float()).flatten()
+    assert (density[0, 0] / density[0, 1]).item() == pytest.approx((energies[1] - energies[0]).exp().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "sun"], "unknown data set 'sun': choose from moons"),
+        (["train", "absent.csv"], "no such file"),
+        (["train", "moons", "--steps", "0"], "steps must be at least 1"),
+        (["train", "moons", "--noise", "-1"], "noise must be a finite number"),
+        (["train", "moons", "--device", "abacus"], "device must be"),
+        (["train", "moons", "--backend", "cuda", *QUICK], "cuda"),
+        (["demo", "sun"], "'sun' is none of them"),
+        (["bench", "--batch", "0"], "--batch must be at least 1"),
+        (["check", "--model", "nonsense"], "module:factory"),
+        (["check", "--model", "no.such.module:factory"], "No module named"),
+        (["check", "--model", "math:tau"], "math:tau"),
+    ],
+)
+def test_expected_errors_have_no_traceback(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_interruption_leaves_a_resumable_checkpoint(table: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "fastssm",
+        "train",
+        table,
+        "--out",
+        "out",
+        "--hidden",
+        "8",
+        "--evaluate-every",
+        "5",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    endless = [*command, "--steps", "100000", "--patience", "100000"]
+    process = subprocess.Popen(endless, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not checkpoint.read_metrics(tmp_path / "out") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    state = checkpoint.load(tmp_path / "out")
+    assert state is not None
+    assert f"interrupted: the checkpoint of step {state['step']} is in out; --resume goes on from it" in error
+    assert "Traceback" not in error
+
+
+def test_resume_of_the_command(table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", table, "--out", str(tmp_path / "out"), *QUICK]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out.splitlines()
+    assert main([*arguments, "--resume"]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert again[0] == "already finished at step 20: all steps done"
+    assert first[-6:] == again[-6:]
+    assert main([*arguments, "--resume", "--lr", "0.5"]) == 2
+    assert "lr is 0.5, the checkpoint has" in capsys.readouterr().err
+
+
+def test_demo_draws_what_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["demo", "--steps", "3", "--out", str(tmp_path)]) == 0
+    assert f"figure: {tmp_path / 'demo.png'}" in capsys.readouterr().out
+    assert_drawn(tmp_path / "demo.png")
+    assert main(["demo", "moons", "--steps", "3", "--out", str(tmp_path)]) == 0
+    assert_drawn(tmp_path / "moons.png")
+
+
+def test_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    with progress.reporter("moons", 10, first=True, json=False) as report:
+        report.message("[starting]")
+        report.step(1, torch.tensor(-1.25))
+        report.shown -= 1.0
+        report.step(9, torch.tensor(-2.5))
+        report.evaluation({"step": 10, "validation_loss": -3.125})
+    text = screen.getvalue()
+    assert "[starting]" in text
+    assert "loss -2.50" in text
+    assert "validation -3.125" in text
+    assert "10/10" in text
+
+
+def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.reporter("moons", 10, first=False, json=False) as report:
+        report.message("x")
+        report.step(1, torch.zeros(()))
+        report.evaluation({})
+    assert capsys.readouterr().out == ""
+
+
+def test_bench_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--features", "3", "--hidden", "8,8", "--batch", "16", "--repeats", "2", "--projections", "2"]
+    for loss in ("sliced", "variance-reduced"):
+        assert main(["bench", *options, "--loss", loss]) == 0
+        text = capsys.readouterr().out
+        assert "min ms" in text
+        assert "\nautograd" in text
+        assert "\nfastssm torch" in text
+
+
+def test_bench_refuses_to_time_a_wrong_gradient() -> None:
+    net, x, v = fnn.MLP(3, [8]), torch.randn(5, 3), torch.ones(1, 5, 3)
+    right = bench.contenders(net, x, v, True)
+    bench.verify(net, x, v, True, right)
+    wrong = {"wrong": lambda: 1.01 * right["fastssm torch"]()}
+    with pytest.raises(ValueError, match=r"wrong: the gradient of .* is off"):
+        bench.verify(net, x, v, True, wrong)
+
+
+NETS = """
+import torch
+from torch import nn
+from fastssm.nn import MLP
+
+class BadCube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * 2 * x**2
+
+class Bad(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 1)
+    def forward(self, x):
+        return self.last(BadCube.apply(self.first(x)))
+
+class Detached(Bad):
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x)) * self.first(x).detach())
+
+class Energy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 1))
+        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.unused = nn.Parameter(torch.ones(2))
+    def forward(self, x):
+        return self.net(x)
+
+def mlp(): return nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1))
+def score(): return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
+def conditioned(): return MLP(3, [8], cond_dim=2), torch.randn(5, 3), torch.randn(5, 2)
+def pictures(): return Energy()
+def one(): return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+def no_network(): return 3
+def bad_batch(): return mlp(), [1, 2]
+"""
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"nets_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("factory", "options"),
+    [
+        ("mlp", []),
+        ("score", []),
+        ("conditioned", []),
+        ("pictures", ["--shape", "2,4,4"]),
+        ("one", ["--kind", "score"]),
+        ("one", ["--kind", "energy"]),
+        ("mlp", ["--backend", "reference"]),
+    ],
+)
+def test_check_of_right_networks(
+    nets: str, factory: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--model", f"{nets}:{factory}", *options]) == 0
+    text = capsys.readouterr().out
+    assert "all agree" in text
+    assert "WRONG" not in text
+    assert "gradient along a direction" in text
+
+
+@pytest.mark.parametrize("factory", ["Bad", "Detached"])
+def test_check_of_wrong_networks(nets: str, factory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--model", f"{nets}:{factory}"]) == 1
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if line.startswith("dE/dx") and line.endswith("WRONG")]
+    assert "rows are WRONG" in text
+
+
+def test_check_finds_a_wrong_library(
+    nets: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fastssm
+
+    exact = fastssm.exact_loss
+    monkeypatch.setattr(fastssm, "exact_loss", lambda *args, **options: exact(*args, **options) * (1 + 1e-8))
+    assert main(["check", "--model", f"{nets}:mlp"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith("WRONG") for line in lines) >= 4
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "message"),
+    [
+        ("one", [], "pass --kind energy or --kind score"),
+        ("no_network", [], "must return an nn.Module"),
+        ("bad_batch", [], "tensors only, got list"),
+        ("absent", [], "has no attribute 'absent'"),
+    ],
+)
+def test_check_refusals(
+    nets: str, factory: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--model", f"{nets}:{factory}", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_oracle_against_explicit_jacobians() -> None:
+    net, generator = (
+        nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double(),
+        torch.Generator().manual_seed(0),
+    )
+    x, v = torch.randn(4, 3, generator=generator).double(), torch.randn(2, 4, 3, generator=generator).double()
+
+    def score(row: Tensor) -> Tensor:
+        return -torch.func.grad(lambda r: net(r).squeeze())(row)
+
+    scores = torch.stack([score(row) for row in x])
+    jacobians = torch.stack([torch.func.jacrev(score)(row) for row in x])
+    curvature = torch.einsum("mbi,bij,mbj->mb", v, jacobians, v)
+    plain = curvature + (v * scores).sum(-1).square() / 2
+    reduced = curvature + scores.square().sum(-1) / 2
+    exact = jacobians.diagonal(dim1=1, dim2=2).sum(-1) + scores.square().sum(-1) / 2
+    for directions, variance_reduced, expected in ((v, False, plain), (v, True, reduced), (basis(x), True, exact)):
+        found = autograd_loss(net, x, directions, kind="energy", variance_reduced=variance_reduced)
+        torch.testing.assert_close(found, expected.mean())
+
+
+def test_relative_error() -> None:
+    zero, one = torch.zeros(2), torch.ones(2)
+    assert check.relative_error(zero, zero) == 0
+    assert check.relative_error(one, zero) == pytest.approx(2**0.5)
+    assert check.relative_error(1.1 * one, one) == pytest.approx(0.1, rel=1e-5)
+    assert not check.Row("x", (float("nan"),), 1e-9).passed

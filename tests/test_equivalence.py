@@ -1,0 +1,272 @@
+"""Every backend against plain float64 autograd that shares no formula with it: the value and every gradient."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import oracle
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastssm
+from fastssm import backends, directions, ops
+from fastssm.activations import TABLE
+from fastssm.nn import MLP, make_activation
+
+BATCH, RTOL = 6, 1e-10
+DOORS = ("torch", "ops", "reference")
+pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    energy: bool
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...] = (3,)
+    cond: tuple[int, ...] = ()  # widths of the conditioning arguments
+
+    def problem(self, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, tuple[Tensor, ...]]:
+        torch.manual_seed(sum(map(ord, self.name)))
+        model = self.build().double()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(0.6 * torch.randn_like(p))
+        x = 0.7 * torch.randn(BATCH, *self.shape, dtype=torch.float64)
+        cond = tuple(torch.randn(BATCH, width, dtype=torch.float64).to(dtype) for width in self.cond)
+        return model.to(dtype), x.to(dtype), cond
+
+
+def sequential(*layers: nn.Module | int, bias: bool = True) -> nn.Sequential:
+    """Put affine maps between neighbouring widths."""
+    out: list[nn.Module] = []
+    width = 3
+    for layer in layers:
+        out.append(nn.Linear(width, layer, bias=bias) if isinstance(layer, int) else layer)
+        width = layer if isinstance(layer, int) else width
+    return nn.Sequential(*out)
+
+
+def mlps(energy: bool) -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
+    out = 1 if energy else 3
+
+    def mlp(widths: list[int], cond: tuple[int, ...] = (), **options: object) -> object:
+        return (lambda: MLP(3, widths, out, **options)), cond
+
+    found = {f"depth-{n}": mlp([5, 4, 6][:n], activation="silu") for n in range(4)}
+    found["residual"] = mlp([4, 4, 5, 5], residual=True, activation="tanh")
+    for how in ("concat", "film", "additive"):
+        found[how] = mlp([4, 4], (2,), cond_dim=2, conditioning=how, residual=True)
+        found[f"{how}-time"] = mlp([4, 5], (1,), fourier_time=True, conditioning=how)
+    found["two-conds"] = mlp([5, 4], (2, 1), cond_dim=2, fourier_time=True, conditioning="film")
+    found["conditioned-depth-0"] = mlp([], (2,), cond_dim=2)
+    return found
+
+
+def sequentials(energy: bool) -> dict[str, Callable[[], nn.Module]]:
+    out = 1 if energy else 3
+    weight_norm = nn.utils.parametrizations.weight_norm
+    return {
+        **{
+            row.name: lambda row=row: sequential(5, make_activation(row.name), 4, make_activation(row.name), out)
+            for row in TABLE
+        },
+        "settings": lambda: sequential(
+            5, nn.Softplus(2.0, 1.0), 4, nn.ELU(0.7), 5, nn.CELU(1.5), 4, nn.LeakyReLU(0.3), 4, fastssm.nn.Sin(2.5), out
+        ),
+        "no-bias": lambda: sequential(5, nn.Softplus(), 4, nn.Tanh(), out, bias=False),
+        "consecutive": lambda: sequential(5, 4, nn.Softplus(), 4, 5, nn.SiLU(), out),
+        "activation-first": lambda: sequential(nn.Tanh(), 5, nn.Softplus(), out),
+        "activation-last": lambda: sequential(5, nn.Softplus(), out, nn.Tanh()),
+        "two-activations": lambda: sequential(5, nn.Softplus(), nn.Tanh(), out),
+        "one-map": lambda: sequential(out),
+        "nested": lambda: nn.Sequential(
+            nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Tanh())),
+            nn.Dropout(0.5).eval(),
+            nn.Identity(),
+            nn.Linear(4, out),
+        ),
+        "weight-norm": lambda: nn.Sequential(weight_norm(nn.Linear(3, 4)), nn.SiLU(), weight_norm(nn.Linear(4, out))),
+    }
+
+
+CASES = [
+    case
+    for energy, kind in ((True, "energy"), (False, "score"))
+    for case in (
+        *(Case(f"{kind}-{name}", energy, build, cond=cond) for name, (build, cond) in mlps(energy).items()),
+        *(Case(f"{kind}-{name}", energy, build) for name, build in sequentials(energy).items()),
+    )
+]
+CASES += [
+    Case(
+        "energy-image",
+        True,
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.SiLU(), nn.Linear(4, 1)),
+        (2, 2, 2),
+    ),
+    Case("score-image", False, lambda: MLP(8, [4], 8, "tanh"), (2, 2, 2)),
+]
+BY_NAME = {case.name: case for case in CASES}
+
+
+def through(door: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of a backend, having put the operators behind it where they are the door."""
+    if door == "ops":
+        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", ops))
+    return "reference" if door == "reference" else "torch"
+
+
+def fast(model: nn.Module, x: Tensor, loss: str, case: Case, **options: object) -> Tensor:
+    options["kind"] = "energy" if case.energy else "score"
+    if loss == "exact":
+        options = {k: a for k, a in options.items() if k not in ("v", "projection", "n_projections", "generator")}
+        return fastssm.exact_loss(model, x, **options)
+    return fastssm.sliced_loss(model, x, **options, **oracle.OPTIONS[loss])
+
+
+def agree(
+    case: Case,
+    loss: str,
+    drawn: Tensor,
+    backend: str,
+    reduction: str,
+    weighted: bool,
+    *,
+    inputs: bool,
+    **options: object,
+) -> None:
+    """Compare one loss and its gradients in x (if `inputs`), cond, weight and every parameter with the oracle's."""
+    model, x, cond = case.problem()
+    x, *cond = [t.requires_grad_(inputs) for t in (x, *cond)]
+    weight = torch.linspace(0.5, 1.5, BATCH, dtype=torch.float64) if weighted else None
+    leaves = [*model.parameters(), *([x, *cond] if inputs else [])]
+    options = {**options, "weight": weight, "cond": tuple(cond) or None}
+    found = fast(model, x, loss, case, reduction=reduction, backend=backend, **options)
+    assert found.shape == ((BATCH,) if reduction == "none" else ())
+    found = oracle.contracted(found) if reduction == "none" else found
+    expected = oracle.reduced(oracle.losses(model, x, drawn, loss, energy=case.energy, cond=cond), weight, reduction)
+    every = [torch.autograd.grad(found, leaves), oracle.gradients(expected, leaves)]  # no parameter may be left unused
+    oracle.assert_close([found, *every[0]], [expected, *every[1]], RTOL, f"{loss} {reduction}")
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_architecture(case: Case, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = through(door, monkeypatch)
+    v = directions.draw("gaussian", (3, BATCH, torch.Size(case.shape).numel()), dtype=torch.float64)
+    for loss, reduction in itertools.product(oracle.LOSSES, ("mean", "none")):
+        agree(case, loss, v, backend, reduction, reduction == "mean", inputs=True, v=v.reshape(3, BATCH, *case.shape))
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("projection", directions.PROJECTIONS)
+@pytest.mark.parametrize("name", ["energy-two-conds", "score-concat", "energy-activation-last"])
+def test_every_option(name: str, projection: str, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, case = through(door, monkeypatch), BY_NAME[name]
+    for m, loss in itertools.product((1, 4), oracle.LOSSES):
+        generators = [torch.Generator().manual_seed(m) for _ in range(2)]
+        v = directions.draw(projection, (m, BATCH, 3), dtype=torch.float64, generator=generators[0])
+        for reduction, weighted, inputs in itertools.product(("mean", "sum", "none"), (True, False), (True, False)):
+            options = {"projection": projection, "n_projections": m, "generator": generators[1].manual_seed(m)}
+            agree(case, loss, v, backend, reduction, weighted, inputs=inputs, **options)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("name", ["energy-residual", "score-film", "energy-concat", "score-image"])
+def test_terms_under_any_algebra(name: str, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = BY_NAME[name]
+    model, x, cond = case.problem()
+    leaves = [x.requires_grad_(), *(c.requires_grad_() for c in cond), *model.parameters()]
+    v = torch.randn(3, *x.shape, dtype=torch.float64)
+    found = fastssm.terms(model, x, v=v, cond=cond, backend=through(door, monkeypatch))
+    projected, along, score = oracle.terms(model, x, v, energy=case.energy, cond=cond)
+    expected = [projected, along.mean(0), score.square().sum(1), score.reshape(x.shape)]
+    oracle.assert_close(list(found), expected, RTOL, "terms")
+    for chosen in itertools.chain.from_iterable(itertools.combinations(range(4), n) for n in (1, 2, 4)):
+        values = [
+            sum((t[i].sin() * torch.arange(1.0, t[i].numel() + 1).view_as(t[i])).sum() for i in chosen)
+            for t in (found, expected)
+        ]
+        grads = [
+            torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+            for value in values
+        ]
+        oracle.assert_close(grads[0], grads[1], RTOL, f"terms {chosen}")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_gradient_of_the_weight(backend: str, reduction: str) -> None:
+    case = BY_NAME["energy-depth-2"]
+    model, x, _ = case.problem()
+    weight, v = (
+        torch.rand(BATCH, dtype=torch.float64, requires_grad=True),
+        torch.randn(2, BATCH, 3, dtype=torch.float64),
+    )
+    found = fast(model, x, "vr", case, v=v, weight=weight, reduction=reduction, backend=backend)
+    found = oracle.contracted(found) if reduction == "none" else found
+    expected = oracle.reduced(oracle.losses(model, x, v, "vr", energy=True), weight, reduction)
+    leaves = [weight, *model.parameters()]
+    oracle.assert_close(torch.autograd.grad(found, leaves), oracle.gradients(expected, leaves), RTOL)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("loss", oracle.LOSSES)
+def test_values_without_grad_and_the_terms_of_a_loss(loss: str, backend: str) -> None:
+    case = BY_NAME["energy-concat"]
+    model, x, cond = case.problem()
+    v = torch.randn(2, BATCH, 3, dtype=torch.float64)
+    expected = oracle.losses(model, x, v, loss, energy=True, cond=cond)
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            value, parts = fast(model, x, loss, case, v=v, cond=cond, backend=backend, return_terms=True)
+        oracle.assert_close([value, parts.jacobian + parts.square], [expected.mean(), expected], RTOL)
+        assert not parts.jacobian.requires_grad
+        assert not parts.square.requires_grad
+        assert value.requires_grad == (mode is torch.enable_grad)
+
+
+@pytest.mark.parametrize("loss", oracle.LOSSES)
+def test_frozen_parameters_get_none(loss: str) -> None:
+    case = BY_NAME["energy-depth-2"]
+    model, x, _ = case.problem()
+    frozen = model.hidden[0].weight.requires_grad_(False)
+    fast(model, x, loss, case, v=torch.randn(2, BATCH, 3, dtype=torch.float64)).backward()
+    assert frozen.grad is None
+    assert all(p.grad is not None for p in model.parameters() if p is not frozen)
+    assert x.grad is None
+
+
+# Half precision is stored narrow and computed in float32, so gradients are right to a rounding; reference stays narrow.
+PRECISIONS = [
+    (torch.float32, "torch", 2.0**-23 * 128),
+    (torch.float32, "ops", 2.0**-23 * 128),
+    (torch.float32, "reference", 2.0**-23 * 128),
+    (torch.bfloat16, "torch", 2.0**-8),
+    (torch.bfloat16, "ops", 2.0**-8),
+    (torch.float16, "torch", 2.0**-10),
+    (torch.bfloat16, "reference", 2.0**-8 * 16),
+]
+
+
+@pytest.mark.parametrize(("dtype", "door", "rtol"), PRECISIONS, ids=lambda a: str(a).removeprefix("torch."))
+@pytest.mark.parametrize("name", ["energy-depth-3", "score-depth-3", "energy-gelu", "score-concat", "energy-settings"])
+def test_narrow_dtypes(name: str, dtype: torch.dtype, door: str, rtol: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, backend = BY_NAME[name], through(door, monkeypatch)
+    model, x, cond = case.problem(dtype)
+    wide, (wide_x, *wide_cond) = copy.deepcopy(model).double(), [t.double().requires_grad_() for t in (x, *cond)]
+    v = directions.draw("rademacher", (3, BATCH, 3), dtype=dtype)
+    x.requires_grad_()
+    for loss in ("ssm", "vr", "exact"):
+        found = fast(model, x, loss, case, v=v, cond=cond, backend=backend)
+        assert found.dtype == torch.float32
+        grads = torch.autograd.grad(found, [x, *model.parameters()])
+        assert [g.dtype for g in grads] == [dtype] * len(grads)
+        expected = oracle.losses(wide, wide_x, v.double(), loss, energy=case.energy, cond=wide_cond).mean()
+        every = oracle.gradients(expected, [wide_x, *wide.parameters()])
+        oracle.assert_close([found, *grads], [expected, *every], rtol, f"{loss} {dtype}")
