@@ -147,6 +147,7 @@ class Door(Protocol):
 _ALL: tuple[Backend, ...] = (Fused("cuda", ops), Fused("cpu", ops), Fused("torch", functions), Reference())
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}  # the order in which "auto" tries them
 NAMES = ("reference", "torch", "cpu", "cuda")
+_CHOICES = (*NAMES, "auto")
 
 
 _local = threading.local()
@@ -169,7 +170,7 @@ def backend(name: str) -> Iterator[None]:
         >>> with backend("reference"):
         ...     pass  # losses computed here use plain autograd
     """
-    checks.check_choice("backend", name, (*NAMES, "auto"))
+    checks.check_choice("backend", name, _CHOICES)
     before = getattr(_local, "name", None)
     _local.name = name
     try:
@@ -179,10 +180,10 @@ def backend(name: str) -> Iterator[None]:
 
 
 def _chosen(name: str) -> str:
-    checks.check_choice("backend", name, (*NAMES, "auto"))
+    checks.check_choice("backend", name, _CHOICES)
     if name == "auto":
         name = getattr(_local, "name", None) or os.environ.get(ENVIRONMENT) or "auto"
-        checks.check_choice(f"backend (set by fastssm.backend or {ENVIRONMENT})", name, (*NAMES, "auto"))
+        checks.check_choice(f"backend (set by fastssm.backend or {ENVIRONMENT})", name, _CHOICES)
     return name
 
 

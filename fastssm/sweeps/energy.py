@@ -60,8 +60,8 @@ def sliced(
     bars = c * readout.weight
     found = [_of_readout(readout, torch.mm(c.view(1, -1), rows.view(-1, rows.shape[2])))]
     for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
-        value, tangents, g = parts(bars, count)
-        pieces = down_curved(trace, value, tangents, trace.zk, g, g)
+        *above, g = parts(bars, count)
+        pieces = down_curved(trace, above, trace.zk, g, g)
         bar, grads = collect(layer, trace.rows, trace.raw, torch.cat([*pieces, trace.derivatives[0] * g]))
         found.append(grads)
         if layer is not hidden[0]:
@@ -104,10 +104,10 @@ def merged(
     c2 = (on_jacobian / -total)[None, :, None]
     k, curvatures = _curvature_row(hidden, traces, c2, F.pad(-on_score, (0, u.shape[2] - v.shape[2]))[None])
     found = [_of_readout(readout, k.sum(1))]
-    bars = torch.zeros_like(rows)
+    bars: Tensor | None = None
     for layer, trace, link, curve in reversed(list(zip(hidden, traces, chain, curvatures, strict=True))):
-        value, tangents = parts(bars, count)
-        pieces = down_curved(trace, value, tangents, curve.zk, link.g, c2 * link.g)
+        above = None if bars is None else parts(bars, count)
+        pieces = down_curved(trace, above, curve.zk, link.g, c2 * link.g)
         bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(pieces))
         grads.shared[0].addmm_(link.bar[0].t(), curve.k[0])
         if curve.raw is not None:
@@ -116,8 +116,8 @@ def merged(
         if layer is not hidden[0]:
             bars = below(layer, bar, bars)
         elif needs.inputs:
-            bars = below(layer, bar[:1], bars[:1])
-    return terms, Pulled(in_order(found), bars[0])
+            bars = below(layer, bar[:1], None if bars is None else bars[:1])
+    return terms, Pulled(in_order(found), torch.zeros_like(rows[0]) if bars is None else bars[0])
 
 
 class _Link(NamedTuple):

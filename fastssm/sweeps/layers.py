@@ -124,10 +124,8 @@ def down(trace: Trace, value: Tensor, tangents: Tensor) -> list[Tensor]:
     return [(d1 * value).addcmul_(d2, total(tangents * trace.zd)), d1 * tangents]
 
 
-def down_curved(
-    trace: Trace, value: Tensor, tangents: Tensor, zk: Tensor | None, g: Tensor, cg: Tensor
-) -> list[Tensor]:
-    """Pull the adjoints of value and tangents of an energy's layer back through its activation.
+def down_curved(trace: Trace, above: list[Tensor] | None, zk: Tensor | None, g: Tensor, cg: Tensor) -> list[Tensor]:
+    """Pull the adjoints of an energy layer's value and tangents (`above`, None while zero) through its activation.
 
     zdb_m = f' hdb_m + 2 f'' cg zd_m,  zb = f' hb + f'' (g zk + sum_m hdb_m zd_m) + f''' cg q
 
@@ -138,11 +136,15 @@ def down_curved(
         `zb [1, T, H]` and `zdb [m, T, H]`.
     """
     d1, d2, d3 = trace.derivatives
-    inner = total(tangents * trace.zd)
-    if zk is not None:
-        inner.addcmul_(g, zk)
-    zb = (d1 * value).addcmul_(d2, inner).addcmul_(d3 * cg, trace.q)
-    return [zb, (d1 * tangents).addcmul_(trace.zd, d2 * cg, value=2.0)]
+    zb, zdb = d3 * cg * trace.q, (d2 * cg * 2.0) * trace.zd
+    inner = None if zk is None else g * zk
+    if above is not None:
+        value, tangents = above
+        zb.addcmul_(d1, value)
+        zdb.addcmul_(d1, tangents)
+        slope = total(tangents * trace.zd)
+        inner = slope if inner is None else inner.add_(slope)
+    return [zb if inner is None else zb.addcmul_(d2, inner), zdb]
 
 
 def collect(layer: Layer, rows: Tensor, raw: list[Tensor] | None, zbar: Tensor) -> tuple[Tensor, Gradients]:
@@ -160,10 +162,10 @@ def collect(layer: Layer, rows: Tensor, raw: list[Tensor] | None, zbar: Tensor) 
     return bar, Gradients(shared, samples)
 
 
-def below(layer: Layer, bar: Tensor, above: Tensor) -> Tensor:
-    """Return the adjoint of what entered a layer from that before its modulation, and of what left it for a skip."""
+def below(layer: Layer, bar: Tensor, above: Tensor | None) -> Tensor:
+    """Return the adjoint of what entered a layer from that before its modulation, and for a skip of what left it."""
     entered = product(bar, layer.weight)
-    return entered.add_(above) if layer.skip else entered
+    return entered.add_(above) if layer.skip and above is not None else entered
 
 
 def with_plain_readout(layers: list[Layer]) -> list[Layer]:

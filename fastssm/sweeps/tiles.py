@@ -19,7 +19,7 @@ from fastssm.sweeps import energy, score
 from fastssm.sweeps.layers import Gradients, Needs, first_rows
 from fastssm.sweeps.terms import Cotangents, Pulled, Terms
 
-TILE_ROWS = 3072
+TILE_ROWS = 1536
 MOST_DIRECTIONS = 256
 
 
