@@ -21,7 +21,8 @@ from fastssm import nn as fnn
 from fastssm import plots
 from fastssm.cli import COMMANDS, bench, check, main, progress
 from fastssm.cli.autograd import autograd_loss, basis
-from fastssm.training import checkpoint
+from fastssm.cli.threads import threads
+from fastssm.training import Ranks, TrainConfig, checkpoint, train
 
 REPOSITORY = Path(__file__).parents[1]
 QUICK = ["--steps", "20", "--hidden", "8,8", "--batch", "16", "--evaluate-every", "10"]
@@ -140,11 +141,8 @@ def test_training_works_without_matplotlib(
 
 
 def test_learnt_density_integrates_to_one(tmp_path: Path) -> None:
-    from fastssm.cli.progress import Silent
-    from fastssm.training import Ranks, TrainConfig, train
-
     config = TrainConfig("moons", hidden=(8,), steps=5, batch=8)
-    outcome = train(config, tmp_path, ranks=Ranks(torch.device("cpu")), reporter=Silent())
+    outcome = train(config, tmp_path, ranks=Ranks(torch.device("cpu")), reporter=progress.Silent())
     extent = (-2.0, 3.0, -1.5, 2.0)
     density = plots.density_on_grid(outcome, extent, 50)
     assert density.sum().item() * (5 / 50) * (3.5 / 50) == pytest.approx(1.0)
@@ -222,6 +220,23 @@ def test_resume_of_the_command(table: str, tmp_path: Path, capsys: pytest.Captur
     assert first[-6:] == again[-6:]
     assert main([*arguments, "--resume", "--lr", "0.5"]) == 2
     assert "lr is 0.5, the checkpoint has" in capsys.readouterr().err
+
+
+def test_small_trainings_get_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = TrainConfig("moons"), TrainConfig("moons", hidden=(512,), batch=1024)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for config, expected in ((small, 1), (large, 2)):
+            with threads(config, torch.device("cpu")):
+                assert torch.get_num_threads() == expected
+            assert torch.get_num_threads() == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        with threads(small, torch.device("cpu")):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_demo_draws_what_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

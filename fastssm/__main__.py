@@ -1,0 +1,10 @@
+"""`python -m fastssm`: the same as the command `fastssm`."""
+
+from __future__ import annotations
+
+import sys
+
+from fastssm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""The command `fastssm`; each sub-command lives in a file of its own name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import fastssm
+from fastssm.cli import bench, check, demo, info, train
+from fastssm.errors import UnsupportedError
+from fastssm.training import DivergedError
+
+COMMANDS = (train, demo, bench, check, info)
+EXPECTED_ERRORS = (ValueError, DivergedError, UnsupportedError)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="fastssm",
+        description="Trains energy-based and score-based models by sliced score matching, fast and exactly.",
+        epilog="Without a command: info. Start with `fastssm demo moons` or `fastssm train white-wine`.",
+    )
+    parser.add_argument("--version", action="version", version=f"fastssm {fastssm.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: the words after `fastssm`; those of the process if None.
+
+    Returns:
+        The exit status: 0 all well, 1 a check failed, 2 unusable input, 130 interrupted.
+    """
+    parsed = build_parser().parse_args(arguments)
+    run = getattr(parsed, "run", info.run)
+    try:
+        return int(run(parsed))
+    except EXPECTED_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"interrupted{f': {stop}' if str(stop) else ''}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1

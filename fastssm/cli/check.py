@@ -1,0 +1,241 @@
+"""`fastssm check`: the loss and every gradient of the user's own network against plain autograd."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastssm
+from fastssm.cli.autograd import autograd_loss, basis, dot, score
+from fastssm.cli.options import add_backend, add_command, integers, table
+
+DESCRIPTION = """\
+Compare fastssm with plain autograd in float64 on your own network, in evaluation mode: the losses, the gradient of
+every parameter, and the network's own derivatives against finite differences. The exit status is 0 if all agree,
+1 if anything does not.
+
+FACTORY is called without arguments and returns the network, or (network, x), or (network, x, cond, ...) with an
+example batch x and further arguments of the network. Without x, the batch is Gaussian and shaped by --shape.
+"""
+EPILOG = "example: fastssm check --model mypackage.nets:make_energy --shape 3,32,32"
+LOSSES = ("sliced", "variance-reduced", "exact")
+DIFFERENCE = 1e-5  # step of the finite differences
+DIFFERENCE_TOLERANCE = 1e-5
+FLOOR = 1e-6  # gradients below this share of the largest are compared with it: they are rounding errors
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and the batch it is checked on."""
+
+    model: nn.Module
+    x: Tensor
+    cond: tuple[Tensor, ...]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: a name, a relative error per loss, and the largest that is allowed."""
+
+    name: str
+    errors: tuple[float, ...]
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Say whether every error is finite and small enough."""
+        return all(error <= self.tolerance for error in self.errors)
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(commands, "check", "compare with autograd on your own network", DESCRIPTION)
+    parser.epilog = EPILOG
+    parser.add_argument("--model", required=True, metavar="MODULE:FACTORY", help="where your network comes from")
+    parser.add_argument(
+        "--shape", type=integers, metavar="D,...", help="of one sample (default: from the first nn.Linear)"
+    )
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="samples")
+    parser.add_argument("--projections", type=int, default=2, metavar="M", help="directions per sample")
+    parser.add_argument(
+        "--kind", choices=("auto", "energy", "score"), default="auto", help="auto goes by the output's shape"
+    )
+    parser.add_argument("--tolerance", type=float, default=1e-9, help="largest relative error in float64")
+    parser.add_argument("--seed", type=int, default=0, help="of the batch and the directions")
+    add_backend(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    torch.manual_seed(args.seed)
+    case = make_case(args.model, args.shape, args.batch, args.kind)
+    print(f"{type(case.model).__name__}, {case.kind}, x {tuple(case.x.shape)}, float64\n")
+    print(fastssm.explain(case.model, case.x, cond=case.cond or None, kind=case.kind, backend=args.backend))
+    rows = [*compare(case, args.projections, args.backend, args.tolerance), *differences(case)]
+    print("\nrelative error against autograd\n")
+    cells = [(row.name, *(f"{error:.1e}" for error in row.errors), "ok" if row.passed else "WRONG") for row in rows]
+    heads = [cell for cell in cells if len(cell) == 5]
+    print(table([("", *LOSSES, ""), *heads]))
+    print("\nrelative error of the network's own derivatives against finite differences\n")
+    print(table([cell for cell in cells if len(cell) == 3]))
+    wrong = sum(not row.passed for row in rows)
+    print(f"\n{'all agree' if not wrong else f'{wrong} of {len(rows)} rows are WRONG'}")
+    return 1 if wrong else 0
+
+
+def make_case(model: str, shape: tuple[int, ...] | None, batch: int, kind: str) -> Case:
+    """Call the user's factory and complete what it leaves open.
+
+    Raises:
+        ValueError: the factory cannot be found or returns something else, or shape or kind cannot be told.
+    """
+    made = _factory(model)()
+    net, *arguments = made if isinstance(made, tuple) else (made,)
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"{model} must return an nn.Module, or a tuple that starts with one, got {type(net).__name__}")
+    net = net.double().eval()
+    x, *cond = [_double(argument) for argument in arguments] or [
+        torch.randn(batch, *(shape or _guess_shape(net))).double()
+    ]
+    return Case(net, x, tuple(cond), _kind(net, x, tuple(cond), kind))
+
+
+def _double(argument: Any) -> Tensor:
+    if not isinstance(argument, Tensor):
+        raise ValueError(f"after the network the factory may return tensors only, got {type(argument).__name__}")
+    return argument.double() if argument.is_floating_point() else argument
+
+
+def _factory(model: str) -> Callable[[], Any]:
+    module, _, name = model.partition(":")
+    if not module or not name:
+        raise ValueError(f"--model must look like module:factory, got {model!r}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--model {model}: {error}") from error
+    if not callable(found):
+        raise ValueError(f"--model {model}: a function that returns the network is needed, got {type(found).__name__}")
+    factory: Callable[[], Any] = found
+    return factory
+
+
+def _guess_shape(net: nn.Module) -> tuple[int, ...]:
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            return (layer.in_features,)
+    raise ValueError("the network has no nn.Linear to tell the shape of a sample from: pass --shape")
+
+
+def _kind(net: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> str:
+    if kind != "auto":
+        return kind
+    output, features = net(x, *cond), x[0].numel()
+    energy, scores = output.numel() == len(x), output.numel() == x.numel()
+    if energy == scores:
+        raise ValueError(
+            f"the output has shape {tuple(output.shape)} for x {tuple(x.shape)}: pass --kind energy or --kind score "
+            f"(an energy is [B] or [B, 1], a score has {features} values per sample)"
+        )
+    return "energy" if energy else "score"
+
+
+def compare(case: Case, projections: int, backend: str, tolerance: float) -> Iterator[Row]:
+    """Yield one row for the value of the three losses and one for the gradient of each parameter."""
+    named = [(name, p) for name, p in case.model.named_parameters() if p.requires_grad]
+    parameters = [parameter for _, parameter in named]
+    v = torch.randn(projections, *case.x.shape, dtype=case.x.dtype)
+    common: dict[str, Any] = {"kind": case.kind, "cond": case.cond or None, "backend": backend}
+    pairs = [
+        *((_sliced(case, v, reduced, common), _autograd(case, v, reduced)) for reduced in (False, True)),
+        (fastssm.exact_loss(case.model, case.x, **common), _autograd(case, basis(case.x), True)),
+    ]
+    yield Row("loss", tuple(relative_error(ours, theirs) for ours, theirs in pairs), tolerance)
+    found = [(gradients(ours, parameters), gradients(theirs, parameters)) for ours, theirs in pairs]
+    largest = [max((g.norm().item() for g in theirs), default=0.0) for _, theirs in found]
+    for index, (name, _) in enumerate(named):
+        errors = [
+            relative_error(ours[index], theirs[index], FLOOR * scale)
+            for (ours, theirs), scale in zip(found, largest, strict=True)
+        ]
+        yield Row(name, tuple(errors), tolerance)
+
+
+def _sliced(case: Case, v: Tensor, variance_reduced: bool, common: dict[str, Any]) -> Tensor:
+    loss: Tensor = fastssm.sliced_loss(case.model, case.x, v=v, variance_reduced=variance_reduced, **common)
+    return loss
+
+
+def _autograd(case: Case, v: Tensor, variance_reduced: bool) -> Tensor:
+    return autograd_loss(case.model, case.x, v, kind=case.kind, variance_reduced=variance_reduced, cond=case.cond)
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradient of every parameter, zeros where the loss does not depend on it."""
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+def relative_error(ours: Tensor, theirs: Tensor, floor: float = 0.0) -> float:
+    """Return `|ours - theirs| / max(|theirs|, floor)`; two zeros agree."""
+    difference, size = (ours - theirs).detach().norm().item(), max(theirs.detach().norm().item(), floor)
+    return float(difference / size if size else difference)
+
+
+def differences(case: Case) -> Iterator[Row]:
+    """Yield rows that hold the network's derivatives against central differences: no formula of ours is in them."""
+    v, x = torch.randn_like(case.x), case.x.detach().requires_grad_(True)
+    scores = _score(case, x)
+    if case.kind == "energy":
+        energy = _central(lambda point: case.model(point, *case.cond).flatten(), x, v)
+        yield _difference_row("dE/dx along a direction", -dot(scores, v), energy)
+    curvature = dot(gradients(dot(scores, v).sum(), [x])[0], v)
+    yield _difference_row("v.J v", curvature, dot(_central(lambda point: _score(case, point), x, v), v))
+    parameters = [p for p in case.model.parameters() if p.requires_grad]
+    if parameters:
+        yield _difference_row("gradient along a direction", *_parameter_slopes(case, parameters, v))
+
+
+def _score(case: Case, x: Tensor) -> Tensor:
+    return score(case.model, x, case.kind, case.cond)
+
+
+def _central(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
+    ahead, behind = (f((x + sign * DIFFERENCE * v).detach().requires_grad_(True)) for sign in (1, -1))
+    return (ahead - behind).detach() / (2 * DIFFERENCE)
+
+
+def _parameter_slopes(case: Case, parameters: list[nn.Parameter], v: Tensor) -> tuple[Tensor, Tensor]:
+    steps = [torch.randn_like(p) for p in parameters]
+    analytic = gradients(_autograd(case, v[None], True), parameters)
+    slope = torch.stack([(g * step).sum() for g, step in zip(analytic, steps, strict=True)]).sum()
+
+    def moved(sign: float) -> Tensor:
+        _move(parameters, steps, sign)
+        try:
+            return _autograd(case, v[None], True).detach()
+        finally:
+            _move(parameters, steps, -sign)
+
+    return slope, (moved(1.0) - moved(-1.0)) / (2 * DIFFERENCE)
+
+
+@torch.no_grad()
+def _move(parameters: list[nn.Parameter], steps: list[Tensor], sign: float) -> None:
+    for parameter, step in zip(parameters, steps, strict=True):
+        parameter.add_(step, alpha=sign * DIFFERENCE)
+
+
+def _difference_row(name: str, ours: Tensor, theirs: Tensor) -> Row:
+    return Row(name, (relative_error(ours, theirs.reshape(ours.shape)),), DIFFERENCE_TOLERANCE)

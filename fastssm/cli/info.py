@@ -1,0 +1,50 @@
+"""`fastssm info`, and what `python -m fastssm` prints: versions, devices, and each backend or why not."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+from typing import Any
+
+import torch
+
+import fastssm
+from fastssm import backends, extension
+from fastssm.cli.options import add_command
+
+OPTIONAL = ("rich", "matplotlib", "scikit-learn", "pandas", "pyarrow")
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    add_command(
+        commands, "info", "versions, devices and backends", "Show versions, devices and backends."
+    ).set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    versions = [f"fastssm {fastssm.__version__}", f"torch {torch.__version__}", f"numpy {_version('numpy')}"]
+    print(", ".join([*versions, f"Python {platform.python_version()}"]))
+    print("optional: " + ", ".join(f"{name} {_version(name) or 'not installed'}" for name in OPTIONAL))
+    print(f"CPU: {platform.machine()}, {torch.get_num_threads()} threads")
+    print(f"CUDA: {_cuda()}")
+    print("\nbackends")
+    for name, reasons in backends.availability().items():
+        print(f"  {name:10} {'available' if not reasons else 'no: ' + '; '.join(reasons)}")
+    print(f"\n{extension.status()}")
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _cuda() -> str:
+    if not torch.cuda.is_available():
+        return "no device"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))

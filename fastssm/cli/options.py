@@ -1,0 +1,55 @@
+"""Options and tables that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fastssm.backends import NAMES
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the defaults that say something, and keeps the line breaks of examples."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
+def add_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+    """Add one sub-command and return its parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=description, formatter_class=Formatter
+    )
+    return parser
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add `--backend`."""
+    parser.add_argument("--backend", choices=("auto", *NAMES), default="auto", help="which engine computes the loss")
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Read integers such as `128,128`."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"integers separated by commas are needed, got {text!r}") from None
+
+
+def join_integers(values: Iterable[int]) -> str:
+    """Write integers as the option takes them."""
+    return ",".join(map(str, values))
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as aligned text: the first column to the left, the others to the right."""
+    lengths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            row[0].ljust(lengths[0]),
+            *(cell.rjust(length) for cell, length in zip(row[1:], lengths[1:], strict=True)),
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

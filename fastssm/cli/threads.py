@@ -1,0 +1,31 @@
+"""How many threads a training on the CPU gets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from fastssm.training import TrainConfig
+
+SMALL = 200_000  # values per layer and step, below which starting threads costs more than they save
+
+
+def suitable_threads(config: TrainConfig) -> int:
+    """Return 1 for a training of small steps, else as many threads as torch has now."""
+    values = config.batch * max(config.hidden, default=1) * (config.projections + 2)
+    return 1 if config.loss == "sliced" and values <= SMALL else torch.get_num_threads()
+
+
+@contextmanager
+def threads(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Give torch the suitable number of threads for a while, unless OMP_NUM_THREADS has decided it."""
+    before = torch.get_num_threads()
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(suitable_threads(config))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

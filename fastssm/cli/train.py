@@ -1,0 +1,146 @@
+"""`fastssm train`: the main job."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from fastssm import plots
+from fastssm.activations import BY_NAME
+from fastssm.cli.options import add_backend, add_command, integers, join_integers, table
+from fastssm.cli.progress import reporter
+from fastssm.cli.threads import threads
+from fastssm.data import NAMES, SCALES
+from fastssm.training import KINDS, LOSSES, Outcome, Ranks, TrainConfig, choose_device, join, train
+
+DESCRIPTION = f"""\
+Train an energy network (or a score network) on a data set by sliced score matching, and measure the exact score
+matching loss of held-out rows against that of the fitted Gaussian. Lower is better.
+
+DATA is a CSV, NPY, NPZ or Parquet file of numbers, or one of
+  {", ".join(NAMES[:6])} (two dimensions)
+  {", ".join(NAMES[6:])}
+
+Writes checkpoint.pt, metrics.jsonl, result.json and figure.png to the folder --out.
+"""
+EPILOG = """\
+examples:
+  fastssm train white-wine
+  fastssm train measurements.csv --hidden 256,256 --steps 20000
+  torchrun --nproc_per_node=2 -m fastssm train white-wine
+"""
+HELP: dict[str, dict[str, Any]] = {
+    "kind": {"choices": KINDS, "help": "what the network gives: an energy E (log p = -E + const) or the score itself"},
+    "loss": {"choices": LOSSES, "help": "variance-reduced sliced score matching, or the exact trace"},
+    "projections": {"type": int, "metavar": "M", "help": "random directions per row of the sliced loss"},
+    "hidden": {"type": integers, "metavar": "W,W,...", "help": "widths of the hidden layers"},
+    "activation": {"choices": tuple(BY_NAME), "metavar": "NAME", "help": f"one of {', '.join(BY_NAME)}"},
+    "steps": {"type": int, "metavar": "N", "help": "optimiser steps of the whole schedule"},
+    "batch": {"type": int, "metavar": "N", "help": "rows per step, over all processes together"},
+    "lr": {"type": float, "help": "peak learning rate of Adam (warm-up, then a cosine to zero)"},
+    "clip": {"type": float, "help": "largest norm of the gradient"},
+    "ema": {"type": float, "help": "decay of the running mean of the weights, which is what is evaluated"},
+    "evaluate_every": {"type": int, "metavar": "N", "help": "steps from one evaluation and checkpoint to the next"},
+    "patience": {"type": int, "metavar": "N", "help": "stop after so many steps without a better validation loss"},
+    "noise": {
+        "type": float,
+        "metavar": "SIGMA",
+        "help": "deviation of the noise on the scaled rows (default: the data set's own)",
+    },
+    "scale": {
+        "choices": SCALES,
+        "help": "how to scale the columns (default: the data set's own; a file is whitened, or standardised if 2-D)",
+    },
+    "seed": {
+        "type": int,
+        "help": "of the weights, batches and directions; the split of the data does not depend on it",
+    },
+}
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(commands, "train", "train on a data set and draw what was learnt", DESCRIPTION)
+    parser.epilog = EPILOG
+    parser.add_argument("data", metavar="DATA", help="a built-in name or a file")
+    for field in fields(TrainConfig):
+        if field.name in HELP:
+            default = join_integers(TrainConfig.hidden) if field.name == "hidden" else field.default
+            parser.add_argument(f"--{field.name.replace('_', '-')}", default=default, **HELP[field.name])
+    parser.set_defaults(run=run)
+    add_backend(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda; auto takes CUDA where there is one")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (default: runs/DATA)")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out, if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="replace an unfinished training in --out")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
+    folder = args.out or Path("runs") / Path(args.data).stem
+    with join(choose_device(args.device)) as ranks:
+        outcome = train_with_progress(
+            config, folder, ranks, resume=args.resume, overwrite=args.overwrite, json=args.json
+        )
+        if ranks.first:
+            report(outcome, args.json)
+    return 0
+
+
+def train_with_progress(
+    config: TrainConfig,
+    folder: Path,
+    ranks: Ranks,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    json: bool = False,
+) -> Outcome:
+    """Train, showing progress."""
+    with threads(config, ranks.device), reporter(folder.name, config.steps, first=ranks.first, json=json) as report:
+        return train(config, folder, ranks=ranks, reporter=report, resume=resume, overwrite=overwrite)
+
+
+def report(outcome: Outcome, as_json: bool) -> None:
+    """Draw the figure and print the table, or the JSON object."""
+    figure, reason = draw(outcome)
+    if as_json:
+        print(json.dumps({**outcome.summary(), "figure": str(figure) if figure else None}))
+        return
+    print(summary_text(outcome))
+    print(f"figure: {figure}" if figure else f"no figure was drawn: {reason}")
+
+
+def draw(outcome: Outcome) -> tuple[Path | None, str]:
+    """Draw the figure and return its path, or None and the reason."""
+    path = outcome.folder / "figure.png"
+    try:
+        plots.draw_outcome(outcome, path)
+    except ImportError as error:
+        return None, str(error)
+    return path, ""
+
+
+def summary_text(outcome: Outcome) -> str:
+    """Return the table of a finished training."""
+    summary, test, baseline = outcome.summary(), outcome.test, outcome.baseline
+    rows, speed = summary["rows"], outcome.steps / max(outcome.seconds, 1e-9)
+    shape = join_integers(outcome.config.hidden)
+    losses = table(
+        [
+            ("exact score matching loss on the test rows (lower is better)", "mean", "std. error"),
+            ("Gaussian with the training rows' mean and covariance", f"{baseline.value:.3f}", f"{baseline.error:.3f}"),
+            (f"{outcome.config.kind} network {shape}", f"{test.value:.3f}", f"{test.error:.3f}"),
+        ]
+    )
+    return (
+        f"\n{summary['data']}: {rows['train']:,} training, {rows['validation']:,} validation and {rows['test']:,} test "
+        f"rows of {summary['features']} features; {summary['parameters']:,} parameters\n\n{losses}\n\n"
+        f"best weights at step {outcome.best_step:,} of {outcome.steps:,} ({outcome.ending}); "
+        f"{outcome.seconds:.1f} s, {speed:.0f} steps/s"
+    )

@@ -1,0 +1,70 @@
+"""Files that are whole at every moment, and metrics that agree with the checkpoint beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.jsonl"
+FORMAT = 1
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Replace `path` by what `write` puts into a file, all of it or nothing, whenever the process is killed."""
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write the checkpoint of `folder` atomically."""
+    write_atomically(folder / CHECKPOINT, lambda file: torch.save({"format": FORMAT, **state}, file))
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """Return the checkpoint of `folder`, its tensors on the CPU, or None where there is none.
+
+    Raises:
+        ValueError: the file is not a checkpoint of this version of fastssm.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({error}); remove it to start again") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of this version of fastssm; remove it to start again")
+    return state
+
+
+def append_metrics(folder: Path, row: dict[str, Any]) -> None:
+    """Add one line to the metrics."""
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of the metrics; a last line that a kill cut short is left out."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Drop the rows past `step`: the resumed training writes them again."""
+    rows = [row for row in read_metrics(folder) if row["step"] <= step]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    write_atomically(folder / METRICS, lambda file: file.write(text.encode()))

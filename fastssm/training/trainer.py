@@ -1,0 +1,207 @@
+"""A training at some step: it advances, evaluates, and can be written down and read back at any step."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastssm import SlicedScoreLoss, exact_loss
+from fastssm.data import Prepared
+from fastssm.directions import draw
+from fastssm.nn import MLP
+from fastssm.training.config import TrainConfig
+from fastssm.training.distributed import Ranks
+from fastssm.training.evaluate import exact_mean
+
+
+class DivergedError(RuntimeError):
+    """The loss of a training became infinite or not a number."""
+
+
+class ExactScoreLoss(nn.Module):
+    """The exact loss as a module that owns the network, which is what `DistributedDataParallel` wraps."""
+
+    def __init__(self, model: nn.Module, kind: str, backend: str) -> None:
+        super().__init__()
+        self.model, self.kind, self.backend = model, kind, backend
+
+    def forward(self, x: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the mean exact loss of the rows `x`; there are no directions `v`."""
+        return exact_loss(self.model, x, kind=self.kind, backend=self.backend)
+
+
+def build_net(config: TrainConfig, features: int) -> MLP:
+    """Return the network of a configuration with its initial weights, which depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(config.seed)
+        outputs = 1 if config.kind == "energy" else features
+        return MLP(features, config.hidden, outputs, config.activation)
+
+
+class Training:
+    """A training at some step.
+
+    Args:
+        config: the settings.
+        prepared: the data.
+        ranks: this process and its device.
+
+    Raises:
+        ValueError: the batch cannot be divided among the ranks.
+    """
+
+    def __init__(self, config: TrainConfig, prepared: Prepared, ranks: Ranks) -> None:
+        if config.batch % ranks.world:
+            raise ValueError(
+                f"batch must be a multiple of the {ranks.world} processes, so that each gets an equal part; "
+                f"got {config.batch}"
+            )
+        self.config, self.prepared, self.ranks = config, prepared, ranks
+        self.train_rows = prepared.train.to(ranks.device)
+        self.validation_rows = prepared.validation.to(ranks.device)
+        self.net = build_net(config, prepared.train.shape[1]).to(ranks.device)
+        self.mean_net = copy.deepcopy(self.net).requires_grad_(False)
+        self.loss = self._distributed(self._loss_module())
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.step = 0
+        self.seconds = 0.0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        self.loss_count = 0
+        self.best: dict[str, Any] = {"step": 0, "loss": math.inf, "weights": _copy(self.mean_net)}
+        self.ending = ""
+        self._fingerprint = hashlib.sha256(prepared.train.numpy().tobytes()).hexdigest()
+
+    def _loss_module(self) -> nn.Module:
+        config = self.config
+        if config.loss == "exact":
+            return ExactScoreLoss(self.net, config.kind, config.backend)
+        return SlicedScoreLoss(self.net, kind=config.kind, backend=config.backend)
+
+    def _distributed(self, loss: nn.Module) -> nn.Module:
+        if self.ranks.world == 1:
+            return loss
+        return nn.parallel.DistributedDataParallel(loss, broadcast_buffers=False)
+
+    def _batch(self) -> tuple[Tensor, Tensor | None]:
+        """Draw the rows and directions of the whole batch, whoever computes them, and return this rank's part."""
+        config, features, device = self.config, self.train_rows.shape[1], self.ranks.device
+        index = torch.randint(len(self.train_rows), (config.batch,), generator=self.generator)
+        noise = torch.randn(config.batch, features, generator=self.generator)
+        share = self.ranks.share(config.batch)
+        rows = self.train_rows[index[share].to(device)] + self.prepared.noise * noise[share].to(device)
+        if config.loss == "exact":
+            return rows, None
+        shape = (config.projections, config.batch, features)
+        v = draw("rademacher", shape, dtype=rows.dtype, device=device, generator=self.generator)
+        return rows, v[:, share]
+
+    def advance(self) -> Tensor:
+        """Take one optimiser step and return this rank's loss before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr_at(self.step)
+        x, v = self._batch()
+        loss: Tensor = self.loss(x, v=v)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)
+        self.optimizer.step()
+        self._average(self.config.ema_at(self.step))
+        self.loss_sum += loss.detach()
+        self.loss_count += 1
+        self.step += 1
+        return loss.detach()
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        for mean, weight in zip(self.mean_net.parameters(), self.net.parameters(), strict=True):
+            mean.lerp_(weight, 1 - decay)
+
+    def evaluation_is_due(self) -> bool:
+        """Say whether the step just taken is followed by an evaluation."""
+        return self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
+
+    def evaluate(self) -> dict[str, Any]:
+        """Measure the validation loss, remember the best weights, decide whether to end, and return a row of metrics.
+
+        Raises:
+            DivergedError: the training or the validation loss is not finite.
+        """
+        train_loss = (self.ranks.sum(self.loss_sum) / (self.ranks.world * max(1, self.loss_count))).item()
+        config = self.config
+        validation = exact_mean(self.mean_net, self.validation_rows, config.kind, config.backend, self.ranks).value
+        if not math.isfinite(train_loss + validation):
+            raise DivergedError(
+                f"the loss became {validation if math.isfinite(train_loss) else train_loss} in the "
+                f"{self.loss_count} steps before step {self.step}; lower --lr (now {config.lr:g}) "
+                f"or --clip (now {config.clip:g})"
+            )
+        if validation < self.best["loss"]:
+            self.best = {"step": self.step, "loss": validation, "weights": _copy(self.mean_net)}
+        if self.step == config.steps:
+            self.ending = "all steps done"
+        elif self.step - self.best["step"] >= config.patience:
+            self.ending = f"no better validation loss for {config.patience} steps"
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        return {
+            "step": self.step,
+            "train_loss": train_loss,
+            "validation_loss": validation,
+            "lr": config.lr_at(self.step - 1),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the rest of the training depends on."""
+        return {
+            "config": vars(self.config),
+            "fingerprint": self._fingerprint,
+            "step": self.step,
+            "net": self.net.state_dict(),
+            "mean_net": self.mean_net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+            "best": self.best,
+            "seconds": self.seconds,
+            "ending": self.ending,
+            "scaler": vars(self.prepared.scaler),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state`.
+
+        Raises:
+            ValueError: the state belongs to other settings or other data, naming what differs.
+        """
+        differences = self.config.differences(state["config"])
+        if state["fingerprint"] != self._fingerprint:
+            differences.append("the rows of the data are not those of the checkpoint")
+        if differences:
+            raise ValueError(
+                f"--resume continues the very same training, but {'; '.join(differences)}. Pass the checkpoint's "
+                "settings (the schedule of the learning rate hangs on steps, too), or another --out to start anew"
+            )
+        self.net.load_state_dict(state["net"])
+        self.mean_net.load_state_dict(state["mean_net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.loss_sum.copy_(state["loss_sum"])
+        self.step, self.loss_count, self.best = state["step"], state["loss_count"], state["best"]
+        self.seconds, self.ending = state["seconds"], state["ending"]
+
+    def best_net(self) -> MLP:
+        """Return a copy of the network with the weights of the best validation loss."""
+        net = copy.deepcopy(self.mean_net)
+        net.load_state_dict(self.best["weights"])
+        return net
+
+
+def _copy(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
