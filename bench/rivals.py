@@ -1,0 +1,115 @@
+"""Other people's ways to the same loss, each a function ``(problem) -> scalar``; sources in README.md."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import grad, jvp, vjp, vmap
+
+from bench.problems import Problem
+
+
+def sliced(projected_jacobian: Tensor, projected_score: Tensor, score_sqnorm: Tensor | None) -> Tensor:
+    """mean_b( mean_m v.Jv + mean_m (v.s)^2/2 ), or with |s|^2/2 where the squared norm is given."""
+    squares = projected_score.square().mean(0) if score_sqnorm is None else score_sqnorm
+    return (projected_jacobian.mean(0) + squares / 2).mean()
+
+
+def autograd(p: Problem) -> Tensor:
+    """The authors' double backward: every direction gets its own copy of the batch."""
+    count, batch, features = p.v.shape
+    x = p.x.expand(count, batch, features).reshape(-1, features).detach().requires_grad_()
+    v = p.v.reshape(-1, features)
+    (score,) = torch.autograd.grad(-p.net(x).sum(), x, create_graph=True)
+    projected = (score * v).sum(-1)
+    (row,) = torch.autograd.grad(projected.sum(), x, create_graph=trainable(p.net))
+    squares = score.square().sum(-1) if p.variance_reduced else projected.square()
+    return ((row * v).sum(-1) + squares / 2).mean()
+
+
+def func_vjp(p: Problem) -> Tensor:
+    """``torch.func``: reverse over reverse, the score shared by all directions (v.Jv = v.J^T v)."""
+    score, pullback = vjp(score_function(p.net), p.x)[:2]
+    rows = over_directions(lambda v: pullback(v)[0], p.v)
+    return sliced((rows * p.v).sum(-1), (score * p.v).sum(-1), squared_norm(score) if p.variance_reduced else None)
+
+
+def jvp_grad(p: Problem) -> Tensor:
+    """``torch.func``: forward over reverse."""
+    function = score_function(p.net)
+    score = jvp(function, (p.x,), (p.v[0],))[0] if len(p.v) == 1 else function(p.x)
+    rows = over_directions(lambda v: jvp(function, (p.x,), (v,))[1], p.v)
+    return sliced((rows * p.v).sum(-1), (score * p.v).sum(-1), squared_norm(score) if p.variance_reduced else None)
+
+
+def taylor(p: Problem) -> Tensor:
+    """Taylor mode by hand: values, tangents and one summed curvature row through one GEMM per layer.
+
+    For SSM-VR the curvature row is not carried: the hand-written adjoint row gives the score and,
+    with ``sum_l f'' (tangent_l)^2 adjoint_l``, the curvature too: three units forward instead of four.
+    """
+    count = len(p.v)
+    rows, record = torch.cat([p.x[None], p.v]), []
+    for layer in linears(p.net)[:-1]:
+        image = rows @ layer.weight.T
+        z, tangents = image[0] + layer.bias, image[1 : count + 1]
+        first = torch.sigmoid(z)
+        bend = first * (1 - first) * tangents.square().sum(0)
+        record.append((layer.weight, first, bend))
+        carried = [F.softplus(z)[None], first * tangents]
+        if not p.variance_reduced:
+            carried.append((first * image[-1] + bend if len(image) > count + 1 else bend)[None])
+        rows = torch.cat(carried)
+    readout = linears(p.net)[-1].weight
+    if p.variance_reduced:
+        return adjoint_sweep(record, readout, count)
+    slopes = rows[1:] @ readout[0]
+    return sliced(-slopes[-1:] / count, slopes[:-1], None)
+
+
+def adjoint_sweep(record: list[tuple[Tensor, Tensor, Tensor]], readout: Tensor, count: int) -> Tensor:
+    """The second half of Taylor mode for SSM-VR: down once, collecting the curvature on the way."""
+    adjoint, curvature = readout, torch.zeros(())
+    for weight, first, bend in reversed(record):
+        curvature = curvature + (bend * adjoint).sum(-1)
+        adjoint = (first * adjoint) @ weight
+    return (adjoint.square().sum(-1) / 2 - curvature / count).mean()
+
+
+def finite_differences(p: Problem, step: float = 0.1) -> Tensor:
+    """FD-SSM: energies at x and x ± εv with |εv| = ``step``, the authors' default; no gradient in x at all."""
+    if p.variance_reduced:
+        raise NotImplementedError("FD-SSM has no variance-reduced form for energies: |score|^2 needs a gradient")
+    count, batch, features = p.v.shape
+    scale = step / features**0.5
+    points = torch.cat([p.x[None], p.x + scale * p.v, p.x - scale * p.v])
+    energy = p.net(points.reshape(-1, features)).view(2 * count + 1, batch)
+    middle, ahead, behind = energy[0], energy[1 : count + 1], energy[count + 1 :]
+    return sliced((2 * middle - ahead - behind) / scale**2, (behind - ahead) / (2 * scale), None)
+
+
+def linears(net: nn.Sequential) -> list[nn.Linear]:
+    return [part for part in net if isinstance(part, nn.Linear)]
+
+
+def trainable(net: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in net.parameters())
+
+
+def squared_norm(score: Tensor) -> Tensor:
+    return score.square().sum(-1)
+
+
+def score_function(net: nn.Module) -> Any:
+    return grad(lambda x: -net(x).sum())
+
+
+def over_directions(function: Any, v: Tensor) -> Tensor:
+    """``vmap`` over the directions, without its overhead where there is one only."""
+    return as_tensor(function(v[0])[None] if len(v) == 1 else vmap(function)(v))
+
+
+def as_tensor(result: Any) -> Tensor:
+    assert isinstance(result, Tensor)
+    return result
