@@ -1,0 +1,98 @@
+"""The documentation is true: its code runs, its figures are those of the files, its commands exist."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastssm
+from bench.torch_path import COLUMNS, OUT, read
+from fastssm.activations import TABLE
+from tools import fill_tables
+from tools.fill_tables import filled
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SUBMODULES = {found.name for found in pkgutil.walk_packages(fastssm.__path__, "fastssm.")}
+MODULES = sorted({"fastssm", *SUBMODULES} - {"fastssm.__main__"})
+
+
+@pytest.fixture
+def one_process_group():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def code_of(page):
+    """Return the page's python blocks as one program whose line numbers are those of the page."""
+    keep, lines = False, []
+    for line in page.read_text().splitlines():
+        fence = line.startswith("```")
+        keep = line == "```python" if fence else keep
+        lines.append(line if keep and not fence else "")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if code_of(p).strip()], ids=lambda p: p.name)
+@pytest.mark.usefixtures("one_process_group")
+def test_the_code_of_each_page_runs(page):
+    torch.manual_seed(0)
+    exec(compile(code_of(page), page.name, "exec"), {"__name__": page.stem})
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    torch.manual_seed(0)
+    module = importlib.import_module(name)
+    names = {"torch": torch, "nn": torch.nn, "fastssm": fastssm, **vars(module)}
+    failed, _ = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert failed == 0
+
+
+def test_every_public_name_has_a_page_and_an_example():
+    api = (ROOT / "docs" / "api.md").read_text()
+    public = [name for name in fastssm.__all__ if callable(getattr(fastssm, name))]
+    assert [name for name in public if f"::: fastssm.{name}\n" not in api] == []
+
+
+def test_the_list_of_activations_is_complete():
+    listed = re.findall(r"`(?:fastssm\.nn\.)?(\w+)`", (ROOT / "docs" / "recognised.md").read_text())
+    assert {row.module for row in TABLE} - set(listed) == set()
+
+
+def test_the_architecture_names_every_module():
+    modules = {name.split(".")[1] for name in SUBMODULES} - {"__main__"}
+    listed = re.findall(r"`(\w+)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert modules - set(listed) == set()
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
+def test_commands_and_files_that_a_page_names_exist(page):
+    text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
+    commands = set(re.findall(r"^make (\w+)|`make (\w+)", text, re.MULTILINE))
+    assert [c for pair in commands for c in pair if c and not re.search(rf"^{c}:", makefile, re.MULTILINE)] == []
+    links = re.findall(r"\]\((?!http|#)([^)\s#]+)", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_benchmark_tables_are_those_of_the_file():
+    rows = read(OUT)
+    assert rows
+    assert {page.name: filled(page.read_text(), rows) == page.read_text() for page in fill_tables.PAGES} == {
+        "README.md": True,
+        "benchmarks.md": True,
+    }
+
+
+def test_a_changed_figure_is_noticed():
+    row = dict.fromkeys(COLUMNS, "") | {"status": "ok", "min_ms": "1.5", "threads": "1", "contender": "autograd"}
+    row |= dict(zip("dHLBM", "12345", strict=True)) | {"loss": "SSM", "mode": "forward"}
+    page = filled("<!-- table: forward | SSM | 1 -->\n<!-- end -->", [row])
+    assert "| autograd | 1.5 |" in page
+    assert filled(page, [row]) == page
+    assert filled(page.replace("1.5", "1.4"), [row]) == page

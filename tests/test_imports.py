@@ -1,0 +1,97 @@
+"""Imports run one way, and `import fastssm` is quiet and light."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "fastssm"
+
+# A module may import from the rows above its own, never from its own row or below.
+ROWS = [
+    {"activations", "errors", "extension", "refusal"},
+    {"nn", "directions"},
+    {"networks"},
+    {"checks", "sweeps"},
+    {"engine", "reference"},
+    {"functions"},
+    {"ops"},
+    {"backends"},
+    {"operators"},
+    {"losses"},
+    {"__init__"},  # the public names
+    {"data"},
+    {"training"},
+    {"plots"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {module: rank for rank, row in enumerate(ROWS) for module in row}
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def imported(source: str, package: tuple[str, ...]) -> Iterator[str]:
+    """Yield the fastssm module named by each import of `source`, those inside functions included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            names = [(*base, alias.name) for alias in node.names]
+        else:
+            continue
+        own = [(*name, "__init__")[1] for name in names if name[0] == "fastssm"]
+        yield from (name if name in RANK or (PACKAGE / name).exists() else "__init__" for name in own)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_imports_run_one_way(path):
+    module = path.parts[0].removesuffix(".py")
+    assert module in RANK, f"give {module} its row in this file"
+    others = set(imported((PACKAGE / path).read_text(), ("fastssm", *path.parts[:-1]))) - {module}
+    assert {other for other in others if RANK[other] >= RANK[module]} == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "module"),
+    [
+        ("from .cli import main", "cli"),
+        ("from . import cli", "cli"),
+        ("import fastssm.cli", "cli"),
+        ("import fastssm", "__init__"),
+        ("from fastssm import sliced_loss", "__init__"),
+        ("def f():\n    from fastssm.cli import main", "cli"),
+    ],
+)
+def test_the_reader_of_imports_sees_every_form(source, module):
+    assert list(imported(source, ("fastssm",))) == [module]
+
+
+PROBE = """
+import sys, torch
+
+def refuse(*args, **kwargs):
+    raise AssertionError("importing fastssm touched CUDA")
+
+torch.cuda._lazy_init = torch.cuda.is_available = torch.cuda.device_count = torch.cuda.init = refuse
+before = set(sys.modules)
+import fastssm
+heavy = {name.split(".")[0] for name in set(sys.modules) - before} & set(sys.argv[1:])
+assert not heavy, heavy
+"""
+
+
+def test_import_is_quiet_light_and_leaves_cuda_alone():
+    heavy = ["matplotlib", "rich", "sklearn", "pandas", "pyarrow", "scipy", "pytest", "hypothesis"]
+    done = subprocess.run([sys.executable, "-c", PROBE, *heavy], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_import_starts_no_build_and_no_compiler():
+    code = "import sys, fastssm; assert not {'torch.utils.cpp_extension', 'torch._inductor'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
