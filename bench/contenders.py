@@ -38,11 +38,16 @@ def eager(function: Callable[[Problem], Tensor]) -> Callable[[Problem], Call]:
     return lambda p: partial(function, p)
 
 
-def compiled(function: Callable[[Problem], Tensor]) -> Callable[[Problem], Call]:
-    """``torch.compile`` with static shapes, as a training loop with a fixed batch would see it."""
+def compiled(function: Callable[[Problem], Tensor], *, global_guards: bool = True) -> Callable[[Problem], Call]:
+    """``torch.compile`` with static shapes, as a training loop with a fixed batch would see it.
+
+    Without ``global_guards`` the compiled code does not check at every call that module-level names (of the rival, of
+    fastssm, of torch) still mean what they did: PyTorch's own option, safe where nobody patches modules.
+    """
+    options = {} if global_guards else {"guard_filter_fn": torch.compiler.skip_guard_on_globals_unsafe}
 
     def prepare(p: Problem) -> Call:
-        return partial(torch.compile(function, dynamic=False), p)
+        return partial(torch.compile(function, dynamic=False, options=options), p)
 
     return prepare
 
@@ -99,4 +104,6 @@ CONTENDERS = {
         eager(partial(fastssm, own_directions=True)), own_directions=drawn_by_fastssm
     ),
     "fastssm torch + compile": Contender(compiled(fastssm), compiled=True),
+    "Taylor + compile, no global guards": Contender(compiled(rivals.taylor, global_guards=False), compiled=True),
+    "fastssm torch + compile, no global guards": Contender(compiled(fastssm, global_guards=False), compiled=True),
 }
