@@ -104,7 +104,7 @@ def environment() -> Row:
 
 
 def commit() -> str:
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=OUT.parent)
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=OUT.parents[1])
     return git.stdout.strip() or "unknown"
 
 
