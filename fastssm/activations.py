@@ -30,8 +30,8 @@ class Functions(Protocol):
     def expm1(self, z: Value) -> Value:
         """Return `e^z - 1` without cancellation."""
 
-    def sigmoid(self, z: Value) -> Value:
-        """Return `1 / (1 + e^-z)`."""
+    def sigmoids(self, z: Value) -> tuple[Value, Value]:
+        """Return `1 / (1 + e^-z)` and `1 / (1 + e^z)`, each to full relative accuracy."""
 
     def softplus(self, z: Value, beta: float = 1.0, threshold: float = 40.0) -> Value:
         """Return `log(1 + e^(beta z)) / beta`, and `z` where `beta z > threshold`."""
@@ -112,7 +112,7 @@ def softplus(m: Functions, z: Value, beta: float, threshold: float) -> Iterator[
     yield m.softplus(z, beta, threshold)
     t = z if beta == 1.0 else beta * z
     t = m.where(t > threshold, math.inf, t)  # then every derivative below is exactly that of the line
-    p, n = m.sigmoid(t), m.sigmoid(-t)
+    p, n = m.sigmoids(t)
     yield p
     pn = p * n if beta == 1.0 else p * n * beta
     yield pn
@@ -122,7 +122,7 @@ def softplus(m: Functions, z: Value, beta: float, threshold: float) -> Iterator[
 
 def log_sigmoid(m: Functions, z: Value) -> Iterator[Value]:
     """`-log(1 + e^-z)`."""
-    p, n = m.sigmoid(z), m.sigmoid(-z)
+    p, n = m.sigmoids(z)
     yield -m.softplus(-z)
     yield n
     yield (curvature := -p * n)
@@ -131,7 +131,7 @@ def log_sigmoid(m: Functions, z: Value) -> Iterator[Value]:
 
 def sigmoid(m: Functions, z: Value) -> Iterator[Value]:
     """`1 / (1 + e^-z)`."""
-    p, n = m.sigmoid(z), m.sigmoid(-z)
+    p, n = m.sigmoids(z)
     yield p
     yield (pn := p * n)
     yield pn * (n - p)
@@ -142,7 +142,8 @@ def tanh(m: Functions, z: Value) -> Iterator[Value]:
     """`tanh z`, its slope `sech^2 z` from exponentials: `1 - t^2` would lose every digit for `|z| > 9`."""
     t = m.tanh(z)
     yield t
-    slope = 4.0 * m.sigmoid(2.0 * z) * m.sigmoid(-2.0 * z)
+    p, n = m.sigmoids(2.0 * z)
+    slope = 4.0 * p * n
     yield slope
     yield -2.0 * t * slope
     yield slope * (4.0 * t * t - 2.0 * slope)
@@ -227,7 +228,7 @@ def _gaussian_cdf(m: Functions, z: Value) -> Iterator[Value]:
 def _sigmoid_of_cubic(m: Functions, z: Value) -> Iterator[Value]:
     k, a = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
     t, t1, t2, t3 = k * (z + a * z * z * z), k * (1.0 + 3.0 * a * z * z), 6.0 * k * a * z, 6.0 * k * a
-    p, n = m.sigmoid(t), m.sigmoid(-t)
+    p, n = m.sigmoids(t)
     yield p
     pn, tilt = p * n, n - p
     yield pn * t1
@@ -236,10 +237,12 @@ def _sigmoid_of_cubic(m: Functions, z: Value) -> Iterator[Value]:
 
 
 def _tanh_of_softplus(m: Functions, z: Value) -> Iterator[Value]:
-    p, n, s = m.sigmoid(z), m.sigmoid(-z), m.softplus(z)
+    s = m.softplus(z)
     t = m.tanh(s)
     yield t
-    w = 4.0 * m.sigmoid(2.0 * s) * m.sigmoid(-2.0 * s)  # sech^2(s)
+    p, n = m.sigmoids(z)
+    above, below = m.sigmoids(2.0 * s)
+    w = 4.0 * above * below  # sech^2(s)
     yield w * p
     yield w * p * (n - 2.0 * t * p)
     yield w * p * (n * (n - p) + p * (4.0 * t * t * p - 6.0 * t * n - 2.0 * w * p))

@@ -110,7 +110,7 @@ def _gradients(
         out += [] if inputs.columns is None else [found.inputs[:, dim:].to(inputs.columns.dtype, copy=True)]
     if found is not None and found.layers is not None and needs.tensors:
         every = [*found.layers.shared[: static.plan.shared], *found.layers.samples]
-        out += [g.to(t.dtype) for g, t in zip(every, tensors, strict=True)]
+        out += [g if g.dtype == t.dtype else g.to(t.dtype) for g, t in zip(every, tensors, strict=True)]
     return out
 
 

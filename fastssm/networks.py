@@ -6,8 +6,9 @@ such as weight_norm are honoured and their power iterations advance exactly as u
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -94,13 +95,18 @@ class Network:
         columns, modulations = features, _UNMODULATED * len(self.specs)
         if self.conditioned is not None and self.conditioned.modulation is not None and features is not None:
             columns, modulations = None, self.conditioned.modulations(features) + _UNMODULATED
-        affine = [None if s.linear is None else (s.linear.weight, s.linear.bias) for s in self.specs]
-        like = next(pair[0] for pair in affine if pair is not None)
         layers = []
-        for spec, pair, size, (scale, shift) in zip(self.specs, affine, self._sizes(), modulations, strict=True):
-            weight, bias = pair or (torch.eye(size, dtype=like.dtype, device=like.device), None)
-            layers.append(Layer(weight, bias, scale, shift, spec.activation, spec.constants, spec.skip))
+        for spec, (scale, shift) in zip(self.specs, modulations, strict=True):
+            linear, activation, constants, skip = spec
+            weight, bias = self._identity(spec) if linear is None else (linear.weight, linear.bias)
+            layers.append(Layer(weight, bias, scale, shift, activation, constants, skip))
         return layers, columns
+
+    def _identity(self, spec: LayerSpec) -> tuple[Tensor, None]:
+        """Return the affine map of an activation that follows none."""
+        size = next(size for other, size in zip(self.specs, self._sizes(), strict=True) if other is spec)
+        like = next(parameter for s in self.specs if s.linear is not None for parameter in parameters_of(s.linear))
+        return torch.eye(size, dtype=like.dtype, device=like.device), None
 
     def _sizes(self) -> list[int]:
         sizes, size = [], self.specs[0].linear.in_features if self.specs[0].linear else self.in_features
@@ -125,9 +131,6 @@ class Refusal:
     def __str__(self) -> str:
         """List the reasons."""
         return "not recognised: " + "; ".join(self.reasons)
-
-
-Recognised: TypeAlias = "Network | Refusal"
 
 
 def recognize(model: nn.Module) -> Network | Refusal:
@@ -156,7 +159,7 @@ def recognize(model: nn.Module) -> Network | Refusal:
     if type(model) is MLP:
         reader.read_mlp(model)
     else:
-        reader.read(model, "")
+        reader.read(model)
     return reader.result()
 
 
@@ -172,13 +175,14 @@ def wrapper_of(module: nn.Module) -> str | None:
 
 
 class _Reader:
-    """Walks a module tree once, collecting layers and reasons."""
+    """Walks a module tree once, collecting layers and reasons; every call does, so it does no more than it must."""
 
     def __init__(self) -> None:
         self.specs: list[LayerSpec] = []
         self.reasons: list[str] = []
         self.pending: nn.Linear | None = None
         self.seen: set[int] = set()
+        self.path: list[str] = []
         self.flattens = False
         self.conditioned: MLP | None = None
         if _has_any_global_hook():  # type: ignore[no-untyped-call]
@@ -187,7 +191,7 @@ class _Reader:
     def result(self) -> Network | Refusal:
         if self.pending is not None:
             self.close(IDENTITY, ())
-        if not self.reasons and all(spec.linear is None for spec in self.specs):
+        if not self.reasons and not self.seen:
             self.reasons.append("there is no nn.Linear in it")
         if self.reasons:
             return Refusal(tuple(self.reasons))
@@ -197,78 +201,88 @@ class _Reader:
         self.specs.append(LayerSpec(self.pending, activation, constants, skip))
         self.pending = None
 
-    def read(self, module: nn.Module, name: str) -> None:
-        self.check(module, name)
-        kind = _type(module)
-        if kind is nn.Sequential:
-            for key, child in module._modules.items():
-                if child is not None:
-                    self.read(child, f"{name}.{key}" if name else key)
-        elif isinstance(module, nn.Linear) and kind is nn.Linear:
-            self.read_linear(module, name)
-        elif kind in _ROWS:
-            self.read_activation(module, name)
-        elif isinstance(module, nn.Flatten) and kind is nn.Flatten:
-            self.read_flatten(module, name)
-        elif isinstance(module, nn.Dropout) and kind is nn.Dropout:
-            if module.training and module.p > 0:
-                self.refuse(name, module, "dropout is active in train mode; call model.eval() or remove it")
-        else:
-            self.refuse(name, module, "this layer is not an affine map or a known activation")
+    def read(self, module: nn.Module, *name: str) -> None:
+        self.path += name
+        self.check(module)
+        read_one = _READERS.get(type(module)) or _READERS.get(_type(module), _Reader.read_other)
+        read_one(self, module)
+        del self.path[len(self.path) - len(name) :]
 
-    def read_linear(self, module: nn.Linear, name: str) -> None:
+    def read_sequential(self, module: nn.Module) -> None:
+        for key, child in module._modules.items():
+            if child is not None:
+                self.read(child, key)
+
+    def read_linear(self, module: nn.Linear) -> None:
         if id(module) in self.seen:
-            self.refuse(name, module, "the module is shared: it occurs more than once")
+            self.refuse(module, "the module is shared: it occurs more than once")
         self.seen.add(id(module))
         for parameter in parameters_of(module):
             if type(parameter) not in _PLAIN and is_traceable_wrapper_subclass(parameter):
-                self.refuse(name, module, f"its weights are {type(parameter).__name__}, not plain tensors")
+                self.refuse(module, f"its weights are {type(parameter).__name__}, not plain tensors")
                 break
         if self.pending is not None:
             self.close(IDENTITY, ())
         self.pending = module
 
-    def read_activation(self, module: nn.Module, name: str) -> None:
+    def read_activation(self, module: nn.Module) -> None:
         for row in _ROWS[_type(module)]:
-            if all(getattr(module, key) == value for key, value in row.matches):
-                if row is IDENTITY:  # nn.Identity changes nothing
-                    return
-                self.close(row, tuple(float(getattr(module, key)) for key in row.parameters))
+            if not row.matches or all(getattr(module, key) == value for key, value in row.matches):
+                self.close(row, tuple([float(getattr(module, key)) for key in row.parameters]))
                 return
-        self.refuse(name, module, "no row of the activation table has these settings")
+        self.refuse(module, "no row of the activation table has these settings")
 
-    def read_flatten(self, module: nn.Flatten, name: str) -> None:
+    def read_identity(self, module: nn.Module) -> None:
+        """Leave out what changes nothing."""
+
+    def read_flatten(self, module: nn.Flatten) -> None:
         if (module.start_dim, module.end_dim) != (1, -1):
-            self.refuse(name, module, "only Flatten(start_dim=1, end_dim=-1) keeps one row per sample")
-        self.flattens = self.flattens or (not any(spec.linear for spec in self.specs) and self.pending is None)
+            self.refuse(module, "only Flatten(start_dim=1, end_dim=-1) keeps one row per sample")
+        self.flattens = self.flattens or not self.seen
+
+    def read_dropout(self, module: nn.Dropout) -> None:
+        if module.training and module.p > 0:
+            self.refuse(module, "dropout is active in train mode; call model.eval() or remove it")
+
+    def read_other(self, module: nn.Module) -> None:
+        self.refuse(module, "this layer is not an affine map or a known activation")
 
     def read_mlp(self, model: MLP) -> None:
         self.flattens, self.conditioned = True, model if model.cond_features else None
-        for name, module in model.named_modules():
-            embedding = name.startswith(("modulation.", "time"))  # ordinary modules: they are called, hooks and all
-            if not embedding:
-                self.check(module, name)
+        for name in ("", "hidden", "activations"):
+            self.check(model.get_submodule(name), name)  # the embedding is called as it is, hooks and all
         for index, (linear, activation) in enumerate(zip(model.linears, model.activations, strict=True)):
-            self.read_linear(linear, f"hidden.{index}")
+            self.read(linear, f"hidden.{index}")
             before = len(self.specs)
             self.read(activation, f"activations.{index}")
             if len(self.specs) == before:
                 self.close(IDENTITY, ())
             self.specs[-1] = self.specs[-1]._replace(skip=model.skips(index))
             if len(self.specs) != index + 1:
-                self.refuse(f"activations.{index}", activation, "it is not a single activation")
-        self.read_linear(model.readout, "readout")
+                self.refuse(activation, "it is not a single activation", f"activations.{index}")
+        self.read(model.readout, "readout")
 
-    def check(self, module: nn.Module, name: str) -> None:
+    def check(self, module: nn.Module, *name: str) -> None:
         state = module.__dict__
         if state[_HOOKS[0]] or state[_HOOKS[1]] or state[_HOOKS[2]] or state[_HOOKS[3]]:  # a loop costs microseconds
-            self.refuse(name, module, "it has hooks, and the fused path would not call them")
+            self.refuse(module, "it has hooks, and the fused path would not call them", *name)
         if "forward" in state:
-            self.refuse(name, module, "its forward method was replaced")
+            self.refuse(module, "its forward method was replaced", *name)
 
-    def refuse(self, name: str, module: nn.Module, reason: str) -> None:
-        where = f"{name} ({_type(module).__name__})" if name else _type(module).__name__
-        self.reasons.append(f"{where}: {reason}")
+    def refuse(self, module: nn.Module, reason: str, *name: str) -> None:
+        where = ".".join(part for part in (*self.path, *name) if part)
+        kind = _type(module).__name__
+        self.reasons.append(f"{where} ({kind}): {reason}" if where else f"{kind}: {reason}")
+
+
+_READERS: dict[type[nn.Module], Callable[[_Reader, Any], None]] = {
+    **dict.fromkeys(_ROWS, _Reader.read_activation),
+    nn.Sequential: _Reader.read_sequential,
+    nn.Linear: _Reader.read_linear,
+    nn.Identity: _Reader.read_identity,
+    nn.Flatten: _Reader.read_flatten,
+    nn.Dropout: _Reader.read_dropout,
+}
 
 
 def _parametrized(module: nn.Module) -> bool:

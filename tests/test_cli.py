@@ -15,12 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from fastssm import nn as fnn
 from fastssm import plots
-from fastssm.cli import COMMANDS, bench, check, main, progress
-from fastssm.cli.autograd import autograd_loss, basis
+from fastssm.cli import COMMANDS, bench, main, progress
 from fastssm.cli.threads import threads
 from fastssm.training import Ranks, TrainConfig, checkpoint, train
 
@@ -162,6 +160,7 @@ def test_learnt_density_integrates_to_one(tmp_path: Path) -> None:
         (["train", "moons", "--backend", "cuda", *QUICK], "cuda"),
         (["demo", "sun"], "'sun' is none of them"),
         (["bench", "--batch", "0"], "--batch must be at least 1"),
+        (["check", "--model", "math:tau", "--batch", "0"], "--batch must be at least 1"),
         (["check", "--model", "nonsense"], "module:factory"),
         (["check", "--model", "no.such.module:factory"], "No module named"),
         (["check", "--model", "math:tau"], "math:tau"),
@@ -296,143 +295,3 @@ def test_bench_refuses_to_time_a_wrong_gradient() -> None:
     wrong = {"wrong": lambda: 1.01 * right["fastssm torch"]()}
     with pytest.raises(ValueError, match=r"wrong: the gradient of .* is off"):
         bench.verify(net, x, v, True, wrong)
-
-
-NETS = """
-import torch
-from torch import nn
-from fastssm.nn import MLP
-
-class BadCube(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-    @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        return grad * 2 * x**2
-
-class Bad(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 1)
-    def forward(self, x):
-        return self.last(BadCube.apply(self.first(x)))
-
-class Detached(Bad):
-    def forward(self, x):
-        return self.last(torch.tanh(self.first(x)) * self.first(x).detach())
-
-class Energy(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 1))
-        self.frozen = nn.Linear(3, 3).requires_grad_(False)
-        self.unused = nn.Parameter(torch.ones(2))
-    def forward(self, x):
-        return self.net(x)
-
-def mlp(): return nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1))
-def score(): return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
-def conditioned(): return MLP(3, [8], cond_dim=2), torch.randn(5, 3), torch.randn(5, 2)
-def pictures(): return Energy()
-def one(): return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
-def no_network(): return 3
-def bad_batch(): return mlp(), [1, 2]
-"""
-
-
-@pytest.fixture
-def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    name = f"nets_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(NETS)
-    monkeypatch.chdir(tmp_path)
-    return name
-
-
-@pytest.mark.parametrize(
-    ("factory", "options"),
-    [
-        ("mlp", []),
-        ("score", []),
-        ("conditioned", []),
-        ("pictures", ["--shape", "2,4,4"]),
-        ("one", ["--kind", "score"]),
-        ("one", ["--kind", "energy"]),
-        ("mlp", ["--backend", "reference"]),
-    ],
-)
-def test_check_of_right_networks(
-    nets: str, factory: str, options: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["check", "--model", f"{nets}:{factory}", *options]) == 0
-    text = capsys.readouterr().out
-    assert "all agree" in text
-    assert "WRONG" not in text
-    assert "gradient along a direction" in text
-
-
-@pytest.mark.parametrize("factory", ["Bad", "Detached"])
-def test_check_of_wrong_networks(nets: str, factory: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "--model", f"{nets}:{factory}"]) == 1
-    text = capsys.readouterr().out
-    assert [line for line in text.splitlines() if line.startswith("dE/dx") and line.endswith("WRONG")]
-    assert "rows are WRONG" in text
-
-
-def test_check_finds_a_wrong_library(
-    nets: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import fastssm
-
-    exact = fastssm.exact_loss
-    monkeypatch.setattr(fastssm, "exact_loss", lambda *args, **options: exact(*args, **options) * (1 + 1e-8))
-    assert main(["check", "--model", f"{nets}:mlp"]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert sum(line.endswith("WRONG") for line in lines) >= 4
-
-
-@pytest.mark.parametrize(
-    ("factory", "options", "message"),
-    [
-        ("one", [], "pass --kind energy or --kind score"),
-        ("no_network", [], "must return an nn.Module"),
-        ("bad_batch", [], "tensors only, got list"),
-        ("absent", [], "has no attribute 'absent'"),
-    ],
-)
-def test_check_refusals(
-    nets: str, factory: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["check", "--model", f"{nets}:{factory}", *options]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_the_oracle_against_explicit_jacobians() -> None:
-    net, generator = (
-        nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double(),
-        torch.Generator().manual_seed(0),
-    )
-    x, v = torch.randn(4, 3, generator=generator).double(), torch.randn(2, 4, 3, generator=generator).double()
-
-    def score(row: Tensor) -> Tensor:
-        return -torch.func.grad(lambda r: net(r).squeeze())(row)
-
-    scores = torch.stack([score(row) for row in x])
-    jacobians = torch.stack([torch.func.jacrev(score)(row) for row in x])
-    curvature = torch.einsum("mbi,bij,mbj->mb", v, jacobians, v)
-    plain = curvature + (v * scores).sum(-1).square() / 2
-    reduced = curvature + scores.square().sum(-1) / 2
-    exact = jacobians.diagonal(dim1=1, dim2=2).sum(-1) + scores.square().sum(-1) / 2
-    for directions, variance_reduced, expected in ((v, False, plain), (v, True, reduced), (basis(x), True, exact)):
-        found = autograd_loss(net, x, directions, kind="energy", variance_reduced=variance_reduced)
-        torch.testing.assert_close(found, expected.mean())
-
-
-def test_relative_error() -> None:
-    zero, one = torch.zeros(2), torch.ones(2)
-    assert check.relative_error(zero, zero) == 0
-    assert check.relative_error(one, zero) == pytest.approx(2**0.5)
-    assert check.relative_error(1.1 * one, one) == pytest.approx(0.1, rel=1e-5)
-    assert not check.Row("x", (float("nan"),), 1e-9).passed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastssm import data
-from fastssm.data.builtin import WINE_COLUMNS
+from fastssm.data.builtin import WINE_COLUMNS, _drop_correlated
 
 REPOSITORY = Path(__file__).parents[1]
 SHAPES = {
@@ -78,6 +78,13 @@ def test_parkinsons_drops_identifiers_and_twins() -> None:
     assert not {"subject#", "age", "sex"} & set(columns)
     correlation = torch.corrcoef(data.load("parkinsons").rows.T).abs().fill_diagonal_(0)
     assert correlation.max() <= 0.98
+
+
+def test_the_first_of_each_correlated_pair_is_dropped() -> None:
+    a, b, noise = torch.randn(3, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = torch.stack([a, b, noise, -a + 0.01 * noise, b + 0.01 * noise, a + 0.01 * noise], 1)
+    assert _drop_correlated(rows, [0, 1, 2, 3, 4, 5]) == [2, 4, 5]
+    assert _drop_correlated(rows, [0, 1, 2]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", data.TOYS)
@@ -170,8 +177,11 @@ def test_bad_archives_and_parquet(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", a=np.ones(3), b=np.ones(3))
     with pytest.raises(ValueError, match=r"called 'x' or 'data', is needed; found \['a', 'b'\]"):
         data.load(tmp_path / "two.npz")
-    for name in ("bad.npy", "bad.npz"):
-        (tmp_path / name).write_bytes(b"not numpy")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"binary\.csv: not a text file in UTF-8"):
+        data.load(tmp_path / "binary.csv")
+    for name, content in {"bad.npy": b"not numpy", "bad.npz": b"PK\x03\x04 cut short"}.items():
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match="not a numeric NumPy file"):
             data.load(tmp_path / name)
     pandas = pytest.importorskip("pandas")

@@ -17,7 +17,7 @@ from fastssm import backends
 from fastssm.activations import BY_NAME
 from fastssm.cli.autograd import autograd_loss
 from fastssm.cli.check import FLOOR, gradients, relative_error
-from fastssm.cli.options import add_command, integers, join_integers, table
+from fastssm.cli.options import add_command, integers, join_integers, require_positive, table
 from fastssm.directions import draw
 from fastssm.nn import MLP
 from fastssm.training import choose_device
@@ -51,9 +51,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    for name in ("batch", "projections", "repeats"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    require_positive(args, "batch", "projections", "repeats")
     torch.manual_seed(0)
     device = choose_device(args.device)
     net = MLP(args.features, args.hidden, activation=args.activation).to(device)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fastssm
 from fastssm.cli.autograd import autograd_loss, basis, dot, score
-from fastssm.cli.options import add_backend, add_command, integers, table
+from fastssm.cli.options import add_backend, add_command, integers, require_positive, table
 
 DESCRIPTION = """\
 Compare fastssm with plain autograd in float64 on your own network, in evaluation mode: the losses, the gradient of
@@ -77,6 +77,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    require_positive(args, "batch", "projections")
     torch.manual_seed(args.seed)
     case = make_case(args.model, args.shape, args.batch, args.kind)
     print(f"{type(case.model).__name__}, {case.kind}, x {tuple(case.x.shape)}, float64\n")

@@ -53,3 +53,14 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def require_positive(args: argparse.Namespace, *names: str) -> None:
+    """Refuse counts below one.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name in names:
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def read(path: str | Path) -> Dataset:
 
 
 def _read_text(path: Path) -> Table:
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error})") from None
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return np.empty((0, 0)), ()
@@ -102,7 +106,7 @@ def _read_npz(path: Path) -> Table:
 def _load_numpy(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a numeric NumPy file ({error})") from None
 
 

@@ -18,12 +18,21 @@ class TensorFunctions:
     sign = staticmethod(torch.sign)
     exp = staticmethod(torch.exp)
     expm1 = staticmethod(torch.expm1)
-    sigmoid = staticmethod(torch.sigmoid)
     tanh = staticmethod(torch.tanh)
     erfc = staticmethod(torch.erfc)
     sin = staticmethod(torch.sin)
     cos = staticmethod(torch.cos)
     full_like = staticmethod(torch.full_like)
+
+    @staticmethod
+    def sigmoids(z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `1 / (1 + e^-z)` and `1 / (1 + e^z)`: two calls, or one exponential where Inductor fuses the rest."""
+        if not torch.compiler.is_compiling():
+            return torch.sigmoid(z), torch.sigmoid(-z)
+        e = torch.exp(-z.abs())
+        larger = 1.0 / (1.0 + e)
+        smaller = e * larger
+        return torch.where(z < 0, smaller, larger), torch.where(z < 0, larger, smaller)
 
     @staticmethod
     def softplus(z: Tensor, beta: float = 1.0, threshold: float = 40.0) -> Tensor:

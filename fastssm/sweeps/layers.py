@@ -136,15 +136,17 @@ def down_curved(trace: Trace, above: list[Tensor] | None, zk: Tensor | None, g: 
         `zb [1, T, H]` and `zdb [m, T, H]`.
     """
     d1, d2, d3 = trace.derivatives
-    zb, zdb = d3 * cg * trace.q, (d2 * cg * 2.0) * trace.zd
-    inner = None if zk is None else g * zk
-    if above is not None:
+    bend = d2 * cg
+    if above is None:  # the top of a chain whose cotangent rides on the curvature row
+        assert zk is not None
+        zb, zdb = d2 * g * zk, (bend * trace.zd).mul_(2.0)
+    else:
         value, tangents = above
-        zb.addcmul_(d1, value)
-        zdb.addcmul_(d1, tangents)
-        slope = total(tangents * trace.zd)
-        inner = slope if inner is None else inner.add_(slope)
-    return [zb if inner is None else zb.addcmul_(d2, inner), zdb]
+        inner = total(tangents * trace.zd)
+        if zk is not None:
+            inner.addcmul_(g, zk)
+        zb, zdb = (d1 * value).addcmul_(d2, inner), (d1 * tangents).addcmul_(trace.zd, bend, value=2.0)
+    return [zb.addcmul_(d3 * cg, trace.q), zdb]
 
 
 def collect(layer: Layer, rows: Tensor, raw: list[Tensor] | None, zbar: Tensor) -> tuple[Tensor, Gradients]:
