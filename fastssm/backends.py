@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,7 @@ from fastssm.sweeps import Terms, flatten
 ENVIRONMENT = "FASTSSM_BACKEND"
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """One call, validated.
 
     Attributes:
@@ -102,7 +101,7 @@ class Fused:
     def __init__(self, name: str, door: Door) -> None:
         self.name, self.door = name, door
         built = name == "torch"
-        self._missing = [] if built else [f"the {name} engine is not built. {extension.status()}"]
+        self._missing = () if built else (f"the {name} engine is not built. {extension.status()}",)
 
     def missing(self) -> list[str]:
         """Return why nothing can run: a native engine that is not built."""
@@ -219,7 +218,7 @@ def select(call: Request, name: str = "auto") -> Backend:
     """
     name = _chosen(name)
     if name == "auto":
-        return next(b for b in BACKENDS.values() if not b.missing() and not b.unsupported(call))
+        return next(candidate for candidate in _ALL if not candidate.unsupported(call))
     reasons = BACKENDS[name].unsupported(call)
     if reasons:
         listed = "".join(f"\n  - {reason}" for reason in reasons)

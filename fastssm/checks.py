@@ -52,7 +52,7 @@ def check_data(x: object) -> None:
         raise TypeError(f"x must be floating point, got {x.dtype}; use x.float().")
     if x.layout != torch.strided:
         raise TypeError(f"x must be dense, got layout {x.layout}; use x.to_dense().")
-    if x.ndim < 2 or (x[:1].numel() == 0 and 0 in x.shape[1:]):
+    if x.ndim < 2 or 0 in x.shape[1:]:
         raise ValueError(
             f"x must be [B, ...], an axis of samples and at least one coordinate each, got shape {tuple(x.shape)}; "
             "for scalar data use x[:, None]."
@@ -194,8 +194,11 @@ def autocasting(x: Tensor) -> bool:
 
 
 def _check_weights(x: Tensor, weights: Sequence[Tensor]) -> None:
+    dtype, device = x.dtype, x.device
     for t in weights:
-        if t.device != x.device:
+        if t.dtype == dtype and t.device == device:
+            continue
+        if t.device != device:
             raise ValueError(
                 f"x and the model must be on one device: x is on {x.device}, the model on {t.device}; move one of them "
                 "with .to(...)."

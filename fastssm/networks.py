@@ -165,13 +165,17 @@ def recognize(model: nn.Module) -> Network | Refusal:
 
 def parameters_of(linear: nn.Module) -> list[Tensor]:
     """Return the parameters of a layer; `parameters()` is slow, and only parametrized layers need it."""
-    own = linear.parameters() if _parametrized(linear) else linear._parameters.values()
-    return [p for p in own if p is not None]
+    if _parametrized(linear):
+        return list(linear.parameters())
+    return [p for p in linear._parameters.values() if p is not None]
 
 
 def wrapper_of(module: nn.Module) -> str | None:
     """Return the name of the data-parallel wrapper that a module is, None if it is none."""
-    return next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
+    for base in type(module).__mro__:
+        if base.__name__ in _WRAPPERS:
+            return base.__name__
+    return None
 
 
 class _Reader:
