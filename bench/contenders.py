@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,32 @@ def bare_sweeps(p: Problem) -> Call:
     return call
 
 
+class Empty(torch.autograd.Function):
+    """What every autograd function does at least."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        """Save the inputs and return zero."""
+        ctx.save_for_backward(*tensors)
+        return tensors[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, ...]:
+        """Scale what was saved."""
+        return tuple(t * factor for t in ctx.saved_tensors)
+
+
+def empty_function(p: Problem) -> Call:
+    """What PyTorch itself asks for any autograd function of these parameters, forward and backward."""
+    parameters = list(p.net.parameters())
+
+    def call() -> Tensor:
+        return torch.autograd.grad(Empty.apply(*parameters), parameters)[0]
+
+    return call
+
+
+EMPTY = "empty autograd.Function"
 REFERENCES = ("autograd", "fastssm torch")
 CONTENDERS = {
     "autograd": Contender(eager(rivals.autograd), grad_mode=True),

@@ -1,6 +1,7 @@
 """Clocks and memory: interleaved rounds, and the peak of resident memory during one call."""
 
 import ctypes
+import random
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,9 @@ class Timing(NamedTuple):
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], budget_s: float, fewest: int = 3) -> dict[str, Timing]:
-    """Time all calls round after round, starting each round with another one, so that a noisy moment meets all.
+    """Time all calls round after round, each round in a new random order.
+
+    So a noisy moment meets all, and none always runs in the caches that the same other one has left.
 
     Args:
         calls: what to time, by name; each is called once beforehand.
@@ -30,10 +33,10 @@ def interleaved(calls: Mapping[str, Callable[[], object]], budget_s: float, fewe
     for call in calls.values():
         call()
     samples: dict[str, list[float]] = {name: [] for name in names}
-    started, rounds = time.perf_counter(), 0
+    started, rounds, shuffler = time.perf_counter(), 0, random.Random(0)
     while names and (rounds < fewest or time.perf_counter() - started < budget_s):
-        turn = rounds % len(names)
-        for name in names[turn:] + names[:turn]:
+        shuffler.shuffle(names)
+        for name in names:
             before = time.perf_counter()
             calls[name]()
             samples[name].append(1e3 * (time.perf_counter() - before))

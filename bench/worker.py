@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contenders import CONTENDERS, Contender, bare_sweeps
+from bench.contenders import CONTENDERS, EMPTY, Contender, bare_sweeps, empty_function
 from bench.measure import interleaved, peak_mib
 from bench.problems import LOSSES, Answer, Problem, Size, cached_answer, problem, relative_error
 
@@ -121,15 +121,17 @@ def memory(job: Job) -> Iterator[Row]:
 
 
 def overhead(job: Job) -> Iterator[Row]:
-    """Time a step of fastssm less the sweeps it consists of: what finding the network and autograd cost a call."""
+    """Time a step of fastssm less the sweeps it consists of, and an autograd function that does nothing: the floor."""
     for loss in LOSSES:
-        (name,) = job.contenders
+        (name,), p = job.contenders, problem(job.size, loss)
         step, row = checked_step(name, job, loss, MODES[1])
         if step:
-            times = interleaved({"step": step, "sweeps": bare_sweeps(problem(job.size, loss))}, job.budget_s)
+            calls = {"step": step, "sweeps": bare_sweeps(p), EMPTY: empty_function(p)}
+            times = interleaved(calls, job.budget_s)
             whole, part = times["step"], times["sweeps"]
             row |= {"min_ms": whole.min_ms - part.min_ms, "median_ms": whole.median_ms - part.median_ms}
             row["repeats"] = whole.repeats
+            yield {"loss": loss, "contender": EMPTY, "mode": "overhead", "status": "ok", **times[EMPTY]._asdict()}
         yield row | {"mode": "overhead"}
 
 

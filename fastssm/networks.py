@@ -267,11 +267,9 @@ class _Reader:
         self.read(model.readout, "readout")
 
     def check(self, module: nn.Module, *name: str) -> None:
-        state = module.__dict__
-        if state[_HOOKS[0]] or state[_HOOKS[1]] or state[_HOOKS[2]] or state[_HOOKS[3]]:  # a loop costs microseconds
-            self.refuse(module, "it has hooks, and the fused path would not call them", *name)
-        if "forward" in state:
-            self.refuse(module, "its forward method was replaced", *name)
+        objection = _objection(module)
+        if objection:
+            self.refuse(module, objection, *name)
 
     def refuse(self, module: nn.Module, reason: str, *name: str) -> None:
         where = ".".join(part for part in (*self.path, *name) if part)
@@ -289,6 +287,16 @@ _READERS: dict[type[nn.Module], Callable[[_Reader, Any], None]] = {
 }
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compiled code never looks at hooks again
+def _objection(module: nn.Module) -> str:
+    """Return why a module's own forward is not all that calling it would do, nothing if it is."""
+    state = module.__dict__
+    if state[_HOOKS[0]] or state[_HOOKS[1]] or state[_HOOKS[2]] or state[_HOOKS[3]]:  # a loop costs microseconds
+        return "it has hooks, and the fused path would not call them"
+    return "its forward method was replaced" if "forward" in state else ""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _parametrized(module: nn.Module) -> bool:
     """Say whether a module may be parametrized: a look into its children, as asking torch costs microseconds."""
     return "parametrizations" in module._modules
