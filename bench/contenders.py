@@ -39,16 +39,11 @@ def eager(function: Callable[[Problem], Tensor]) -> Callable[[Problem], Call]:
     return lambda p: partial(function, p)
 
 
-def compiled(function: Callable[[Problem], Tensor], *, guards: bool = True) -> Callable[[Problem], Call]:
-    """``torch.compile`` with static shapes, as a training loop with a fixed batch would see it.
-
-    Without ``guards`` the compiled code does not check at every call that what it was compiled for still holds: unsafe,
-    and here only to show what those checks cost.
-    """
-    options = {} if guards else {"guard_filter_fn": lambda found: [False for _ in found]}
+def compiled(function: Callable[[Problem], Tensor]) -> Callable[[Problem], Call]:
+    """``torch.compile`` with static shapes, as a training loop with a fixed batch would see it."""
 
     def prepare(p: Problem) -> Call:
-        return partial(torch.compile(function, dynamic=False, options=options), p)
+        return partial(torch.compile(function, dynamic=False), p)
 
     return prepare
 
@@ -131,6 +126,4 @@ CONTENDERS = {
         eager(partial(fastssm, own_directions=True)), own_directions=drawn_by_fastssm
     ),
     "fastssm torch + compile": Contender(compiled(fastssm), compiled=True),
-    "Taylor + compile, no guards": Contender(compiled(rivals.taylor, guards=False), compiled=True),
-    "fastssm torch + compile, no guards": Contender(compiled(fastssm, guards=False), compiled=True),
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from bench.contenders import CONTENDERS, REFERENCES
+from bench.contenders import CONTENDERS, EMPTY, REFERENCES
 from bench.problems import GRID, LOSSES, Size
 from bench.worker import MODES, Job, Row
 
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 report(row)
             chain(rows)
             if chosen.out:
-                wanted = [row for row in rows if row["contender"] in chosen.contenders]
+                wanted = [row for row in rows if row["contender"] in (*chosen.contenders, EMPTY)]
                 measured = {tuple(str(row[column]) for column in KEY) for row in wanted}
                 write([row for row in kept if tuple(row[c] for c in KEY) not in measured] + wanted, chosen.out)
     if chosen.out:
