@@ -27,6 +27,7 @@ COLUMNS = (
 KEY = ("threads", *Size._fields, "loss", "mode", "contender")
 MEMORY_SIZE, MEMORY_BATCHES, MEMORY_CONTENDERS = GRID[3], (4096, 16384, 65536), ("autograd", "Taylor", "fastssm torch")
 TIME_LIMIT_S = 900
+ORDER = {tuple(size): place for place, size in enumerate(GRID)}
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -132,7 +133,8 @@ def write(rows: Iterable[Row], out: Path) -> None:
     with out.open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
-        table.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        ordered = sorted(rows, key=lambda row: ORDER.get(tuple(int(row[f]) for f in Size._fields), len(ORDER)))
+        table.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in ordered)
 
 
 def read(path: Path) -> list[Row]:
