@@ -24,7 +24,8 @@ def cell(row: Row) -> str:
     if row["status"] != "ok":
         return str(row["status"]).split(":")[0]
     speed_up = f" ({1 / float(row['ratio_to_autograd']):.2f}×)" if row["ratio_to_autograd"] else ""
-    return f"{float(row['min_ms']):.3g}{speed_up}"
+    milliseconds = float(row["min_ms"])
+    return f"{milliseconds:.0f}{speed_up}" if milliseconds >= 100 else f"{milliseconds:.3g}{speed_up}"
 
 
 def memory_table(rows: Sequence[Row]) -> Iterator[str]:
