@@ -287,7 +287,6 @@ _READERS: dict[type[nn.Module], Callable[[_Reader, Any], None]] = {
 }
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compiled code never looks at hooks again
 def _objection(module: nn.Module) -> str:
     """Return why a module's own forward is not all that calling it would do, nothing if it is."""
     state = module.__dict__
@@ -296,7 +295,6 @@ def _objection(module: nn.Module) -> str:
     return "its forward method was replaced" if "forward" in state else ""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _parametrized(module: nn.Module) -> bool:
     """Say whether a module may be parametrized: a look into its children, as asking torch costs microseconds."""
     return "parametrizations" in module._modules
@@ -304,3 +302,9 @@ def _parametrized(module: nn.Module) -> bool:
 
 def _type(module: nn.Module) -> type:
     return parametrize.type_before_parametrizations(module) if _parametrized(module) else type(module)
+
+
+# What `torch.compiler.assume_constant_result` does, without its import of Dynamo, which takes a second: compiled code
+# never looks at hooks again, as is usual under torch.compile, and is spared the guards.
+for _constant in (_objection, _parametrized):
+    _constant.__dict__["_dynamo_marked_constant"] = True

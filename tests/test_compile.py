@@ -11,7 +11,7 @@ from torch._dynamo import config as dynamo_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastssm
-from fastssm import backends, engine, ops
+from fastssm import backends, engine, networks, ops
 from fastssm.directions import Directions
 from fastssm.nn import MLP
 from fastssm.sweeps import Needs
@@ -206,6 +206,16 @@ def test_an_operator_is_one_node_of_a_compiled_graph() -> None:
     called = [str(node.target) for node in graphs[0].graph.nodes if node.op == "call_function"]
     assert sum("fastssm.objective" in name for name in called) == 1
     assert not any("mm" in name for name in called)
+
+
+def test_what_is_constant_under_compile_is_marked_as_torch_marks_it() -> None:
+    """`fastssm.networks` sets the mark itself, as the decorator would import Dynamo."""
+
+    def function() -> None: ...
+
+    torch.compiler.assume_constant_result(function)
+    (mark,) = vars(function)
+    assert getattr(networks._objection, mark) is getattr(networks._parametrized, mark) is True
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
