@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastssm import checks, extension, functions, ops, reference
 from fastssm.directions import Directions
-from fastssm.engine import Form, Inputs, Static, widened
+from fastssm.engine import Form, Inputs, Static
 from fastssm.errors import FastSSMWarning, UnsupportedError
 from fastssm.networks import Network, Refusal, recognize
 from fastssm.sweeps import Terms, flatten
@@ -292,8 +292,8 @@ def _flat(call: Request, directions: Directions) -> tuple[Inputs, list[Tensor], 
     layers, columns = call.recognised.layers(call.cond)
     plan, tensors = flatten(call.kind, layers)
     if checks.autocasting(x):  # the engine computes in float32 or float64 whatever autocast says
-        x, columns = widened(x), None if columns is None else widened(columns)
-        tensors = [widened(t) for t in tensors]
+        x, columns = checks.widened(x), None if columns is None else checks.widened(columns)
+        tensors = [checks.widened(t) for t in tensors]
     return Inputs(x, columns, directions.v, directions.seed), tensors, Static(plan, directions.count)
 
 

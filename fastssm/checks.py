@@ -12,7 +12,8 @@ from fastssm.networks import Network, parameters_of, wrapper_of
 
 REDUCTIONS = ("mean", "sum", "none")
 KINDS = ("auto", "energy", "score")
-_CAST = (torch.float16, torch.bfloat16, torch.float32)  # what autocast converts into one another
+HALF = (torch.float16, torch.bfloat16)
+_CAST = (*HALF, torch.float32)  # what autocast converts into one another
 _WRAPPER_RECIPE = (
     "{name} averages gradients only for what it wraps, and a fused loss reads the weights inside it: gradients would "
     "never be averaged. Wrap the whole loss, and nothing inside it: "
@@ -186,6 +187,11 @@ def check_network(network: Network, x: Tensor, cond: tuple[Tensor, ...]) -> None
             f"the network takes 0 conditioning arguments after x, got {len(cond)}; leave cond out, or use "
             "fastssm.nn.MLP(..., cond_dim=C)."
         )
+
+
+def widened(t: Tensor) -> Tensor:
+    """Return half-precision tensors in float32: sums and products of derivatives need its mantissa."""
+    return t.float() if t.dtype in HALF else t
 
 
 def autocasting(x: Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastssm import sweeps
-from fastssm.checks import autocasting
+from fastssm.checks import autocasting, widened
 from fastssm.directions import Directions
 from fastssm.sweeps import Needs, Plan
 
@@ -58,11 +58,6 @@ def _problem(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweep
     layers = sweeps.unflatten(static.plan, [widened(t) for t in tensors])
     directions = Directions(static.n_projections, inputs.v, inputs.seed)
     return sweeps.Problem(static.plan.kind, layers, widened(inputs.x), columns, directions)
-
-
-def widened(t: Tensor) -> Tensor:
-    """Return half-precision tensors in float32: sums and products of derivatives need its mantissa."""
-    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[object]:

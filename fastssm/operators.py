@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssm import backends, checks
-from fastssm.directions import PROJECTIONS, Directions, new_seed
+from fastssm.directions import PROJECTIONS, Directions, check_projection, new_seed
 
 
 class Terms(NamedTuple):
@@ -40,7 +40,7 @@ def choose_directions(
         TypeError: if an argument has the wrong type.
         ValueError: if shapes or names do not fit.
     """
-    checks.check_choice("projection", projection, tuple(PROJECTIONS))
+    check_projection(projection)
     checks.check_generator(generator)
     if n_projections is not None:
         checks.check_count("n_projections", n_projections)
@@ -50,9 +50,8 @@ def choose_directions(
     count = 1 if n_projections is None else n_projections
     if projection == "rademacher":
         return Directions(count, seed=new_seed(x.device, generator))
-    flat = x.detach().flatten(1)
-    like = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
-    return Directions(count, PROJECTIONS[projection]((count, *flat.shape), like, generator))
+    like = checks.widened(x.detach().flatten(1))
+    return Directions(count, PROJECTIONS[projection]((count, *like.shape), like, generator))
 
 
 def terms(

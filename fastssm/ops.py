@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from fastssm.checks import HALF
 from fastssm.engine import (
     Form,
     Inputs,
@@ -61,7 +62,7 @@ def _terms_backward(*a: Any) -> list[Tensor]:
 
 
 def _wide(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    return torch.float32 if x.dtype in HALF else x.dtype
 
 
 def _like(needs: Needs, x: Tensor, columns: Tensor | None, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from fastssm.checks import check_output, kind_of_output, outside_inference
+from fastssm.checks import check_output, kind_of_output, outside_inference, widened
 from fastssm.directions import Directions
 from fastssm.sweeps import Terms
 
@@ -48,7 +48,7 @@ def terms(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, dire
 
 def _from_score(score: Tensor, energy: Tensor | None, point: Tensor, directions: Directions, keep_graph: bool) -> Terms:
     score = score.reshape(point.flatten(1).shape)
-    wide = score.float() if score.dtype in (torch.float16, torch.bfloat16) else score
+    wide = widened(score)
     projected, jacobian = [], torch.zeros_like(wide[:, 0])
     for m in range(directions.count):
         v = directions.tile(slice(0, len(point)), slice(m, m + 1), wide)[0]
