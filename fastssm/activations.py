@@ -16,37 +16,39 @@ Value = Any  # a tensor, or whatever a `Functions` implementation computes with
 
 
 class Functions(Protocol):
-    """The primitives that the rules are written in; every one is safe against overflow."""
+    """The primitives that the rules are written in; every one is safe against overflow.
+
+    What can share an exponential is one primitive.
+    """
 
     def abs(self, z: Value) -> Value:
         """Return `|z|`."""
 
     def sign(self, z: Value) -> Value:
-        """Return -1, 0 or 1."""
+        """Return -1, 0 or 1, NaN where z is NaN."""
 
-    def exp(self, z: Value) -> Value:
-        """Return `e^z`."""
-
-    def expm1(self, z: Value) -> Value:
-        """Return `e^z - 1` without cancellation."""
+    def exponentials(self, z: Value) -> tuple[Value, Value]:
+        """Return `e^z` and, without cancellation, `e^z - 1`, for `z <= 0`."""
 
     def sigmoids(self, z: Value) -> tuple[Value, Value]:
         """Return `1 / (1 + e^-z)` and `1 / (1 + e^z)`, each to full relative accuracy."""
 
-    def softplus(self, z: Value, beta: float = 1.0, threshold: float = 40.0) -> Value:
-        """Return `log(1 + e^(beta z)) / beta`, and `z` where `beta z > threshold`."""
+    def sigmoids_of_cubic(self, z: Value, a: float, b: float) -> tuple[Value, Value]:
+        """Return the sigmoids of `a z + b z^3` for positive a and b."""
 
-    def tanh(self, z: Value) -> Value:
-        """Return `tanh z`."""
+    def softplus_sigmoids(
+        self, z: Value, beta: float = 1.0, threshold: float | None = None
+    ) -> tuple[Value, Value, Value]:
+        """Return `log(1 + e^(beta z)) / beta` and the sigmoids of `beta z`; past the threshold `z`, 1 and 0."""
 
-    def erfc(self, z: Value) -> Value:
-        """Return the complementary error function."""
+    def tanh_slope(self, z: Value) -> tuple[Value, Value]:
+        """Return `tanh z` and its slope `sech^2 z`, each to full relative accuracy."""
 
-    def sin(self, z: Value) -> Value:
-        """Return `sin z`."""
+    def gaussian(self, z: Value) -> tuple[Value, Value]:
+        """Return the Gaussian distribution function and density."""
 
-    def cos(self, z: Value) -> Value:
-        """Return `cos z`."""
+    def sin_cos(self, z: Value) -> tuple[Value, Value]:
+        """Return `sin z` and `cos z`."""
 
     def minimum(self, z: Value, bound: float) -> Value:
         """Return `min(z, bound)`, NaN where z is NaN."""
@@ -109,10 +111,8 @@ def leaky_relu(m: Functions, z: Value, slope: float) -> Iterator[Value]:
 
 def softplus(m: Functions, z: Value, beta: float, threshold: float) -> Iterator[Value]:
     """`log(1 + e^(beta z)) / beta`, and the line `z` where `beta z > threshold`, as torch has it."""
-    yield m.softplus(z, beta, threshold)
-    t = z if beta == 1.0 else beta * z
-    t = m.where(t > threshold, math.inf, t)  # then every derivative below is exactly that of the line
-    p, n = m.sigmoids(t)
+    value, p, n = m.softplus_sigmoids(z, beta, threshold)
+    yield value
     yield p
     pn = p * n if beta == 1.0 else p * n * beta
     yield pn
@@ -122,8 +122,8 @@ def softplus(m: Functions, z: Value, beta: float, threshold: float) -> Iterator[
 
 def log_sigmoid(m: Functions, z: Value) -> Iterator[Value]:
     """`-log(1 + e^-z)`."""
-    p, n = m.sigmoids(z)
-    yield -m.softplus(-z)
+    value, n, p = m.softplus_sigmoids(-z)
+    yield -value
     yield n
     yield (curvature := -p * n)
     yield curvature * (n - p)
@@ -139,14 +139,12 @@ def sigmoid(m: Functions, z: Value) -> Iterator[Value]:
 
 
 def tanh(m: Functions, z: Value) -> Iterator[Value]:
-    """`tanh z`, its slope `sech^2 z` from exponentials: `1 - t^2` would lose every digit for `|z| > 9`."""
-    t = m.tanh(z)
+    """`tanh z`, whose slope `sech^2 z` as `1 - t^2` would lose every digit for `|z| > 9`."""
+    t, slope = m.tanh_slope(z)
     yield t
-    p, n = m.sigmoids(2.0 * z)
-    slope = 4.0 * p * n
     yield slope
     yield -2.0 * t * slope
-    yield slope * (4.0 * t * t - 2.0 * slope)
+    yield slope * (4.0 * t * t - (slope + slope))
 
 
 def silu(m: Functions, z: Value) -> Iterator[Value]:
@@ -161,19 +159,39 @@ def gelu(m: Functions, z: Value) -> Iterator[Value]:
 
 def gelu_tanh(m: Functions, z: Value) -> Iterator[Value]:
     """`z (1 + tanh u) / 2` with `u = sqrt(2/pi) (z + 0.044715 z^3)`."""
-    yield from _gated(z, _sigmoid_of_cubic(m, z))
+    k = 2.0 * math.sqrt(2.0 / math.pi)
+    c = 3.0 * 0.044715 * k
+    p, n = m.sigmoids_of_cubic(z, k, c / 3.0)
+    yield z * p
+    square = z * z
+    slope = k + c * square  # of the cubic 2 u
+    z_slope = z * slope
+    pn, tilt = p * n, n - p
+    yield p + pn * z_slope
+    yield pn * (2.0 * k + 4.0 * c * square + z_slope * slope * tilt)
+    yield pn * (8.0 * c * z + slope * (3.0 * (k + 3.0 * c * square) * tilt + z_slope * slope * (1.0 - 6.0 * pn)))
 
 
 def mish(m: Functions, z: Value) -> Iterator[Value]:
     """`z tanh(softplus(z))`."""
-    yield from _gated(z, _tanh_of_softplus(m, z))
+    p, n = m.sigmoids(z)
+    s = 1.0 + n * n
+    t = (p + p * n) / s
+    yield z * t
+    q = 2.0 * n / s  # the slope of tanh is q^2, which could underflow before it meets z
+    yield t + q * (q * (z * p))
+    bend = p * (n - 2.0 * t * p)
+    yield q * (q * (2.0 * p + z * bend))
+    twist = p * (n * (n - p) + p * (4.0 * t * t * p - 6.0 * t * n - 2.0 * q * q * p))
+    yield q * (q * (3.0 * bend + z * twist))
 
 
 def elu(m: Functions, z: Value, alpha: float) -> Iterator[Value]:
     """`z` above zero, `alpha (e^z - 1)` below."""
     below = m.minimum(z, 0.0)
-    e = alpha * m.exp(below)
-    yield m.where(z > 0, z, alpha * m.expm1(below))
+    e, expm1 = m.exponentials(below)
+    e = alpha * e
+    yield m.where(z > 0, z, alpha * expm1)
     yield m.where(z > 0, 1.0, e)
     yield (curvature := m.where(z > 0, 0.0, e))
     yield curvature
@@ -182,8 +200,8 @@ def elu(m: Functions, z: Value, alpha: float) -> Iterator[Value]:
 def celu(m: Functions, z: Value, alpha: float) -> Iterator[Value]:
     """`z` above zero, `alpha (e^(z/alpha) - 1)` below."""
     below = m.minimum(z, 0.0) / alpha
-    e = m.exp(below)
-    yield m.where(z > 0, z, alpha * m.expm1(below))
+    e, expm1 = m.exponentials(below)
+    yield m.where(z > 0, z, alpha * expm1)
     yield m.where(z > 0, 1.0, e)
     yield (curvature := m.where(z > 0, 0.0, e / alpha))
     yield curvature / alpha
@@ -191,17 +209,16 @@ def celu(m: Functions, z: Value, alpha: float) -> Iterator[Value]:
 
 def softsign(m: Functions, z: Value) -> Iterator[Value]:
     """`z / (1 + |z|)`."""
-    r = 1.0 / (1.0 + m.abs(z))
-    yield z * r
-    yield (slope := r * r)
-    yield -2.0 * m.sign(z) * slope * r
+    s = 1.0 + m.abs(z)
+    yield z / s
+    yield (slope := 1.0 / (s * s))
+    yield -2.0 * m.sign(z) * slope / s
     yield 6.0 * slope * slope
 
 
 def sin(m: Functions, z: Value, omega: float) -> Iterator[Value]:
     """`sin(omega z)`."""
-    t = omega * z
-    s, c = m.sin(t), m.cos(t)
+    s, c = m.sin_cos(omega * z)
     yield s
     yield omega * c
     yield -(omega**2) * s
@@ -218,34 +235,11 @@ def _gated(z: Value, gate: Iterator[Value]) -> Iterator[Value]:
 
 
 def _gaussian_cdf(m: Functions, z: Value) -> Iterator[Value]:
-    density = m.exp(-0.5 * z * z) * (1.0 / math.sqrt(2.0 * math.pi))
-    yield 0.5 * m.erfc(z * -math.sqrt(0.5))
+    cdf, density = m.gaussian(z)
+    yield cdf
     yield density
     yield -z * density
     yield (z * z - 1.0) * density
-
-
-def _sigmoid_of_cubic(m: Functions, z: Value) -> Iterator[Value]:
-    k, a = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
-    t, t1, t2, t3 = k * (z + a * z * z * z), k * (1.0 + 3.0 * a * z * z), 6.0 * k * a * z, 6.0 * k * a
-    p, n = m.sigmoids(t)
-    yield p
-    pn, tilt = p * n, n - p
-    yield pn * t1
-    yield pn * (t2 + t1 * t1 * tilt)
-    yield pn * (t3 + 3.0 * t1 * t2 * tilt + t1 * t1 * t1 * (1.0 - 6.0 * pn))
-
-
-def _tanh_of_softplus(m: Functions, z: Value) -> Iterator[Value]:
-    s = m.softplus(z)
-    t = m.tanh(s)
-    yield t
-    p, n = m.sigmoids(z)
-    above, below = m.sigmoids(2.0 * s)
-    w = 4.0 * above * below  # sech^2(s)
-    yield w * p
-    yield w * p * (n - 2.0 * t * p)
-    yield w * p * (n * (n - p) + p * (4.0 * t * t * p - 6.0 * t * n - 2.0 * w * p))
 
 
 TABLE: tuple[Activation, ...] = (
