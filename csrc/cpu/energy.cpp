@@ -1,0 +1,164 @@
+// Energy nets, log p = -E: with E1_m = v_m . dE/dx and E2 = sum_m v_m^T (d2E/dx2) v_m, the score's terms are
+// v_m . s = -E1_m and sum_m v_m^T J v_m = -E2.
+#include <algorithm>
+
+#include "lane.h"
+
+namespace fastssm::cpu {
+
+// Sliced score matching in three stacked products per layer: -E2 / M + mean_m E1_m^2 / 2.
+template <class T>
+void Lane<T>::sliced(const Objective<T>& objective) {
+  const int64_t samples = tile_.samples, tangents = tile_.tangents;
+  const T count = T(model_.problem.directions.count);
+  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 3 : 2, true, false);
+  const int64_t kinds = tangents + 1 + (depth() > 0);
+  kernels_.dots(kinds * samples, pad(model_.readout.in), top().p, top().ld, model_.readout_row, energy_);
+  const T* e2 = energy_ + (tangents + 1) * samples;
+  for (int64_t r = 0; r < samples; r++) {
+    const int64_t b = tile_.first + r;
+    const T broken = (energy_[r] + (model_.readout.bias ? model_.readout.bias[0] : T(0))) * T(0);  // NaN, or zero
+    T sum(0), squares(0);
+    for (int64_t m = 1; m <= tangents; m++) {
+      const T e1 = energy_[m * samples + r];
+      sum += e1;
+      squares += e1 * e1;
+    }
+    const T jacobian = broken - (depth() > 0 ? e2[r] / count : sum * T(0));
+    objective.jacobian[b] = jacobian + (tile_.leading() ? T(0) : objective.jacobian[b]);
+    objective.square[b] = squares / (2 * count) + (tile_.leading() ? T(0) : objective.square[b]);
+  }
+  if (use_.gradients) sliced_down(objective.weight);
+}
+
+// The cotangents at the top: none on E itself, c1 = E1 / M and c2 = -1 / M, each times the sample's weight.
+template <class T>
+void Lane<T>::sliced_down(const T* weight) {
+  const int64_t samples = tile_.samples, tangents = tile_.tangents, kinds = tangents + 1 + (depth() > 0);
+  T *c1 = coefficients_ + samples, *c2 = coefficients_ + (tangents + 1) * samples;
+  for (int64_t r = 0; r < samples; r++) {
+    const T share = weight[tile_.first + r] / T(model_.problem.directions.count);
+    coefficients_[r] = T(0);
+    for (int64_t m = 1; m <= tangents; m++) coefficients_[m * samples + r] = energy_[m * samples + r] * share;
+    c2[r] = -share;
+  }
+  if (sums_.readout.weight)
+    kernels_.weighted_sum((kinds - 1) * samples, pad(model_.readout.in), top().p + samples * top().ld, top().ld, c1,
+                          sums_.readout.weight);
+  for (int64_t l = depth() - 1; l >= 0; l--) {
+    const Stage& s = stages_[l];
+    const bool last = l == depth() - 1, outer = last && !model_.hidden[l].skip, fresh = l == 0;
+    if (last && !outer)
+      kernels_.scaled(kinds * samples, s.shape.width, model_.readout_row, 0, coefficients_, s.bars, s.ld, false);
+    const int64_t passed = fresh ? 1 : tangents + 2;
+    const bool kept = keep_above(l, passed);
+    kernels_.down({s.shape, outer ? Above::outer : Above::stack, c1, c2, model_.readout_row, false, nullptr, 0, nullptr,
+                   fresh, s.z, s.d2, s.d3, s.bars, bias_sum(l)});
+    collect(l, tangents + 1 + !fresh);
+    below(l, passed, kept);
+  }
+  if (depth() == 0) std::fill_n(entry_.p, samples * entry_.ld, T(0));
+  leave();
+}
+
+// All terms: the chain g = dE/dh runs down right after the way up, and gives the score.
+template <class T>
+void Lane<T>::merged_terms() {
+  const int64_t samples = tile_.samples, tangents = tile_.tangents, width = pad(model_.problem.dim);
+  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 3 : 2, false, true);
+  kernels_.dots(samples, pad(model_.readout.in), top().p, top().ld, model_.readout_row, energy_);
+  std::fill_n(jacobian_, samples, T(0));
+  for (int64_t l = depth() - 1; l >= 0; l--) chain_step(l);
+  for (int64_t r = 0; r < samples; r++) {
+    T* s = score_.p + r * score_.ld;
+    const T* u = depth() > 0 ? s : model_.readout_row;
+    for (int64_t j = 0; j < model_.problem.dim; j++) s[j] = -u[j];
+    std::fill(s + model_.problem.dim, s + width, T(0));
+  }
+  std::fill_n(projected_, tangents * samples, T(0));
+  for (int64_t m = 0; m < tangents; m++)
+    kernels_.pair_dots(samples, width, direction(m), first_.ld, score_.p, score_.ld, projected_ + m * samples);
+  for (int64_t r = 0; r < samples; r++) {
+    const T broken = (energy_[r] + (model_.readout.bias ? model_.readout.bias[0] : T(0))) * T(0);
+    T e2 = jacobian_[r];
+    for (int64_t m = 0; depth() == 0 && m < tangents; m++) e2 += projected_[m * samples + r] * T(0);
+    jacobian_[r] = broken - e2 / T(model_.problem.directions.count);
+  }
+}
+
+// One layer of the chain, E2 = sum_l f'' q . g on the way; what leaves the first layer is dE/dx.
+template <class T>
+void Lane<T>::chain_step(int64_t l) {
+  const Layer<T>& layer = model_.hidden[l];
+  const Stage& s = stages_[l];
+  const bool last = l == depth() - 1;
+  const T* g = last ? model_.readout_row : s.g;
+  T* bar = s.bars + s.shape.curve();
+  kernels_.chain({s.shape, g, last ? 0 : s.ld, s.z, s.d2, s.q, bar, jacobian_});
+  if (layer.scale) {
+    std::copy_n(bar, s.shape.kind(), s.gz);
+    for (int64_t r = 0; r < tile_.samples; r++)
+      for (int64_t j = 0; j < layer.out; j++) bar[r * s.ld + j] *= layer.scale[(tile_.first + r) * layer.out + j];
+  }
+  const Rows out = l == 0 ? score_ : Rows{stages_[l - 1].g, stages_[l - 1].ld};
+  for (int64_t r = 0; layer.skip && r < tile_.samples; r++)
+    std::copy_n(g + (last ? 0 : r * s.ld), s.shape.width, out.p + r * out.ld);
+  model_.weights[l].down(tile_.samples, bar, s.ld, out.p, out.ld, layer.skip, scratch_);
+}
+
+// Carry k <- f' zk + c2 f'' q up, from k = dLoss/du = -dLoss/ds.
+template <class T>
+void Lane<T>::curvature_step(int64_t l) {
+  const Layer<T>& layer = model_.hidden[l];
+  const Stage& s = stages_[l];
+  const int64_t curve = s.shape.curve();
+  const Rows in = entering(l);
+  const T* entered = in.p + (tile_.tangents + 1) * tile_.samples * in.ld;
+  model_.weights[l].up(tile_.samples, entered, in.ld, (layer.scale ? s.raw : s.z) + curve, s.ld, scratch_);
+  for (int64_t r = 0; layer.scale && r < tile_.samples; r++) {
+    const int64_t at = curve + r * s.ld;
+    for (int64_t j = 0; j < layer.out; j++)
+      s.z[at + j] = s.raw[at + j] * layer.scale[(tile_.first + r) * layer.out + j];
+    std::fill(s.z + at + layer.out, s.z + at + s.shape.width, T(0));
+  }
+  kernels_.curve({s.shape, s.z + curve, s.z, s.d2, s.q, coefficients_, layer.skip ? entered : nullptr, s.out + curve});
+}
+
+// The gradient of any function of the terms: one curvature row carries both cotangents of the chain.
+template <class T>
+void Lane<T>::merged_down() {
+  const int64_t samples = tile_.samples, tangents = tile_.tangents;
+  for (int64_t r = 0; r < samples; r++) {
+    coefficients_[r] = -on_jacobian_[r] / T(model_.problem.directions.count);
+    const T* from = on_score_.p + r * on_score_.ld;
+    std::transform(from, from + first_.ld, direction(tangents) + r * first_.ld, [](T s) { return -s; });
+  }
+  for (int64_t l = 0; l < depth(); l++) curvature_step(l);
+  if (sums_.readout.weight) {
+    std::fill_n(energy_, samples, T(1));
+    kernels_.weighted_sum(samples, pad(model_.readout.in), top().p + (tangents + 1) * samples * top().ld, top().ld,
+                          energy_, sums_.readout.weight);
+  }
+  for (int64_t l = depth() - 1; l >= 0; l--) {
+    const Stage& s = stages_[l];
+    const bool last = l == depth() - 1;
+    const int64_t passed = l == 0 ? 1 : tangents + 1;
+    const bool kept = !last && keep_above(l, passed);
+    kernels_.down({s.shape, last ? Above::none : Above::stack, nullptr, nullptr, nullptr, true,
+                   last ? model_.readout_row : s.g, last ? 0 : s.ld, coefficients_, false, s.z, s.d2, s.d3, s.bars,
+                   bias_sum(l)});
+    collect(l, tangents + 2);
+    below(l, passed, kept);
+  }
+  if (depth() == 0) std::fill_n(entry_.p, samples * entry_.ld, T(0));
+  leave();
+}
+
+template void Lane<float>::sliced(const Objective<float>&);
+template void Lane<double>::sliced(const Objective<double>&);
+template void Lane<float>::merged_terms();
+template void Lane<double>::merged_terms();
+template void Lane<float>::merged_down();
+template void Lane<double>::merged_down();
+
+}  // namespace fastssm::cpu

@@ -1,0 +1,198 @@
+#include "engine.h"
+
+#include <algorithm>
+
+#include "lane.h"
+
+namespace fastssm::cpu {
+namespace {
+
+constexpr int64_t kRows = 192;              // of a tile's stack: enough for the products, few enough for the caches
+constexpr int64_t kWideRows = 384;          // where one layer's gradient leaves the second-level cache
+constexpr int64_t kWide = 768;
+constexpr int64_t kMostTangents = 254;      // more directions are taken in turns
+constexpr double kWorthThread = 2e6;        // operations that outweigh waking a thread
+constexpr int64_t kSlice = 1 << 15;         // elements of a gradient that one thread adds up at a time
+
+// How the samples are cut into tiles, and the tiles shared out: lane i takes tiles [i, i + 1) * tiles / lanes.
+struct Cut {
+  int64_t size, tiles, lanes, tangents;
+};
+
+template <class T>
+Cut cut(const Problem<T>& problem, int64_t threads) {
+  int64_t widest = 1, parameters = 0;
+  for (int64_t l = 0; l < problem.depth; l++) {
+    widest = std::max(widest, problem.layers[l].out);
+    parameters += problem.layers[l].in * problem.layers[l].out;
+  }
+  const int64_t tangents = std::min(problem.directions.count, kMostTangents), samples = problem.samples;
+  const int64_t largest = std::max<int64_t>(1, (widest < kWide ? kRows : kWideRows) / (tangents + 2));
+  const double work = 6.0 * double(samples) * double(problem.directions.count + 2) * double(parameters);
+  int64_t lanes = std::max<int64_t>(1, std::min({threads, samples, int64_t(std::min(work / kWorthThread, 1e6))}));
+  const int64_t least = (samples + largest - 1) / largest;
+  int64_t tiles = std::max((least + lanes - 1) / lanes * lanes, lanes);
+  const int64_t size = std::max<int64_t>(1, (samples + tiles - 1) / tiles);
+  tiles = (samples + size - 1) / size;
+  lanes = std::max<int64_t>(1, std::min(lanes, tiles));
+  return {size, tiles, lanes, tangents};
+}
+
+template <class T>
+class Call {
+ public:
+  Call(const Problem<T>& problem, const Gradients<T>& gradients, const Runtime<T>& runtime, bool merged, bool down)
+      : problem_(problem),
+        gradients_(gradients),
+        runtime_(runtime),
+        use_{merged && problem.kind == Kind::energy, down},
+        cut_(cut(problem, runtime.threads)),
+        model_(problem, runtime, fresh(shared_arena())) {
+    for (int64_t lane = 0; lane < cut_.lanes; lane++) sums_.push_back(sums_of(lane));
+  }
+
+  // Run `step(lane, tile)` for every tile and chunk of directions, then bring the sums to the caller's tensors.
+  template <class Step>
+  void run(const Step& step) {
+    const auto one = [&](int64_t index) {
+      Arena& arena = fresh(lane_arena());
+      Lane<T> lane(model_, gradients_, sums_[index], use_, {0, cut_.size, 0, cut_.tangents}, arena);
+      const int64_t last = (index + 1) * cut_.tiles / cut_.lanes;
+      for (int64_t tile = index * cut_.tiles / cut_.lanes; tile < last; tile++) {
+        const int64_t first = tile * cut_.size, samples = std::min(cut_.size, problem_.samples - first);
+        for (int64_t m = 0; m < problem_.directions.count; m += cut_.tangents)
+          step(lane, Tile{first, samples, m, std::min(cut_.tangents, problem_.directions.count - m)});
+      }
+      if (runtime_.gemms.release) runtime_.gemms.release();
+    };
+    if (cut_.lanes == 1) {
+      one(0);
+    } else {
+      runtime_.run(cut_.lanes, one);
+    }
+    finish();
+  }
+
+ private:
+  static Arena& shared_arena() {
+    thread_local Arena arena;
+    return arena;
+  }
+  static Arena& lane_arena() {
+    thread_local Arena arena;
+    return arena;
+  }
+  static Arena& fresh(Arena& arena) {
+    arena.reset();
+    return arena;
+  }
+
+  // The first lane adds up matrices where the caller wants them, the others in memory of their own.
+  Sums<T> sums_of(int64_t lane) {
+    Sums<T> sums;
+    sums.hidden.resize(model_.hidden.size());
+    if (!gradients_.layers) return sums;
+    for (size_t l = 0; l < model_.hidden.size(); l++) {
+      const Layer<T>& layer = model_.hidden[l];
+      sums.hidden[l] = {matrix(lane, gradients_.layers[l].weight, layer.in * layer.out), row(layer.out), false};
+    }
+    if (!model_.given_readout) return sums;
+    const LayerGradient<T>& out = gradients_.layers[problem_.depth - 1];
+    const Layer<T>& readout = model_.readout;
+    sums.readout = problem_.kind == Kind::energy
+                       ? typename Sums<T>::Of{row(readout.in), nullptr, false}
+                       : typename Sums<T>::Of{matrix(lane, out.weight, readout.in * readout.out), row(readout.out), false};
+    return sums;
+  }
+
+  T* matrix(int64_t lane, T* given, int64_t size) { return lane == 0 ? given : shared_arena().template take<T>(size); }
+
+  T* row(int64_t width) {
+    T* out = shared_arena().template take<T>(pad(width));
+    std::fill_n(out, pad(width), T(0));
+    return out;
+  }
+
+  void finish() {
+    if (!gradients_.layers) return;
+    for (size_t l = 0; l < model_.hidden.size(); l++) {
+      const auto of = [l](Sums<T>& sums) -> typename Sums<T>::Of& { return sums.hidden[l]; };
+      const Layer<T>& layer = model_.hidden[l];
+      add_matrices(of, layer.in * layer.out);
+      if (layer.bias) add_rows([&](Sums<T>& sums) { return of(sums).bias; }, layer.out, gradients_.layers[l].bias);
+    }
+    if (!model_.given_readout) return;
+    const LayerGradient<T>& out = gradients_.layers[problem_.depth - 1];
+    const Layer<T>& readout = model_.readout;
+    if (problem_.kind == Kind::energy) {
+      add_rows([](Sums<T>& sums) { return sums.readout.weight; }, readout.in, out.weight);
+      if (out.bias) out.bias[0] = T(0);  // a constant of the energy is no matter of the score
+    } else {
+      add_matrices([](Sums<T>& sums) -> typename Sums<T>::Of& { return sums.readout; }, readout.in * readout.out);
+      if (out.bias) add_rows([](Sums<T>& sums) { return sums.readout.bias; }, readout.out, out.bias);
+    }
+  }
+
+  template <class Of>
+  void add_matrices(const Of& of, int64_t size) {
+    T* total = of(sums_[0]).weight;
+    if (!of(sums_[0]).started) std::fill_n(total, size, T(0));
+    const int64_t slices = (size + kSlice - 1) / kSlice;
+    const auto slice = [&](int64_t i) {
+      const int64_t first = i * kSlice, count = std::min(kSlice, size - first);
+      for (size_t lane = 1; lane < sums_.size(); lane++)
+        if (of(sums_[lane]).started) runtime_.kernels.add(count, of(sums_[lane]).weight + first, total + first);
+    };
+    if (sums_.size() > 1 && slices > 1) {
+      runtime_.run(slices, slice);
+    } else {
+      for (int64_t i = 0; i < slices; i++) slice(i);
+    }
+  }
+
+  template <class Of>
+  void add_rows(const Of& of, int64_t width, T* out) {
+    std::copy_n(of(sums_[0]), width, out);
+    for (size_t lane = 1; lane < sums_.size(); lane++) runtime_.kernels.add(width, of(sums_[lane]), out);
+  }
+
+  const Problem<T>& problem_;
+  const Gradients<T>& gradients_;
+  const Runtime<T>& runtime_;
+  const Use use_;
+  const Cut cut_;
+  const Model<T> model_;
+  std::vector<Sums<T>> sums_;
+};
+
+}  // namespace
+
+template <class T>
+void objective(const Problem<T>& problem, const Objective<T>& out, const Gradients<T>& gradients,
+               const Runtime<T>& runtime) {
+  Call<T> call(problem, gradients, runtime, out.variance_reduced, gradients.x || gradients.layers);
+  call.run([&](Lane<T>& lane, const Tile& tile) { lane.objective(tile, out); });
+}
+
+template <class T>
+void terms(const Problem<T>& problem, const Terms<T>& out, const Runtime<T>& runtime) {
+  const Gradients<T> none{};
+  Call<T> call(problem, none, runtime, true, false);
+  call.run([&](Lane<T>& lane, const Tile& tile) { lane.terms(tile, out); });
+}
+
+template <class T>
+void terms_backward(const Problem<T>& problem, const Terms<T>& given, const Gradients<T>& gradients,
+                    const Runtime<T>& runtime) {
+  Call<T> call(problem, gradients, runtime, true, true);
+  call.run([&](Lane<T>& lane, const Tile& tile) { lane.terms_backward(tile, given); });
+}
+
+#define FASTSSM_INSTANTIATE(T)                                                                              \
+  template void objective(const Problem<T>&, const Objective<T>&, const Gradients<T>&, const Runtime<T>&);  \
+  template void terms(const Problem<T>&, const Terms<T>&, const Runtime<T>&);                               \
+  template void terms_backward(const Problem<T>&, const Terms<T>&, const Gradients<T>&, const Runtime<T>&);
+FASTSSM_INSTANTIATE(float)
+FASTSSM_INSTANTIATE(double)
+
+}  // namespace fastssm::cpu

@@ -1,0 +1,150 @@
+// The pointwise passes over a tile, compiled once per instruction set into a table of functions.
+//
+// A stack holds rows of one layer, kind after kind (the value, the tangents, the curvature), sample after sample:
+// row (kind, sample) starts at (kind * samples + sample) * ld. Widths are padded to whole vectors (`pad`), rows apart
+// by ld, and what lies in the padding is never read as a result.
+#pragma once
+
+#include <cstdint>
+
+namespace fastssm::cpu {
+
+constexpr int64_t kAlign = 16;  // widths are multiples of this many elements: a whole number of vectors at any level
+
+inline int64_t pad(int64_t width) { return (width + kAlign - 1) / kAlign * kAlign; }
+
+// The layout shared by all stacks of a layer in a tile.
+struct Shape {
+  int64_t samples;
+  int64_t tangents;
+  int64_t width;  // padded
+  int64_t ld;
+  int64_t kind() const { return samples * ld; }
+  int64_t curve() const { return (tangents + 1) * kind(); }
+};
+
+// Up through an activation: z, zd_m, zk become h, hd_m, k; z is overwritten by f'.
+template <class T>
+struct Up {
+  Shape shape;
+  int activation;
+  const T* constants;
+  int order;         // derivatives to keep: f' in place of z, f'' in d2, f''' in d3
+  bool curvature;    // carry k
+  bool fresh;        // zk is zero and not stored
+  const T* bias;     // [width], or null
+  T* z;              // stack
+  T* out;            // stack
+  T* d2;             // [samples] rows
+  T* d3;             // [samples] rows
+  T* q;              // [samples] rows, or null where the squares' sum is not kept
+  const T* entered;  // stack to add where the layer skips, or null
+};
+
+enum class Above { stack, outer, none };  // how the adjoints come: as rows, as coefficients times one row, or zero
+
+// Down through the activation of an energy's layer, in place: hb, hdb_m, g become zb, zdb_m, zkb.
+template <class T>
+struct Down {
+  Shape shape;
+  Above above;
+  const T* tangent_coefficient;    // Above::outer: hdb_m = coefficient[m, sample] * readout
+  const T* curvature_coefficient;  // Above::outer: g = coefficient[sample] * readout
+  const T* readout;
+  bool merged;  // g is `chain` and the loss's cotangent rides on the curvature row: cg = c2 g
+  const T* chain;
+  int64_t chain_ld;  // 0: the same row for every sample
+  const T* c2;       // [samples]
+  bool fresh;        // zk is zero, so neither is its adjoint wanted
+  const T* z;        // stack: f', zd_m, zk
+  const T* d2;
+  const T* d3;
+  T* bars;  // stack
+  T* bias;  // [width]: adds sum over samples of zb, or null
+};
+
+// Down through the activation of a score's layer, in place: hb, hdb_m become zb, zdb_m.
+template <class T>
+struct DownScore {
+  Shape shape;
+  const T* z;  // stack: f', zd_m
+  const T* d2;
+  T* bars;
+  T* bias;
+};
+
+// The chain dE/dh through an activation: bar = f' g, and e2 += sum_j f'' q g.
+template <class T>
+struct Chain {
+  Shape shape;
+  const T* g;
+  int64_t g_ld;  // 0: the same row for every sample
+  const T* d1;
+  const T* d2;
+  const T* q;
+  T* bar;
+  T* e2;  // [samples]
+};
+
+// The curvature row that carries both cotangents of the chain: k = f' zk + c2 f'' q (+ what entered a skip).
+template <class T>
+struct Curve {
+  Shape shape;
+  const T* zk;
+  const T* d1;
+  const T* d2;
+  const T* q;
+  const T* c2;  // [samples]
+  const T* entered;
+  T* out;
+};
+
+template <class T>
+struct Kernels {
+  void (*up)(const Up<T>&);
+  void (*down)(const Down<T>&);
+  void (*down_score)(const DownScore<T>&);
+  void (*chain)(const Chain<T>&);
+  void (*curve)(const Curve<T>&);
+  // out[r] = rows[r] . w
+  void (*dots)(int64_t rows, int64_t width, const T* a, int64_t ld, const T* w, T* out);
+  // out[r] += sum_j a[r, j] b[r, j]
+  void (*pair_dots)(int64_t rows, int64_t width, const T* a, int64_t lda, const T* b, int64_t ldb, T* out);
+  // out += sum_r coefficient[r] rows[r]
+  void (*weighted_sum)(int64_t rows, int64_t width, const T* a, int64_t ld, const T* coefficient, T* out);
+  // out[r] (+)= coefficient[r] a[r]; with a_ld = 0 the same row for every r
+  void (*scaled)(int64_t rows, int64_t width, const T* a, int64_t a_ld, const T* coefficient, T* out, int64_t ld,
+                 bool accumulate);
+  // out[c, r] = a[r, c]
+  void (*transpose)(int64_t rows, int64_t columns, const T* a, int64_t lda, T* out, int64_t ldo);
+  // out += a
+  void (*add)(int64_t n, const T* a, T* out);
+  // signs of some samples along one direction
+  void (*signs)(uint64_t seed, int64_t first_sample, int64_t samples, int64_t projection, int64_t dim, T* out,
+                int64_t ld);
+  // f and its first `order` derivatives of n elements, for tests
+  void (*jets)(int activation, int order, int64_t n, const T* z, const T* constants, T* f, T* d1, T* d2, T* d3);
+  // rows to bfloat16, padded with zeros to an even number of columns
+  void (*narrow)(int64_t rows, int64_t columns, const float* a, int64_t lda, uint16_t* out, int64_t ldo);
+  // pairs of rows interleaved as bfloat16: out[r / 2, c, r % 2], an odd last row paired with zeros
+  void (*interleave)(int64_t rows, int64_t columns, const float* a, int64_t lda, uint16_t* out, int64_t ldo);
+};
+
+template <class T>
+const Kernels<T>& baseline_kernels();
+template <class T>
+const Kernels<T>& avx2_kernels();
+template <class T>
+const Kernels<T>& avx512_kernels();
+
+enum class Level { baseline, avx2, avx512 };
+
+// The level in use: the best that the processor has, or a lower one asked for by FASTSSM_CPU_LEVEL.
+Level level();
+const char* name(Level level);
+bool supported(Level level);
+
+template <class T>
+const Kernels<T>& kernels(Level level);
+
+}  // namespace fastssm::cpu

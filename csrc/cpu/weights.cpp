@@ -1,0 +1,117 @@
+#include "weights.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace fastssm::cpu {
+namespace {
+
+constexpr int64_t kNarrowest = 32;     // smaller products stay in full precision: they cost nothing
+constexpr int64_t kOuterRows = 256;    // block of the gradient that stays in the second-level cache
+constexpr int64_t kOuterColumns = 64;
+
+int64_t even(int64_t n) { return n + n % 2; }
+
+template <class T>
+constexpr bool kSingle = sizeof(T) == sizeof(float);  // the dtype whose products can be narrowed
+
+}  // namespace
+
+template <class T>
+Weights<T>::Weights(const Layer<T>& layer, const Gemms<T>& gemms, const Kernels<T>& kernels)
+    : gemms_(gemms),
+      kernels_(kernels),
+      weight_(layer.weight),
+      in_(layer.in),
+      out_(layer.out),
+      panel_(gemms.panel),
+      narrow_(gemms.narrow && std::min(layer.in, layer.out) >= kNarrowest) {}
+
+template <class T>
+void Weights<T>::allocate(Arena& arena) {
+  up_ = arena.take<T>(pad(out_) * in_);
+  down_ = arena.take<T>(pad(in_) * out_);
+  if (narrow_) {
+    narrow_up_ = arena.take<uint16_t>(pad(out_) * even(in_));
+    narrow_down_ = arena.take<uint16_t>(pad(in_) * even(out_));
+  }
+}
+
+// First come the panels of W^T, then those of W; for bfloat16 each is narrowed as soon as it is there.
+template <class T>
+void Weights<T>::pack(int64_t piece) const {
+  const bool upward = piece < panels(out_);
+  if (!upward) piece -= panels(out_);
+  const int64_t width = upward ? out_ : in_, depth = upward ? in_ : out_, first = piece * panel_;
+  const int64_t columns = std::min(panel_, pad(width) - first), filled = std::min(columns, width - first);
+  T* panel = (upward ? up_ : down_) + first * depth;
+  if (filled < columns) std::fill(panel, panel + depth * columns, T(0));
+  if (upward) {
+    kernels_.transpose(filled, depth, weight_ + first * in_, in_, panel, columns);
+  } else {
+    for (int64_t k = 0; k < depth; k++) std::memcpy(panel + k * columns, weight_ + k * in_ + first, filled * sizeof(T));
+  }
+  if constexpr (kSingle<T>) {
+    uint16_t* packed = (upward ? narrow_up_ : narrow_down_) + first * even(depth);
+    if (narrow_) kernels_.interleave(depth, columns, panel, columns, packed, columns);
+  }
+}
+
+template <class T>
+void Weights<T>::multiply(int64_t rows, int64_t depth, int64_t width, const T* a, int64_t lda, const T* packed,
+                          const uint16_t* narrow_packed, T* c, int64_t ldc, bool accumulate,
+                          const NarrowScratch& scratch) const {
+  if (rows == 0) return;
+  const int64_t all = pad(width), deep = even(depth);
+  if constexpr (kSingle<T>) {
+    if (narrow_) {
+      kernels_.narrow(rows, depth, a, lda, scratch.a, deep);
+      for (int64_t j = 0; j < all; j += panel_)
+        gemms_.narrow(rows, std::min(panel_, all - j), deep, scratch.a, deep, narrow_packed + j * deep,
+                      std::min(panel_, all - j), c + j, ldc, accumulate);
+      return;
+    }
+  }
+  for (int64_t j = 0; j < all; j += panel_)
+    gemms_.gemm(rows, std::min(panel_, all - j), depth, a, lda, packed + j * depth, std::min(panel_, all - j), c + j,
+                ldc, accumulate);
+}
+
+template <class T>
+void Weights<T>::up(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, const NarrowScratch& scratch) const {
+  multiply(rows, in_, out_, a, lda, up_, narrow_up_, c, ldc, false, scratch);
+}
+
+template <class T>
+void Weights<T>::down(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, bool accumulate,
+                      const NarrowScratch& scratch) const {
+  multiply(rows, out_, in_, a, lda, down_, narrow_down_, c, ldc, accumulate, scratch);
+}
+
+template <class T>
+void Weights<T>::outer(int64_t rows, const T* turned, int64_t turned_ld, const T* b, int64_t ldb, T* c,
+                       bool accumulate, const NarrowScratch& scratch) const {
+  const int64_t deep = even(rows);
+  const bool whole = panel_ >= pad(in_);
+  const int64_t height = whole ? out_ : kOuterRows, width = whole ? in_ : kOuterColumns;
+  if constexpr (kSingle<T>) {
+    if (narrow_) {
+      kernels_.narrow(out_, rows, turned, turned_ld, scratch.a, deep);
+      kernels_.interleave(rows, in_, b, ldb, scratch.b, in_);
+      for (int64_t j = 0; j < in_; j += width)
+        for (int64_t i = 0; i < out_; i += height)
+          gemms_.narrow(std::min(height, out_ - i), std::min(width, in_ - j), deep, scratch.a + i * deep, deep,
+                        scratch.b + 2 * j, in_, c + i * in_ + j, in_, accumulate);
+      return;
+    }
+  }
+  for (int64_t j = 0; j < in_; j += width)
+    for (int64_t i = 0; i < out_; i += height)
+      gemms_.gemm(std::min(height, out_ - i), std::min(width, in_ - j), rows, turned + i * turned_ld, turned_ld, b + j,
+                  ldb, c + i * in_ + j, in_, accumulate);
+}
+
+template class Weights<float>;
+template class Weights<double>;
+
+}  // namespace fastssm::cpu

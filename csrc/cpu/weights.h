@@ -1,0 +1,54 @@
+// A layer's matrix packed for the sweeps' products, and these products.
+#pragma once
+
+#include "../network.h"
+#include "arena.h"
+#include "gemm.h"
+#include "kernels.h"
+
+namespace fastssm::cpu {
+
+// Scratch of one thread for operands in bfloat16.
+struct NarrowScratch {
+  uint16_t* a = nullptr;
+  uint16_t* b = nullptr;
+};
+
+template <class T>
+class Weights {
+ public:
+  Weights(const Layer<T>& layer, const Gemms<T>& gemms, const Kernels<T>& kernels);
+
+  // Panels to pack, in any order and by any thread, once there is memory for them.
+  int64_t pieces() const { return panels(out_) + panels(in_); }
+  void allocate(Arena& arena);
+  void pack(int64_t piece) const;
+
+  // c = rows W^T, in full padded rows.
+  void up(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, const NarrowScratch& scratch) const;
+  // c (+)= rows W, in full padded rows.
+  void down(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, bool accumulate,
+            const NarrowScratch& scratch) const;
+  // c [out, in] (+)= turned [out, rows] b [rows, in]
+  void outer(int64_t rows, const T* turned, int64_t turned_ld, const T* b, int64_t ldb, T* c, bool accumulate,
+             const NarrowScratch& scratch) const;
+
+  bool narrow() const { return narrow_; }
+
+ private:
+  int64_t panels(int64_t width) const { return (pad(width) + panel_ - 1) / panel_; }
+  void multiply(int64_t rows, int64_t depth, int64_t width, const T* a, int64_t lda, const T* packed,
+                const uint16_t* narrow_packed, T* c, int64_t ldc, bool accumulate, const NarrowScratch& scratch) const;
+
+  const Gemms<T>& gemms_;
+  const Kernels<T>& kernels_;
+  const T* weight_;
+  int64_t in_, out_, panel_;
+  bool narrow_;
+  T* up_ = nullptr;                   // panels [out / panel][in][panel] of W^T
+  T* down_ = nullptr;                 // panels [in / panel][out][panel] of W
+  uint16_t* narrow_up_ = nullptr;     // the same in interleaved pairs
+  uint16_t* narrow_down_ = nullptr;
+};
+
+}  // namespace fastssm::cpu

@@ -1,0 +1,155 @@
+// The module fastssm._C, and the engine's kernels in the dispatcher: two doors, one engine.
+#include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+#include <torch/library.h>
+#include <torch/version.h>
+
+#include "../activations.h"
+#include "functions.h"
+#include "gemm.h"
+
+namespace py = pybind11;
+
+namespace fastssm::on_tensors {
+namespace {
+
+using Optional = std::optional<at::Tensor>;
+
+// ---- the dispatcher's door: schemas are declared in Python -------------------------------------------------------
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objective_kernel(
+    const at::Tensor& x, const Optional& columns, const Optional& v, const Optional& seed, at::TensorList tensors,
+    const Optional& weight, c10::string_view kind, at::IntArrayRef activations, at::ArrayRef<double> constants,
+    at::IntArrayRef flags, int64_t projections, c10::string_view precision, bool variance_reduced, bool mean,
+    bool needs_inputs, bool needs_tensors) {
+  const Plan plan(std::string(kind), activations.vec(), constants.vec(), flags.vec());
+  return objective(plan, {x, columns, v, seed, projections, is_bfloat16(std::string(precision))}, tensors, weight,
+                   {variance_reduced, mean}, {needs_inputs, needs_tensors});
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> terms_kernel(const at::Tensor& x, const Optional& columns,
+                                                            const Optional& v, const Optional& seed,
+                                                            at::TensorList tensors, c10::string_view kind,
+                                                            at::IntArrayRef activations, at::ArrayRef<double> constants,
+                                                            at::IntArrayRef flags, int64_t projections,
+                                                            c10::string_view precision) {
+  const Plan plan(std::string(kind), activations.vec(), constants.vec(), flags.vec());
+  return terms(plan, {x, columns, v, seed, projections, is_bfloat16(std::string(precision))}, tensors);
+}
+
+std::vector<at::Tensor> terms_backward_kernel(const at::Tensor& on_projected, const at::Tensor& on_jacobian,
+                                              const at::Tensor& on_score, const at::Tensor& x, const Optional& columns,
+                                              const Optional& v, const Optional& seed, at::TensorList tensors,
+                                              c10::string_view kind, at::IntArrayRef activations,
+                                              at::ArrayRef<double> constants, at::IntArrayRef flags,
+                                              int64_t projections, c10::string_view precision, bool needs_inputs,
+                                              bool needs_tensors) {
+  const Plan plan(std::string(kind), activations.vec(), constants.vec(), flags.vec());
+  return terms_backward(plan, on_projected, on_jacobian, on_score,
+                        {x, columns, v, seed, projections, is_bfloat16(std::string(precision))}, tensors,
+                        {needs_inputs, needs_tensors});
+}
+
+TORCH_LIBRARY_IMPL(fastssm, CPU, library) {
+  library.impl("objective", objective_kernel);
+  library.impl("terms", terms_kernel);
+  library.impl("terms_backward", terms_backward_kernel);
+}
+
+// ---- what tests ask for ------------------------------------------------------------------------------------------
+
+cpu::Level level_named(const std::string& given) {
+  for (cpu::Level level : {cpu::Level::avx512, cpu::Level::avx2, cpu::Level::baseline})
+    if (given == cpu::name(level) && cpu::supported(level)) return level;
+  TORCH_CHECK(false, "level must be one that this processor has, got ", given, ".");
+}
+
+template <class T>
+std::vector<at::Tensor> jets(int64_t index, const at::Tensor& z, std::vector<double> constants, int64_t order,
+                             cpu::Level level) {
+  const int64_t n = cpu::pad(z.numel());
+  const std::vector<T> given(constants.begin(), constants.end());
+  const auto padded = [&] { return std::vector<T>(n, T(0)); };
+  std::vector<T> in = padded(), out[4] = {padded(), padded(), padded(), padded()};
+  std::copy_n(z.const_data_ptr<T>(), z.numel(), in.begin());
+  cpu::kernels<T>(level).jets(static_cast<int>(index), static_cast<int>(order), n, in.data(), given.data(),
+                              out[0].data(), out[1].data(), out[2].data(), out[3].data());
+  std::vector<at::Tensor> found;
+  for (int64_t i = 0; i <= order; i++) {
+    found.push_back(at::empty(z.sizes(), z.options()));
+    std::copy_n(out[i].begin(), z.numel(), found.back().data_ptr<T>());
+  }
+  return found;
+}
+
+std::vector<at::Tensor> activation(int64_t index, const at::Tensor& z, std::vector<double> constants, int64_t order,
+                                   const std::string& level) {
+  TORCH_CHECK(0 <= index && index < activation_count && 1 <= order && order <= 3, "index or order out of range.");
+  const at::Tensor given = z.contiguous();
+  return given.scalar_type() == at::kDouble ? jets<double>(index, given, constants, order, level_named(level))
+                                            : jets<float>(index, given, constants, order, level_named(level));
+}
+
+at::Tensor rademacher(int64_t seed, int64_t first_projection, int64_t first_sample, int64_t projections,
+                      int64_t samples, int64_t dim, const std::string& level) {
+  const at::Tensor out = at::empty({projections, samples, dim}, at::kFloat);
+  for (int64_t m = 0; m < projections; m++)
+    cpu::kernels<float>(level_named(level))
+        .signs(static_cast<uint64_t>(seed), first_sample, samples, first_projection + m, dim,
+               out.data_ptr<float>() + m * samples * dim, dim);
+  return out;
+}
+
+py::dict capability() {
+  py::dict out;
+  out["level"] = cpu::name(cpu::level());
+  out["gemm"] = torch_gemm::gemms<float>(false).name;
+  out["gemm64"] = torch_gemm::gemms<double>(false).name;
+  out["bf16"] = torch_gemm::has_bfloat16();
+  py::list levels;
+  for (cpu::Level level : {cpu::Level::baseline, cpu::Level::avx2, cpu::Level::avx512})
+    if (cpu::supported(level)) levels.append(cpu::name(level));
+  out["levels"] = levels;
+  return out;
+}
+
+py::dict build_info() {
+  py::dict out;
+  out["torch"] = TORCH_VERSION;
+  out["python"] = PY_VERSION;
+  out["compiler"] = __VERSION__;
+  return out;
+}
+
+}  // namespace
+}  // namespace fastssm::on_tensors
+
+PYBIND11_MODULE(_C, m) {
+  using namespace fastssm;
+  using namespace fastssm::on_tensors;
+  py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan")
+      .def(py::init<const std::string&, std::vector<int64_t>, std::vector<double>, std::vector<int64_t>>());
+  m.def("objective",
+        [](const std::shared_ptr<Plan>& plan, const at::Tensor& x, const std::optional<at::Tensor>& columns,
+           const std::optional<at::Tensor>& v, const std::optional<at::Tensor>& seed,
+           const std::vector<at::Tensor>& tensors, const std::optional<at::Tensor>& weight, int64_t projections,
+           bool variance_reduced, bool mean, const std::string& precision) {
+          const py::gil_scoped_release release;
+          return differentiable_objective(plan, {x, columns, v, seed, projections, is_bfloat16(precision)}, tensors,
+                                          weight, {variance_reduced, mean});
+        });
+  m.def("terms", [](const std::shared_ptr<Plan>& plan, const at::Tensor& x, const std::optional<at::Tensor>& columns,
+                    const std::optional<at::Tensor>& v, const std::optional<at::Tensor>& seed,
+                    const std::vector<at::Tensor>& tensors, int64_t projections, const std::string& precision) {
+    const py::gil_scoped_release release;
+    return differentiable_terms(plan, {x, columns, v, seed, projections, is_bfloat16(precision)}, tensors);
+  });
+  m.def("refuse_second_backward", &refuse_second_backward);
+  m.def("capability", &capability);
+  m.def("build_info", &build_info);
+  m.def("activation", &activation);
+  m.def("rademacher", &rademacher);
+}
