@@ -7,12 +7,16 @@ JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 ARGS   ?=
 BIN    := $(VENV)/bin
 RUN    := runs/white-wine
+NATIVE := setup.py tools/toolchain.py $(shell find csrc -type f)
+
+# What `make sanitize-extension` runs: sanitized code is slow.
+SANITIZED ?= tests/test_equivalence.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format docs bench clean
+.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension wheel fuzz mutants clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(VENV)/.demo  ## train on the white-wine data, print the table and the path of the figure
 	$(BIN)/fastssm train white-wine --out $(RUN) --overwrite $(ARGS)
@@ -32,19 +36,66 @@ format: $(VENV)/.test  ## let ruff mend what it can
 docs: $(VENV)/.docs  ## build the documentation into site/, every warning an error
 	$(BIN)/zensical build --clean --strict
 
-bench: $(VENV)/.bench  ## measure: rewrite bench/results/torch_path.csv and the tables of the documentation
+bench: $(VENV)/.bench  ## measure: rewrite bench/results/*.csv and the tables of the documentation
 	$(BIN)/python -m bench.torch_path $(ARGS)
+	$(BIN)/python -m bench.cpu $(ARGS)
 	$(BIN)/python tools/fill_tables.py
+
+generate: $(VENV)/.test  ## rewrite csrc/activations.h from fastssm/activations.py (ARGS=--check compares)
+	$(BIN)/python tools/generate.py $(ARGS)
+
+ctest: build/ctest/plain  ## the C++ unit tests, without torch
+sanitize: build/ctest/address,undefined build/ctest/thread  ## the same under ASan and UBSan, and under TSan
+
+sanitize-extension: $(VENV)/.test  ## SANITIZED="tests" with the extension under ASan and UBSan (ARGS picks)
+	$(call COPY,build/sanitized,.)
+	cd build/sanitized && FASTSSM_BUILD=cpu CXXFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	  $(abspath $(BIN)/python) setup.py --quiet build_ext --inplace
+	cd build/sanitized && PYTHONPATH=. OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  $(abspath $(BIN)/python) -m pytest --capture=sys -p no:cacheprovider $(SANITIZED) $(ARGS)
+
+wheel: $(VENV)/.wheel  ## build dist/*.whl, and run the tests with it in a fresh venv without a compiler
+	rm -rf build/wheel dist
+	FASTSSM_BUILD=cpu $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist build/wheel/*.whl
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet $(TORCH)
+	CXX=false build/wheel/venv/bin/python -m pip install --quiet "$$(echo dist/*.whl)[test]"
+	$(call COPY,build/wheel/tests,. ':!fastssm')
+	cd build/wheel/tests && export PATH=$(abspath build/wheel/venv/bin) OMP_NUM_THREADS=1 && \
+	  python -m fastssm && \
+	  pytest -p no:cacheprovider --numprocesses $(JOBS) --dist worksteal -k "not inductor" $(ARGS)
+
+fuzz: $(VENV)/.test  ## 2000 random networks, losses, dtypes and threads against plain autograd
+	OMP_NUM_THREADS=1 FASTSSM_FUZZ_EXAMPLES=2000 $(BIN)/pytest tests/test_fuzz.py $(ARGS)
+
+mutants: $(VENV)/.test  ## break each term of csrc/sweep.h in turn, and see the tests notice
+	$(BIN)/python tools/mutants.py $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) .cache build dist site runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -f fastssm/_C*.so fastssm/_build.json
 
-# A venv with torch; then one stamp per extra, so that a second call is instant.
+# The working tree without what git ignores, copied to $(1); $(2) picks.
+COPY = rm -rf $(1) && mkdir -p $(1) && git ls-files -z --cached --others --exclude-standard -- $(2) | \
+  xargs --null cp --parents --target-directory $(1)
+SANITIZE := -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
+
+# The C++ tests in a build folder of their own for each sanitizer, which is what the folder is called.
+build/ctest/%: FORCE
+	cmake -S . -B $@ -DFASTSSM_SANITIZE=$(filter-out plain,$*) --log-level=WARNING
+	cmake --build $@ --parallel $(JOBS) -- --quiet
+	ctest --test-dir $@ --output-on-failure --parallel $(JOBS)
+FORCE:
+
+# A venv with torch; then one stamp per extra, so that a second call is instant. Without isolation, so that setup.py sees torch.
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install --quiet "setuptools>=77"
 	@touch $@
 
-$(VENV)/.%: pyproject.toml setup.py $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+$(VENV)/.%: pyproject.toml $(NATIVE) $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$*]"
 	@touch $@

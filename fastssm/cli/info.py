@@ -34,7 +34,20 @@ def run(args: argparse.Namespace) -> int:
     for name, reasons in backends.availability().items():
         print(f"  {name:10} {'available' if not reasons else 'no: ' + '; '.join(reasons)}")
     print(f"\n{extension.status()}")
+    print(_engine(), end="")
     return 0
+
+
+def _engine() -> str:
+    """What the CPU engine runs on here, and what it was built for; nothing where it is not loaded."""
+    module = extension.module()
+    if module is None:
+        return ""
+    using, built = module.capability(), extension.record()
+    return (
+        f"  CPU engine: {using['level']} code, products by {using['gemm']}, {torch.get_num_threads()} threads\n"
+        f"  built for torch {built['torch']}, runs with torch {torch.__version__}\n"
+    )
 
 
 def _version(package: str) -> str:
