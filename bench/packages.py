@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.problems import Problem
-from bench.rivals import as_tensor, sliced, squared_norm, trainable
+from bench.rivals import as_tensor, energies_only, sliced, squared_norm, trainable
 
 
 def torchebm(p: Problem) -> Callable[[], Tensor]:
     """``torchebm.losses.SlicedScoreMatching``, with our directions in place of its random ones."""
+    energies_only(p)
     if p.variance_reduced:
         raise NotImplementedError("torchebm 0.8 has no variance-reduced sliced loss")
     loss = importlib.import_module("torchebm.losses").SlicedScoreMatching(
@@ -26,6 +27,7 @@ def torchebm(p: Problem) -> Callable[[], Tensor]:
 
 def ebmkit(p: Problem) -> Callable[[], Tensor]:
     """``ebm.losses.SlicedScoreMatching``, with our directions in place of its random ones."""
+    energies_only(p)
     loss = importlib.import_module("ebm.losses").SlicedScoreMatching(n_projections=len(p.v), vr=p.variance_reduced)
 
     def call() -> Tensor:
@@ -37,6 +39,7 @@ def ebmkit(p: Problem) -> Callable[[], Tensor]:
 
 def jet(p: Problem) -> Callable[[], Tensor]:
     """Collapsed Taylor mode of jet-for-pytorch, plus autograd for the score that SSM-VR asks for."""
+    energies_only(p)
     module = importlib.import_module("jet")
     _teach_softplus()
     transformed, zero = module.jet(p.net, (p.x,), collapsed=True), torch.zeros_like(p.x)

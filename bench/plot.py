@@ -1,6 +1,5 @@
-"""Draw docs/figures/torch_path.png from the CSV: ``python -m bench.plot [CSV] [PNG]``."""
+"""Draw the figures of docs/benchmarks.md from the CSV files that are there: ``python -m bench.plot``."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,18 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from bench import cpu, torch_path
+from bench.contenders import GEMMS
+from bench.harness import read
+from bench.measure import Row
 from bench.problems import GRID, LOSSES
-from bench.table import size_of
-from bench.torch_path import MEMORY_BATCHES, OUT, read
-from bench.worker import Row
+from bench.targets import size_of
 
-FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "torch_path.png"
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 OKABE_ITO = {"black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "blue": "#0072B2"}
 OKABE_ITO |= {"vermilion": "#D55E00", "purple": "#CC79A7", "grey": "#8C8C8C"}
-STYLES = {  # colour and marker: both differ, so that neither is needed alone
+Styles = dict[str, tuple[str, str]]  # colour and marker: both differ, so that neither is needed alone
+STYLES: Styles = {
     "func.vjp + compile": ("sky", "v"),
     "jvp(grad)": ("grey", "x"),
     "Taylor": ("orange", "s"),
@@ -31,20 +33,32 @@ STYLES = {  # colour and marker: both differ, so that neither is needed alone
     "fastssm torch": ("blue", "o"),
     "fastssm torch + compile": ("green", "*"),
 }
+NATIVE_STYLES: Styles = {
+    "Taylor + compile": ("vermilion", "D"),
+    "FD-SSM + compile": ("purple", ">"),
+    "ebmkit": ("grey", "2"),
+    "JAX jvp(grad)": ("orange", "v"),
+    "JAX jvp(jvp)": ("orange", "^"),
+    "JAX Taylor": ("orange", "s"),
+    GEMMS: ("black", "_"),
+    "fastssm torch + compile": ("green", "*"),
+    "fastssm cpu": ("blue", "o"),
+    "fastssm cpu bf16": ("sky", "p"),
+}
+AUTOGRAD: Styles = {"autograd": ("grey", "^")}
 
 
-def speed_ups(axis: Any, rows: Sequence[Row], title: str) -> None:
-    """Plot speed-up over autograd, one column of the axis for each size of the grid."""
-    for name, (colour, marker) in STYLES.items():
-        found = [row for row in rows if row["contender"] == name and row["ratio_to_autograd"]]
-        mine = {size_of(row): 1 / float(row["ratio_to_autograd"]) for row in found}
-        if not mine:
+def lines(axis: Any, rows: Sequence[Row], styles: Styles, column: str, inverse: bool = False) -> None:
+    """Plot a column of the CSV file, or one over it, for each size of the grid."""
+    for name, (colour, marker) in styles.items():
+        found = {size_of(row): float(row[column]) for row in rows if row["contender"] == name and row[column]}
+        places = [i for i, size in enumerate(GRID) if size in found]
+        if not places:
             continue
-        places = [i for i, size in enumerate(GRID) if size in mine]
         ours = name.startswith("fastssm")
         axis.plot(
             places,
-            [mine[GRID[i]] for i in places],
+            [1 / found[GRID[i]] if inverse else found[GRID[i]] for i in places],
             color=OKABE_ITO[colour],
             marker=marker,
             markersize=9 if ours else 6,
@@ -54,37 +68,59 @@ def speed_ups(axis: Any, rows: Sequence[Row], title: str) -> None:
             label=name,
         )
     axis.axhline(1, color="black", linewidth=1)
-    axis.set(yscale="log", title=title, ylabel="speed-up over autograd")
-    axis.set_yticks([0.25, 0.5, 1, 2, 4, 8], ["¼", "½", "1", "2", "4", "8"], minor=False)
-    axis.minorticks_off()
     axis.set_xticks(range(len(GRID)), [f"d {s.d}, H {s.H}\nL {s.L}, B {s.B}\nM {s.M}" for s in GRID], fontsize=7)
     axis.grid(axis="y", linewidth=0.3)
 
 
-def memory(axis: Any, rows: Sequence[Row]) -> None:
+def speed_ups(axis: Any, rows: Sequence[Row], styles: Styles, loss: str) -> None:
+    """Plot the speed-up over autograd."""
+    mine = [row for row in rows if row["loss"] == loss]
+    lines(axis, mine, styles, "ratio_to_autograd", inverse=True)
+    axis.set(yscale="log", title=f"{loss}: value and all gradients, 1 thread", ylabel="speed-up over autograd")
+    axis.set_yticks([0.25, 0.5, 1, 2, 4, 8, 16], ["¼", "½", "1", "2", "4", "8", "16"], minor=False)
+    axis.minorticks_off()
+    factors = [value for line in axis.lines for value in line.get_ydata()]
+    axis.set_ylim(0.9 * min(factors), 1.15 * max(factors))
+
+
+def shares(axis: Any, rows: Sequence[Row], styles: Styles) -> None:
+    """Plot which share of the measured peak the products of the two sweeps would have to run at."""
+    lines(axis, [row for row in rows if row["loss"] == LOSSES[0]], AUTOGRAD | styles, "fraction_of_peak")
+    axis.set(ylim=(0, 1.05), title=f"{LOSSES[0]}: the sweeps' arithmetic over the time, 1 thread")
+    axis.set_ylabel("share of the measured FMA peak")
+
+
+def memory(axis: Any, rows: Sequence[Row], styles: Styles) -> None:
     """Plot peak memory against the batch."""
-    for name, (colour, marker) in ({"autograd": ("grey", "^")} | STYLES).items():
+    for name, (colour, marker) in (AUTOGRAD | styles).items():
         mine = sorted((int(r["B"]), float(r["peak_MiB"])) for r in rows if r["contender"] == name and r["peak_MiB"])
         if mine:
             axis.plot(*zip(*mine, strict=True), color=OKABE_ITO[colour], marker=marker, label=name)
+    batches = sorted({int(row["B"]) for row in rows})
     axis.set(xscale="log", yscale="log", xlabel="batch", ylabel="peak MiB above inputs")
     axis.set_title("memory, SSM, d 100, H 512, L 3")
-    axis.set_xticks(MEMORY_BATCHES, map(str, MEMORY_BATCHES), fontsize=7)
+    axis.set_xticks(batches, map(str, batches), fontsize=7)
     axis.minorticks_off()
     axis.grid(linewidth=0.3)
     if axis.lines:
         axis.legend(fontsize=7)
 
 
-def draw(csv: Path = OUT, figure: Path = FIGURE) -> None:
-    """Draw the figure: both losses with one thread, and memory."""
-    rows = read(csv)
-    panels, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained", width_ratios=(5, 5, 3))
-    timed = [row for row in rows if row["mode"] == "forward+backward" and row["threads"] == "1"]
+def draw(rows: Sequence[Row], figure: Path, styles: Styles, native: bool) -> None:
+    """Draw a figure: both losses with one thread, for the native engine the share of the peak, and memory."""
+    if native:
+        panels, grid = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
+    else:
+        panels, grid = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained", width_ratios=(5, 5, 3))
+    axes = grid.flatten()
+    usual = [r for r in rows if (r.get("kind"), r.get("activation")) in ((None, None), ("energy", "softplus"))]
+    timed = [row for row in usual if row["mode"] == "forward+backward" and row["threads"] == "1"]
     for axis, loss in zip(axes, LOSSES, strict=False):
-        speed_ups(axis, [row for row in timed if row["loss"] == loss], f"{loss}: value and all gradients, 1 thread")
-    memory(axes[2], [row for row in rows if row["mode"] == "memory" and row["loss"] == LOSSES[0]])
-    handles, names = axes[0].get_legend_handles_labels()
+        speed_ups(axis, timed, styles, loss)
+    if native:
+        shares(axes[2], timed, styles)
+    memory(axes[-1], [row for row in usual if row["mode"] == "memory" and row["loss"] == LOSSES[0]], styles)
+    handles, names = axes[2 if native else 0].get_legend_handles_labels()
     panels.legend(handles, names, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     ours = next(row for row in rows if row["contender"] == "fastssm torch")
     panels.suptitle(f"{ours['machine']}, torch {ours['torch']}, {ours['dtype']}", fontsize=8)
@@ -93,4 +129,6 @@ def draw(csv: Path = OUT, figure: Path = FIGURE) -> None:
 
 
 if __name__ == "__main__":
-    draw(*map(Path, sys.argv[1:]))
+    for module, styles in ((torch_path, STYLES), (cpu, NATIVE_STYLES)):
+        if rows := read(module.OUT):
+            draw(rows, FIGURES / f"{module.OUT.stem}.png", styles, module is cpu)

@@ -1,6 +1,6 @@
 """One process of the benchmark: checks, times and weighs some contenders on one problem; rows go to stdout as JSON.
 
-``bench.torch_path`` starts it with OMP_NUM_THREADS set, so that a contender that crashes takes nobody with it.
+``bench.harness`` starts it with OMP_NUM_THREADS set, so that a contender that crashes takes nobody with it.
 """
 
 import json
@@ -9,30 +9,32 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from bench.contenders import CONTENDERS, EMPTY, Contender, bare_sweeps, empty_function
-from bench.measure import interleaved, peak_mib
-from bench.problems import LOSSES, Answer, Problem, Size, cached_answer, problem, relative_error
+from bench import signs, training
+from bench.contenders import CONTENDERS, PEAK, PEAK_BF16, Contender
+from bench.measure import Row, Timing, interleaved, peak_mib
+from bench.ours import BARE, EMPTY, NotBuiltError, empty_function
+from bench.problems import LOSSES, Answer, Case, Problem, Size, cached_answer, gradient_error, problem, relative_error
+from bench.steps import BACKWARD, MODES, Step
+from bench.yardsticks import arithmetic
 
-MODES = ("forward", "forward+backward")
-Row = dict[str, Any]
-Step = Callable[[], tuple[Tensor, tuple[Tensor, ...]]]
+BEGUN = "begun: "
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does with ``contenders`` on ``size``: a task of ``TASKS``."""
+    """What one process does with ``contenders`` on ``case``: a task of ``TASKS``."""
 
-    size: Size
+    case: Case
     threads: int
     contenders: tuple[str, ...]
     budget_s: float
     folder: str
     task: str = "time"
+    losses: tuple[str, ...] = LOSSES
+    modes: tuple[str, ...] = MODES
 
     def to_json(self) -> str:
         """Write the job for a command line."""
@@ -42,100 +44,136 @@ class Job:
     def from_json(cls, text: str) -> "Job":
         """Read what :meth:`to_json` wrote."""
         fields = json.loads(text)
-        return cls(**fields | {"size": Size(*fields["size"]), "contenders": tuple(fields["contenders"])})
+        size, *rest = fields.pop("case")
+        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return cls(case=Case(Size(*size), *rest), **fields | lists)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Modes of the rows it yields."""
+        return self.modes if self.task == "time" else (self.task,)
 
 
-def make_step(contender: Contender, p: Problem, mode: str) -> Step:
-    """Return the call that is timed: the value alone (on a frozen net), or the value and every parameter's gradient."""
-    call, parameters = contender.prepare(p), list(p.net.parameters())
-
-    def value() -> tuple[Tensor, tuple[Tensor, ...]]:
-        with torch.set_grad_enabled(contender.grad_mode):
-            return call().detach(), ()
-
-    def value_and_gradients() -> tuple[Tensor, tuple[Tensor, ...]]:
-        loss = call()
-        return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-
-    p.net.requires_grad_(mode != "forward")
-    return value if mode == "forward" else value_and_gradients
-
-
-def checked_step(name: str, job: Job, loss: str, mode: str) -> tuple[Step | None, Row]:
+def checked_step(contender: Contender, p: Problem, mode: str, folder: str) -> tuple[Step | None, Row]:
     """Prepare a contender and compare its first result with the exact answer; say what is wrong, if anything is."""
-    contender, p = CONTENDERS[name], problem(job.size, loss)
-    row: Row = {"loss": loss, "mode": mode, "contender": name}
     try:
-        exact = exact_for(contender, p, Path(job.folder), f"{job.size} {loss}")
-        step = make_step(contender, p, mode)
-        error = relative_error(*step(), exact)
+        step = contender.prepare(p, mode)
+        if step.read is None:
+            step.call()
+            return step, {"status": "ok"}
+        exact = exact_for(contender, p, Path(folder))
+        found = step.read(step.call())
     except Exception as problem_met:
-        return None, row | {"status": reason(problem_met)}
-    if not error <= contender.tolerance:
-        return None, row | {"max_rel_error": error, "status": f"wrong: error above {contender.tolerance:g}"}
-    return step, row | {"max_rel_error": error, "status": "ok"}
+        return None, {"status": reason(problem_met)}
+    row: Row = {"max_rel_error": relative_error(found, exact), "gradient_error": gradient_error(found, exact)}
+    if not row["max_rel_error"] <= contender.tolerance:
+        return None, row | {"status": f"wrong: error above {contender.tolerance:g}"}
+    return step, row | {"status": "ok"}
 
 
-def exact_for(contender: Contender, p: Problem, folder: Path, key: str) -> Answer:
+def begun(name: str, p: Problem, mode: str, folder: str) -> tuple[Step | None, Row]:
+    """Check a contender, and leave its name for the case that it takes the process down."""
+    print(BEGUN + name, flush=True)
+    return checked_step(CONTENDERS[name], p, mode, folder)
+
+
+def exact_for(contender: Contender, p: Problem, folder: Path) -> Answer:
     """Return the exact answer for the directions this contender is going to use."""
+    key = f"{p.case} {p.loss}"
     if contender.own_directions is None:
         return cached_answer(p, folder / f"{key}.pt")
     return cached_answer(p._replace(v=contender.own_directions(p)), folder / f"{key} own.pt")
 
 
 def reason(error: Exception) -> str:
-    kinds = {NotImplementedError: "not applicable", ImportError: "unavailable"}
+    kinds = {NotImplementedError: "not applicable", ImportError: "unavailable", NotBuiltError: "not built"}
     kind = next((word for type_, word in kinds.items() if isinstance(error, type_)), "failed")
     return f"{kind}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 def timings(job: Job) -> Iterator[Row]:
     """Time every contender that gives the right answer, interleaved, for each loss and mode."""
-    for loss in LOSSES:
-        for mode in MODES:
+    for loss in job.losses:
+        for mode in job.modes:
             torch.compiler.reset()
-            checked = {name: checked_step(name, job, loss, mode) for name in job.contenders}
+            checked = {name: begun(name, problem(job.case, loss), mode, job.folder) for name in job.contenders}
             steps = {name: step for name, (step, _) in checked.items() if step}
-            times = interleaved(steps, job.budget_s)
+            times = interleaved({name: step.call for name, step in steps.items()}, job.budget_s)
+            speeds = {n: (steps[n].flops or arithmetic(job.case, loss)) / t.min_ms / 1e6 for n, t in times.items()}
             for name, (step, row) in checked.items():
                 if step:
-                    row |= {**times[name]._asdict(), "peak_MiB": peak_mib(step)}
-                    row["ratio_to_autograd"] = ratio(times, name, "autograd")
-                    row["ratio_to_fastssm"] = ratio(times, name, "fastssm torch")
-                yield row
+                    row |= {**times[name]._asdict(), "peak_MiB": peak_mib(step.call)}
+                    if mode == BACKWARD:
+                        row |= {"gflops": speeds[name], "fraction_of_peak": fraction(name, speeds)}
+                yield row | {"loss": loss, "mode": mode, "contender": name}
 
 
-def ratio(times: dict[str, Any], name: str, reference: str) -> float | None:
-    return times[name].min_ms / times[reference].min_ms if reference in times else None
+def fraction(name: str, speeds: dict[str, float]) -> float | None:
+    """Return the speed in units of the measured peak of the same arithmetic, if that ran in this process."""
+    peak = PEAK_BF16 if "bf16" in name else PEAK
+    return speeds[name] / speeds[peak] if peak in speeds else None
 
 
 def memory(job: Job) -> Iterator[Row]:
-    """Weigh one call of the first contender; a small batch before it checks the answer and loads what is lazy."""
+    """Weigh one call of the first contender in a process that has loaded its code on a small network only.
+
+    So what an engine keeps from call to call counts too. Afterwards a small batch checks the answer.
+    """
     (name,) = job.contenders
-    warm_up = Job(job.size._replace(B=64), job.threads, job.contenders, 0, job.folder)
-    for loss in LOSSES:
-        step, row = checked_step(name, warm_up, loss, MODES[1])
+    contender, tiny = CONTENDERS[name], job.case._replace(size=Size(2, 8, 2, 8, 1))
+    few = job.case._replace(size=job.case.size._replace(B=64))
+    for loss in job.losses:
+        step, row = checked_step(contender, problem(tiny, loss), BACKWARD, job.folder)
         if step:
-            row["peak_MiB"] = peak_mib(make_step(CONTENDERS[name], problem(job.size, loss), MODES[1]))
-        yield row | {"mode": "memory"}
+            peak = peak_mib(contender.prepare(problem(job.case, loss), BACKWARD).call)
+            row = {"peak_MiB": peak} | checked_step(contender, problem(few, loss), BACKWARD, job.folder)[1]
+        yield row | {"loss": loss, "contender": name, "mode": "memory"}
 
 
 def overhead(job: Job) -> Iterator[Row]:
-    """Time a step of fastssm less the sweeps it consists of, and an autograd function that does nothing: the floor."""
-    for loss in LOSSES:
-        (name,), p = job.contenders, problem(job.size, loss)
-        step, row = checked_step(name, job, loss, MODES[1])
-        if step:
-            calls = {"step": step, "sweeps": bare_sweeps(p), EMPTY: empty_function(p)}
-            times = interleaved(calls, job.budget_s)
-            whole, part = times["step"], times["sweeps"]
-            row |= {"min_ms": whole.min_ms - part.min_ms, "median_ms": whole.median_ms - part.median_ms}
-            row["repeats"] = whole.repeats
-            yield {"loss": loss, "contender": EMPTY, "mode": "overhead", "status": "ok", **times[EMPTY]._asdict()}
-        yield row | {"mode": "overhead"}
+    """Time a step of fastssm less the arithmetic in it, and an autograd function that does nothing: the floor."""
+    for loss in job.losses:
+        p = problem(job.case, loss)
+        checked = {name: checked_step(CONTENDERS[name], p, BACKWARD, job.folder) for name in job.contenders}
+        whole = {name: step.call for name, (step, _) in checked.items() if step}
+        parts = {f"{name} bare": BARE[name](p) for name in whole}
+        times = interleaved(whole | parts | {EMPTY: empty_function(p)}, job.budget_s)
+        for name, (step, row) in checked.items():
+            found = less(times[name], times[f"{name} bare"])._asdict() if step else {}
+            yield {"loss": loss, "contender": name, "mode": "overhead", **row, **found}
+        yield {"loss": loss, "contender": EMPTY, "mode": "overhead", "status": "ok", **times[EMPTY]._asdict()}
 
 
-TASKS: dict[str, Callable[[Job], Iterator[Row]]] = {"time": timings, "memory": memory, "overhead": overhead}
+def less(whole: Timing, part: Timing) -> Timing:
+    return Timing(whole.min_ms - part.min_ms, whole.median_ms - part.median_ms, whole.repeats)
+
+
+def sign_draws(job: Job) -> Iterator[Row]:
+    """Time who draws as many random signs as the problem has."""
+    draws, faults = signs.contenders(job.case.size)
+    for name, timing in interleaved(draws, job.budget_s).items():
+        yield {"loss": "", "mode": "signs", "contender": name, "status": "ok", **timing._asdict()}
+    for name, error in faults.items():
+        yield {"loss": "", "mode": "signs", "contender": name, "status": reason(error)}
+
+
+def trainings(job: Job) -> Iterator[Row]:
+    """Time whole commands, each once."""
+    for name in job.contenders:
+        row: Row = {"loss": job.losses[0], "mode": job.task, "contender": name}
+        try:
+            yield row | training.timed(job.task, name, Path(job.folder)) | {"status": "ok"}
+        except Exception as problem_met:
+            yield row | {"status": reason(problem_met)}
+
+
+TASKS: dict[str, Callable[[Job], Iterator[Row]]] = {
+    "time": timings,
+    "memory": memory,
+    "overhead": overhead,
+    "signs": sign_draws,
+    **dict.fromkeys(training.COMMANDS, trainings),
+}
 
 
 def main() -> None:

@@ -1,48 +1,82 @@
-"""Writes the benchmark tables of the README and the documentation from bench/results/torch_path.csv.
+"""Writes the benchmark tables of the README and the documentation from the CSV files in bench/results/.
 
 Run `python tools/fill_tables.py`. A table stands between two comments; the first says which, and with names after the
 last bar, which contenders:
 
-    <!-- table: forward+backward | SSM-VR | 1 -->              mode, loss, threads
+    <!-- table: forward+backward | SSM-VR | 1 -->              mode, loss, threads, from torch_path.csv
     <!-- table: forward+backward | SSM | 2 | autograd, fastssm torch -->
     <!-- table: memory -->
+    <!-- table: cpu | forward+backward | SSM | 1 -->           the same from cpu.csv, of a softplus energy
+    <!-- table: cpu | speed | SSM | 1 | kind=score -->         GFLOP/s, of rows with that in that column
+    <!-- table: cpu | targets -->                              also: overhead, signs, train, figure
     <!-- end -->
 """
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.table import memory_table, timing_table  # noqa: E402
-from bench.torch_path import OUT, Row, read  # noqa: E402
+from bench import cpu, table, torch_path  # noqa: E402
+from bench.harness import read  # noqa: E402
+from bench.measure import Row  # noqa: E402
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 TABLE = re.compile(r"(?P<start><!-- table: (?P<which>[^>]+) -->\n)(?P<table>.*?)(?P<end><!-- end -->)", re.DOTALL)
+USUAL = {"kind": "energy", "activation": "softplus"}
 
 
-def filled(text: str, rows: Sequence[Row]) -> str:
-    """Return a page with every marked table made anew from the rows of the CSV file."""
-    return TABLE.sub(lambda m: f"{m['start']}\n{render(m['which'], rows)}\n\n{m['end']}", text)
+def figure(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield the link to what `python -m bench.plot` draws from the rows, if there are any."""
+    if rows:
+        yield "![Speed-up over autograd, share of the peak, and memory](figures/cpu.png)"
 
 
-def render(which: str, rows: Sequence[Row]) -> str:
+WHOLE: dict[str, Callable[[Sequence[Row]], Iterator[str]]] = {
+    "memory": lambda rows: table.memory_table([row for row in rows if row["mode"] == "memory"]),
+    "targets": table.target_table,
+    "overhead": table.overhead_table,
+    "signs": table.sign_table,
+    "train": table.training_table,
+    "figure": figure,
+}
+
+
+def filled(text: str, rows: Sequence[Row], cpu_rows: Sequence[Row] | None = None) -> str:
+    """Return a page with every marked table made anew.
+
+    Args:
+        text: the page.
+        rows: those of torch_path.csv.
+        cpu_rows: those of cpu.csv; read from the file if None.
+    """
+    native = read(cpu.OUT) if cpu_rows is None else cpu_rows
+    return TABLE.sub(lambda m: f"{m['start']}\n{render(m['which'], rows, native)}\n\n{m['end']}", text)
+
+
+def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
     """Return the Markdown of one table."""
-    mode, *choice = [part.strip() for part in which.split("|")]
-    mine = [row for row in rows if row["mode"] == mode]
-    if mode == "memory":
-        return "\n".join(memory_table(mine))
-    loss, threads, *names = choice
-    mine = [row for row in mine if row["loss"] == loss and row["threads"] == threads]
-    if names:
-        wanted = [name.strip() for name in names[0].split(",")]
-        mine = [row for row in mine if row["contender"] in wanted]
-    return "\n".join(timing_table(mine))
+    parts = [part.strip() for part in which.split("|")]
+    if parts[0] == "cpu":
+        rows, parts = native, parts[1:]
+    if parts[0] in WHOLE:
+        return "\n".join(WHOLE[parts[0]](rows))
+    return "\n".join(timings(*parts, rows=rows))
+
+
+def timings(mode: str, loss: str, threads: str, *choice: str, rows: Sequence[Row]) -> Iterator[str]:
+    """Return a table of times, or of speeds, of the rows that are meant."""
+    wanted = {"mode": mode.replace("speed", "forward+backward"), "loss": loss, "threads": threads}
+    wanted |= USUAL | dict(part.split("=") for part in choice if "=" in part)
+    mine = [row for row in rows if all(row.get(column, value) == value for column, value in wanted.items())]
+    names = [name.strip() for part in choice if "=" not in part for name in part.split(",")]
+    mine = [row for row in mine if not names or row["contender"] in names]
+    return table.speed_table(mine) if mode == "speed" else table.timing_table(mine)
 
 
 if __name__ == "__main__":
     for page in PAGES:
-        page.write_text(filled(page.read_text(), read(OUT)))
+        page.write_text(filled(page.read_text(), read(torch_path.OUT)))

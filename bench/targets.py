@@ -1,0 +1,173 @@
+"""What the CPU engine was to reach, and whether it does: a target is text such as ``x_autograd>=3.8``."""
+
+from collections.abc import Callable, Iterator, Sequence
+from operator import ge, le
+from typing import NamedTuple
+
+from bench.contenders import GEMMS
+from bench.measure import Row
+from bench.problems import EXACT_LOSS, GRID, Size
+
+ENERGY = {  # of the peak with one thread, against autograd, against the best rival
+    GRID[0]: (None, 7, 1.3),
+    GRID[1]: (0.90, 3.8, 1.5),
+    GRID[2]: (0.95, 2.6, 1.45),
+    GRID[3]: (0.95, 2.3, 1.3),
+    GRID[4]: (0.92, 2.0, 1.25),
+    GRID[5]: (0.95, 5.6, 1.35),
+}
+TWO_THREADS = {GRID[0]: (None, 10, 2.2)}
+SCORE = {GRID[0]: 5, GRID[3]: 1.5, GRID[4]: 1.3, GRID[5]: 3}
+
+
+def target(row: Row) -> str:
+    """Return the targets of a row, separated by spaces; nothing where none was set."""
+    return " ".join(_targets(row)) if row["contender"] in _RULES else ""
+
+
+def _targets(row: Row) -> Iterator[str]:
+    rules = _RULES[row["contender"]]
+    if row["mode"] in rules:
+        yield from rules[row["mode"]](row, size_of(row), int(row["threads"]))
+
+
+def _native(row: Row, size: Size, threads: int) -> Iterator[str]:
+    if row["loss"] == EXACT_LOSS:
+        yield "x_autograd>=6"
+    elif row["kind"] == "score":
+        yield f"x_autograd>={SCORE[size]}" if size in SCORE else "x_autograd>=1"
+    else:
+        yield from _energy(row, size, threads)
+
+
+def _energy(row: Row, size: Size, threads: int) -> Iterator[str]:
+    peak, autograd, rival = (TWO_THREADS if threads > 1 and size in TWO_THREADS else ENERGY).get(size, (None, 1, 1))
+    if (row["loss"], row["activation"]) == ("SSM", "softplus"):
+        if peak and threads == 1:
+            yield f"of_peak>={peak}"
+        yield f"x_autograd>={autograd}"
+        yield f"x_best_rival>={rival}"
+    else:
+        yield "x_best_rival>=1"
+    yield "x_bare_GEMMs>=1"
+    if threads == 2 and size in GRID[2:]:
+        yield "x_one_thread>=1.9"
+    if row["loss"] == "SSM-VR":
+        yield "time_of_SSM<=1.06"
+
+
+def _bf16(row: Row, size: Size, threads: int) -> Iterator[str]:
+    if row["kind"] == "energy" and size.H >= 512:
+        yield "x_float32>=1.6"
+        yield "gradient_error<=0.01"
+
+
+def _memory(row: Row, size: Size, threads: int) -> Iterator[str]:
+    if size.B == 65536:
+        yield "MB<=80"
+    if size.B > 4096:
+        yield "of_B_4096<=1.1"
+
+
+Rule = Callable[[Row, Size, int], Iterator[str]]
+_RULES: dict[str, dict[str, Rule]] = {
+    "fastssm cpu": {
+        "forward+backward": _native,
+        "memory": _memory,
+        "overhead": lambda *row: iter(["microseconds<=60"]),
+        "signs": lambda *row: iter(["ns_per_sign<=0.1"]),
+    },
+    "fastssm cpu bf16": {"forward+backward": _bf16},
+}
+
+
+class Verdict(NamedTuple):
+    """One target of one row: its bound, what was measured (None: nothing) and whether it is met."""
+
+    row: Row
+    quantity: str
+    sense: str
+    bound: float
+    measured: float | None
+    met: bool
+
+
+def verdicts(rows: Sequence[Row]) -> Iterator[Verdict]:
+    """Yield every target of the rows of a file with what was measured."""
+    found = {_key(row): row for row in rows}
+    for row in rows:
+        for text in row["target"].split():
+            sense = ">=" if ">=" in text else "<="
+            quantity, bound = text.split(sense)
+            measured = QUANTITIES[quantity](row, found)
+            met = measured is not None and (ge if sense == ">=" else le)(measured, float(bound))
+            yield Verdict(row, quantity, sense, float(bound), measured, met)
+
+
+Found = dict[tuple[str, ...], Row]
+
+
+def _key(row: Row, **other: str) -> tuple[str, ...]:
+    names = ("threads", "kind", "activation", *Size._fields, "loss", "mode", "contender")
+    return tuple((row | other)[name] for name in names)
+
+
+def _number(row: Row | None, column: str) -> float | None:
+    return float(row[column]) if row is not None and row[column] else None
+
+
+def _inverse(column: str) -> Callable[[Row, Found], float | None]:
+    def quantity(row: Row, found: Found) -> float | None:
+        value = _number(row, column)
+        return None if value is None else 1 / value
+
+    return quantity
+
+
+def _times_faster(**other: str) -> Callable[[Row, Found], float | None]:
+    """Time of the same row elsewhere over the time of this one."""
+
+    def quantity(row: Row, found: Found) -> float | None:
+        mine, theirs = _number(row, "min_ms"), _number(found.get(_key(row, **other)), "min_ms")
+        return None if mine is None or theirs is None else theirs / mine
+
+    return quantity
+
+
+def _slower_than_ssm(row: Row, found: Found) -> float | None:
+    faster = _times_faster(loss="SSM")(row, found)
+    return None if faster is None else 1 / faster
+
+
+def _of_smallest_batch(row: Row, found: Found) -> float | None:
+    mine, least = _number(row, "peak_MiB"), _number(found.get(_key(row, B="4096")), "peak_MiB")
+    return None if mine is None or not least else mine / least
+
+
+def _scaled(column: str, scale: Callable[[Row], float]) -> Callable[[Row, Found], float | None]:
+    def quantity(row: Row, found: Found) -> float | None:
+        value = _number(row, column)
+        return None if value is None else value * scale(row)
+
+    return quantity
+
+
+QUANTITIES: dict[str, Callable[[Row, Found], float | None]] = {
+    "of_peak": _scaled("fraction_of_peak", lambda row: 1),
+    "x_autograd": _inverse("ratio_to_autograd"),
+    "x_best_rival": _inverse("ratio_to_best_rival"),
+    "x_bare_GEMMs": _times_faster(contender=GEMMS),
+    "x_one_thread": _times_faster(threads="1"),
+    "time_of_SSM": _slower_than_ssm,
+    "x_float32": _times_faster(contender="fastssm cpu"),
+    "gradient_error": _scaled("gradient_error", lambda row: 1),
+    "microseconds": _scaled("min_ms", lambda row: 1e3),
+    "ns_per_sign": _scaled("min_ms", lambda row: 1e6 / (int(row["M"]) * int(row["B"]) * int(row["d"]))),
+    "MB": _scaled("peak_MiB", lambda row: 1.048576),
+    "of_B_4096": _of_smallest_batch,
+}
+
+
+def size_of(row: Row) -> Size:
+    """Return the size of a row's problem."""
+    return Size(*(int(row[letter]) for letter in Size._fields))
