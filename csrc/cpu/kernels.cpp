@@ -43,8 +43,11 @@ using Jets = void (*)(int64_t n, const T* z, const T* bias, const T* c, T* f, T*
 
 template <int ID, int ORDER, class T>
 void jets_of(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d2, T* d3) {
+  constexpr int parameters = activation_parameters[ID];
+  T own[parameters + 1];  // a copy, as the stores below could change c for all the compiler knows
+  for (int i = 0; i < parameters; i++) own[i] = c[i];
   for (int64_t j = 0; j < n; j += native_lanes<T>) {
-    const Jet<Native<T>> jet = fastssm::jet<ID, ORDER>(load(z + j) + load(bias + j), c);
+    const Jet<Native<T>> jet = fastssm::jet<ID, ORDER>(load(z + j) + load(bias + j), own);
     store(f + j, jet.f);
     store(d1 + j, jet.d1);
     if constexpr (ORDER >= 2) store(d2 + j, jet.d2);

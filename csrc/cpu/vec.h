@@ -120,16 +120,31 @@ struct ScalarOf<Vec<T, N>> {
   using type = T;
 };
 
+// The lanes L of a and b together.
+template <class T, int... L, class V>
+FASTSSM_INLINE V shuffle(V a, V b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, L...);
+#else
+  return __builtin_shuffle(a, b, native_vector<integer_of<T>, sizeof...(L)>{L...});
+#endif
+}
+
+// Adds to each lane the one STEP further on, then half the step, and so on.
+template <int STEP, class T, int N, size_t... I>
+FASTSSM_INLINE T sum_of_lanes(Vec<T, N> a, std::index_sequence<I...> lanes) {
+  if constexpr (STEP == 0) {
+    return a[0];
+  } else {
+    const Vec<T, N> moved = shuffle<T, (static_cast<int>(I) + STEP) % N...>(a.lanes, a.lanes);
+    return sum_of_lanes<STEP / 2>(a + moved, lanes);
+  }
+}
+
 // The sum of all lanes, halves first.
 template <class T, int N>
 FASTSSM_INLINE T sum(Vec<T, N> a) {
-  if constexpr (N == 1) {
-    return a[0];
-  } else {
-    native_vector<T, N / 2> halves[2];
-    std::memcpy(halves, &a.lanes, sizeof halves);
-    return sum(Vec<T, N / 2>(halves[0] + halves[1]));
-  }
+  return sum_of_lanes<N / 2>(a, std::make_index_sequence<N>());
 }
 
 // Whether the condition holds in any lane.
@@ -170,12 +185,7 @@ FASTSSM_INLINE void store_bfloat16(Vec<float, N> a, uint16_t* out) {
 // The lanes of a and b from FIRST on, in turns: a0 b0 a1 b1 ...
 template <int FIRST, class T, class V, size_t... I>
 FASTSSM_INLINE V interleave(V a, V b, std::index_sequence<I...>) {
-  constexpr int n = sizeof...(I);
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, b, (int(I) / 2 + FIRST + (I % 2 ? n : 0))...);
-#else
-  return __builtin_shuffle(a, b, native_vector<integer_of<T>, n>{(int(I) / 2 + FIRST + (I % 2 ? n : 0))...});
-#endif
+  return shuffle<T, (static_cast<int>(I / 2 + I % 2 * sizeof...(I)) + FIRST)...>(a, b);
 }
 
 // Transposes N x N numbers in registers: log2(N) perfect shuffles of the rows.

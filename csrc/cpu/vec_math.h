@@ -187,9 +187,9 @@ FASTSSM_INLINE SinCos<Vec<T, N>> of_quadrant(Vec<T, N> r, typename Vec<T, N>::In
   const Vec<T, N> s = where(r == T(0), r, r + r * y * sin_fit), c = T(1) + y * (T(-0.5) + y * cos_fit);
   const Integers bit = (Integers)Vec<T, N>(T(-0.0)).lanes;
   constexpr int sign = 8 * sizeof(T) - 2;
-  const Integers odd = -(quadrant & 1), sin_sign = quadrant << sign & bit, cos_sign = (quadrant + 1) << sign & bit;
-  return {Native((Integers)Native(odd ? c.lanes : s.lanes) ^ sin_sign),
-          Native((Integers)Native(odd ? s.lanes : c.lanes) ^ cos_sign)};
+  const Mask<T, N> odd{-(quadrant & 1)};
+  const Integers sin_sign = quadrant << sign & bit, cos_sign = (quadrant + 1) << sign & bit;
+  return {Native((Integers)where(odd, c, s).lanes ^ sin_sign), Native((Integers)where(odd, s, c).lanes ^ cos_sign)};
 }
 
 template <int N>
