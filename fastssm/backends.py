@@ -15,12 +15,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from fastssm import checks, extension, functions, ops, reference
+from fastssm import checks, extension, functions, native, reference
 from fastssm.directions import Directions
-from fastssm.engine import Form, Inputs, Static
+from fastssm.engine import FULL_ONLY, Form, Inputs, Static, read
 from fastssm.errors import FastSSMWarning, UnsupportedError
-from fastssm.networks import Network, Refusal, recognize
-from fastssm.sweeps import Terms, flatten
+from fastssm.memory import recall
+from fastssm.networks import Network, Refusal
+from fastssm.sweeps import Terms
 
 ENVIRONMENT = "FASTSSM_BACKEND"
 
@@ -34,6 +35,7 @@ class Request(NamedTuple):
         x: data `[B, ...]`.
         cond: conditioning arguments.
         kind: "energy", "score", or "auto" where only running the model can tell.
+        precision: of the products, "full" or "bf16".
     """
 
     model: nn.Module
@@ -41,6 +43,7 @@ class Request(NamedTuple):
     x: Tensor
     cond: tuple[Tensor, ...]
     kind: str
+    precision: str
 
 
 class Backend(Protocol):
@@ -74,8 +77,8 @@ class Reference:
         return []
 
     def unsupported(self, request: Request) -> list[str]:
-        """It runs any module."""
-        return []
+        """It runs any module, in the dtype of its data."""
+        return [] if request.precision == "full" else [FULL_ONLY]
 
     def terms(self, request: Request, directions: Directions) -> Terms:
         """Differentiate twice."""
@@ -89,27 +92,29 @@ class Reference:
 
 
 class Fused:
-    """The engine: the PyTorch sweeps on any device, or the operators' kernels where a native engine has added some.
+    """The engine in PyTorch, on any device.
 
     Args:
-        name: "torch", "cpu" or "cuda".
-        door: `fastssm.functions` (traced by torch.compile) or `fastssm.ops` (one operator a call).
+        name: what the backend is called.
+        door: the module through which it is entered: `fastssm.functions`, `fastssm.native` or `fastssm.ops`.
     """
 
     fused = True
 
     def __init__(self, name: str, door: Door) -> None:
         self.name, self.door = name, door
-        built = name == "torch"
-        self._missing = () if built else (f"the {name} engine is not built. {extension.status()}",)
 
     def missing(self) -> list[str]:
-        """Return why nothing can run: a native engine that is not built."""
-        return list(self._missing)
+        """It is always there."""
+        return []
+
+    def objections(self, request: Request) -> list[str]:
+        """Return why the engine cannot run a network that was recognised."""
+        return [] if request.precision == "full" else [FULL_ONLY]
 
     def unsupported(self, request: Request) -> list[str]:
-        """Return why this call cannot run: a network not recognised, or data that it does not flatten."""
-        reasons = self.missing()
+        """Return why this call cannot run: a network not recognised, or what the engine has no code for."""
+        reasons = self.missing() + self.objections(request)
         if isinstance(request.recognised, Refusal):
             return reasons + list(request.recognised.reasons)
         if request.x.ndim > 2 and not request.recognised.flattens:
@@ -131,8 +136,35 @@ class Fused:
         return self.door.objective(inputs, weight, tensors, static, form)
 
 
+class Compiled(Fused):
+    """A compiled engine, for the tensors of one type of device, after which it is called."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, native)
+        self._missing = [] if name in native.DEVICES else [f"the {name} engine is not built. {extension.status()}"]
+
+    def missing(self) -> list[str]:
+        """Return why nothing can run: an engine that is not built."""
+        return self._missing.copy()
+
+    def objections(self, request: Request) -> list[str]:
+        """Name the device, the precision and the transforms that the engine has no code for."""
+        if self._missing:
+            return []
+        x, reasons = request.x, []
+        if not getattr(x, f"is_{self.name}"):  # `x.device.type` takes half a microsecond
+            reasons.append(f"x is on {x.device}, the {self.name} engine runs on {self.name.upper()} tensors")
+        if request.precision == "bf16" and x.dtype == torch.float64:
+            reasons.append('precision="bf16" is for float32 and narrower data, x is torch.float64; use x.float()')
+        if request.precision == "bf16" and not native.multiplies_bf16():
+            reasons.append('precision="bf16" needs a processor with AVX-512; pass precision="full"')
+        if functions.transformed():
+            reasons.append("a torch.func transform is running, and compiled code has no rules for those")
+        return reasons
+
+
 class Door(Protocol):
-    """A way into the engine: `fastssm.functions` or `fastssm.ops`."""
+    """A way into the engine."""
 
     def terms(self, inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
         """Return the differentiable terms."""
@@ -143,8 +175,9 @@ class Door(Protocol):
         """Return the differentiable loss and its two terms per sample."""
 
 
-_ALL: tuple[Backend, ...] = (Fused("cuda", ops), Fused("cpu", ops), Fused("torch", functions), Reference())
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}  # the order in which "auto" tries them
+_ALL: tuple[Backend, ...] = (Compiled("cuda"), Compiled("cpu"), Fused("torch", functions), Reference())
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}
+_READY = tuple(backend for backend in _ALL if not backend.missing())  # the order in which "auto" tries them
 NAMES = ("reference", "torch", "cpu", "cuda")
 _CHOICES = (*NAMES, "auto")
 
@@ -186,7 +219,7 @@ def _chosen(name: str) -> str:
     return name
 
 
-def request(model: nn.Module, x: Tensor, cond: object = None, kind: str = "auto") -> Request:
+def request(model: nn.Module, x: Tensor, cond: object = None, kind: str = "auto", precision: str = "full") -> Request:
     """Validate a call and recognise its network.
 
     Raises:
@@ -196,17 +229,16 @@ def request(model: nn.Module, x: Tensor, cond: object = None, kind: str = "auto"
     checks.check_model(model)
     checks.check_data(x)
     checks.check_choice("kind", kind, checks.KINDS)
+    checks.check_choice("precision", precision, checks.PRECISIONS)
     given, x = checks.check_cond(cond, x), checks.outside_inference(x)
-    found = recognize(model)
+    found = recall(model)
     if isinstance(found, Refusal):
-        for module in model.modules():
-            checks.check_not_wrapped(module)
-        return Request(model, found, x, given, kind)
-    checks.check_network(found, x, given)
-    if found.flattens or x.ndim == 2:
-        kind = checks.kind_of_output((x.shape[0], found.out_features), x.shape, kind)
-        _warn_if_straight(model, found, kind)
-    return Request(model, found, x, given, kind)
+        checks.check_not_wrapped(model.modules())
+        return Request(model, found, x, given, kind, precision)
+    kind = checks.check_network(found, x, given, kind)
+    if kind == "energy" and not found.curved:
+        _warn_once(model)
+    return Request(model, found, x, given, kind, precision)
 
 
 def select(call: Request, name: str = "auto") -> Backend:
@@ -214,19 +246,29 @@ def select(call: Request, name: str = "auto") -> Backend:
 
     Raises:
         ValueError: for an unknown name.
-        UnsupportedError: if the backend was named and cannot run the call, with every reason.
+        UnsupportedError: if the backend was named and cannot run the call, or none can, with every reason.
     """
     name = _chosen(name)
+    for candidate in _READY if name == "auto" else (BACKENDS[name],):
+        if not candidate.unsupported(call):
+            return candidate
+    raise UnsupportedError(_refusal(name, reasons(call)))
+
+
+def reasons(call: Request) -> dict[str, list[str]]:
+    """Return for every backend all the reasons why it cannot run a call."""
+    return {candidate.name: candidate.unsupported(call) for candidate in BACKENDS.values()}
+
+
+def _refusal(name: str, every: dict[str, list[str]]) -> str:
     if name == "auto":
-        return next(candidate for candidate in _ALL if not candidate.unsupported(call))
-    reasons = BACKENDS[name].unsupported(call)
-    if reasons:
-        listed = "".join(f"\n  - {reason}" for reason in reasons)
-        raise UnsupportedError(
-            f'backend="{name}" cannot run this call:{listed}\nPass backend="auto" to use the fastest backend that can, '
-            "or fastssm.explain(model, x) to see them all."
-        )
-    return BACKENDS[name]
+        listed = "".join(f"\n  - {other}: {reason}" for other, reasons in every.items() for reason in reasons)
+        return f'no backend can run this call:{listed}\nPass precision="full", or remove what one of them names.'
+    listed = "".join(f"\n  - {reason}" for reason in every[name])
+    return (
+        f'backend="{name}" cannot run this call:{listed}\nPass backend="auto" to use the fastest backend that can, '
+        "or fastssm.explain(model, x) to see them all."
+    )
 
 
 @dataclass(frozen=True)
@@ -252,7 +294,15 @@ class Plan:
         return "\n".join(lines)
 
 
-def explain(model: nn.Module, x: Tensor, *, cond: object = None, kind: str = "auto", backend: str = "auto") -> Plan:
+def explain(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    cond: object = None,
+    kind: str = "auto",
+    backend: str = "auto",
+    precision: str = "full",
+) -> Plan:
     """Say which backend would run a loss of this model on this data, and for every other one all reasons why not.
 
     Args:
@@ -261,6 +311,7 @@ def explain(model: nn.Module, x: Tensor, *, cond: object = None, kind: str = "au
         cond: conditioning arguments.
         kind: "energy", "score" or "auto".
         backend: as for `fastssm.sliced_loss`.
+        precision: likewise.
 
     Returns:
         A `Plan`, which prints well.
@@ -268,16 +319,15 @@ def explain(model: nn.Module, x: Tensor, *, cond: object = None, kind: str = "au
     Raises:
         TypeError: as `fastssm.sliced_loss` does for such arguments.
         ValueError: likewise.
-        UnsupportedError: if `backend` names one that cannot run the call.
+        UnsupportedError: if `backend` names one that cannot run the call, or no backend can.
 
     Example:
-        >>> print(explain(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)), torch.zeros(4, 2)).backend)
-        torch
+        >>> print(explain(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)), torch.zeros(4, 2)).network)
+        MLP 2-8-1 (tanh, identity)
     """
-    call = request(model, x, cond, kind)
-    reasons = {candidate.name: candidate.unsupported(call) for candidate in BACKENDS.values()}
+    call = request(model, x, cond, kind, precision)
     network = call.recognised if isinstance(call.recognised, Network) else None
-    return Plan(select(call, backend).name, network, reasons)
+    return Plan(select(call, backend).name, network, reasons(call))
 
 
 def availability() -> dict[str, list[str]]:
@@ -288,18 +338,19 @@ def availability() -> dict[str, list[str]]:
 def _flat(call: Request, directions: Directions) -> tuple[Inputs, list[Tensor], Static]:
     """Read the network's weights, once, and lay the call out as flat tensors."""
     assert isinstance(call.recognised, Network)
-    x = call.x.reshape(call.x.shape[0], math.prod(call.x.shape[1:]))
-    layers, columns = call.recognised.layers(call.cond)
-    plan, tensors = flatten(call.kind, layers)
+    x = call.x
+    if x.ndim > 2 or torch.compiler.is_compiling():  # under torch.func.grad a graph that holds x itself is miscompiled
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    plan, tensors, columns = read(call.recognised, call.kind, call.cond)
     if checks.autocasting(x):  # the engine computes in float32 or float64 whatever autocast says
         x, columns = checks.widened(x), None if columns is None else checks.widened(columns)
         tensors = [checks.widened(t) for t in tensors]
-    return Inputs(x, columns, directions.v, directions.seed), tensors, Static(plan, directions.count)
+    return Inputs(x, columns, directions.v, directions.seed), tensors, Static(plan, directions.count, call.precision)
 
 
-def _warn_if_straight(model: nn.Module, network: Network, kind: str) -> None:
-    """Warn once per model whose energy has no curvature: its loss has no minimum worth finding."""
-    if kind == "score" or network.curved or torch.compiler.is_compiling() or model in _warned:
+def _warn_once(model: nn.Module) -> None:
+    """Warn of an energy that has no curvature: its loss has no minimum worth finding."""
+    if torch.compiler.is_compiling() or model in _warned:
         return
     _warned.add(model)
     warnings.warn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from fastssm.networks import Network, parameters_of, wrapper_of
 
 REDUCTIONS = ("mean", "sum", "none")
 KINDS = ("auto", "energy", "score")
+PRECISIONS = ("full", "bf16")
 HALF = (torch.float16, torch.bfloat16)
 _CAST = (*HALF, torch.float32)  # what autocast converts into one another
 _WRAPPER_RECIPE = (
@@ -28,19 +29,17 @@ def check_choice(name: str, value: object, choices: Sequence[str | None]) -> Non
 
 
 def check_model(model: object) -> None:
-    """Raise unless the model is a module that no data-parallel wrapper hides."""
+    """Raise TypeError unless the model is a module."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a module whose forward "
             "calls it."
         )
-    check_not_wrapped(model)
 
 
-def check_not_wrapped(module: nn.Module) -> None:
-    """Raise ValueError, with the recipe, if a module is a data-parallel wrapper."""
-    name = wrapper_of(module)
-    if name is not None:
+def check_not_wrapped(modules: Iterable[nn.Module]) -> None:
+    """Raise ValueError, with the recipe, if one of the modules is a data-parallel wrapper."""
+    for name in filter(None, map(wrapper_of, modules)):
         advised = {"FSDPModule": "fully_shard", "DataParallel": "DistributedDataParallel"}.get(name, name)
         raise ValueError(_WRAPPER_RECIPE.format(name=name, advised=advised))
 
@@ -53,7 +52,7 @@ def check_data(x: object) -> None:
         raise TypeError(f"x must be floating point, got {x.dtype}; use x.float().")
     if x.layout != torch.strided:
         raise TypeError(f"x must be dense, got layout {x.layout}; use x.to_dense().")
-    if x.ndim < 2 or 0 in x.shape[1:]:
+    if x.ndim < 2 or (x.numel() == 0 and 0 in x.shape[1:]):
         raise ValueError(
             f"x must be [B, ...], an axis of samples and at least one coordinate each, got shape {tuple(x.shape)}; "
             "for scalar data use x[:, None]."
@@ -168,17 +167,15 @@ def kind_of_output(output: Sequence[int], x: Sequence[int], kind: str) -> str:
     return kind
 
 
-def check_network(network: Network, x: Tensor, cond: tuple[Tensor, ...]) -> None:
-    """Raise unless data and conditioning arguments are what a recognised network takes."""
-    dim = math.prod(x.shape[1:])
-    if (network.flattens or x.ndim == 2) and dim != network.in_features:
-        raise ValueError(
-            f"the network takes {network.in_features} value(s) per sample, x of shape {tuple(x.shape)} has {dim}; "
-            "pass data of that width, or build the network for it."
-        )
+def check_network(network: Network, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> str:
+    """Return the kind of a recognised network, and raise unless data and conditioning arguments are what it takes.
 
-    weights = [p for spec in network.specs if spec.linear is not None for p in parameters_of(spec.linear)]
-    _check_weights(x, weights)
+    It stays "auto" for data that the network does not flatten: only running it can tell.
+    """
+    if network.flattens or x.ndim == 2:
+        kind = _kind_of_network(network, x, kind)
+    for linear in network.linears:
+        _check_weights(x, parameters_of(linear))
     if network.conditioned is not None:
         network.conditioned.check_cond(cond)
         _check_cond_dtypes(cond, x)
@@ -187,6 +184,20 @@ def check_network(network: Network, x: Tensor, cond: tuple[Tensor, ...]) -> None
             f"the network takes 0 conditioning arguments after x, got {len(cond)}; leave cond out, or use "
             "fastssm.nn.MLP(..., cond_dim=C)."
         )
+    return kind
+
+
+def _kind_of_network(network: Network, x: Tensor, kind: str) -> str:
+    dim = x.size(1) if x.ndim == 2 else math.prod(x.shape[1:])
+    if dim != network.in_features:
+        raise ValueError(
+            f"the network takes {network.in_features} value(s) per sample, x of shape {tuple(x.shape)} has {dim}; "
+            "pass data of that width, or build the network for it."
+        )
+    out = network.out_features
+    if kind == "auto" and dim > 1 and out in (1, dim):
+        return "energy" if out == 1 else "score"
+    return kind_of_output((x.shape[0], out), x.shape, kind)
 
 
 def widened(t: Tensor) -> Tensor:
@@ -196,13 +207,14 @@ def widened(t: Tensor) -> Tensor:
 
 def autocasting(x: Tensor) -> bool:
     """Say whether autocast is on for the device of x."""
-    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+    device = "cpu" if x.is_cpu else x.device.type  # the latter takes half a microsecond
+    return device != "meta" and torch.is_autocast_enabled(device)
 
 
-def _check_weights(x: Tensor, weights: Sequence[Tensor]) -> None:
+def _check_weights(x: Tensor, weights: Iterable[Tensor | None]) -> None:
     dtype, device = x.dtype, x.device
     for t in weights:
-        if t.dtype == dtype and t.device == device:
+        if t is None or (t.dtype is dtype and t.device == device):
             continue
         if t.device != device:
             raise ValueError(

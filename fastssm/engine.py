@@ -10,9 +10,17 @@ import torch
 from torch import Tensor
 
 from fastssm import sweeps
+from fastssm.activations import INDEX
 from fastssm.checks import autocasting, widened
 from fastssm.directions import Directions
+from fastssm.errors import UnsupportedError
+from fastssm.networks import Network
 from fastssm.sweeps import Needs, Plan
+from fastssm.sweeps.plan import _NONE, BIAS, SCALE, SHIFT, SKIP
+
+FULL_ONLY = (
+    'precision="bf16" runs in a compiled engine only; PyTorch computes in the dtype of the data: pass precision="full"'
+)
 
 
 class Inputs(NamedTuple):
@@ -32,10 +40,11 @@ class Inputs(NamedTuple):
 
 
 class Static(NamedTuple):
-    """The part of a call that is not tensors: the network's plan and M."""
+    """The part of a call that is not tensors: the network's plan, M, and the precision of its products."""
 
     plan: Plan
     n_projections: int
+    precision: str = "full"
 
 
 class Form(NamedTuple):
@@ -43,6 +52,32 @@ class Form(NamedTuple):
 
     variance_reduced: bool
     mean: bool
+
+
+def read(network: Network, kind: str, cond: tuple[Tensor, ...]) -> tuple[Plan, list[Tensor], Tensor | None]:
+    """Read a network once: its plan, all weights and biases followed by all scales and shifts, and columns for `x`."""
+    columns, modulations = network.conditioning(cond)
+    activations, flags = [], []
+    constants: list[float] = []
+    shared, samples = [], []
+    for spec, (scale, shift) in zip(network.specs, modulations, strict=True):
+        weight, bias = network.affine(spec)
+        flag = SKIP if spec.skip else 0
+        shared.append(weight)
+        if bias is not None:
+            shared.append(bias)
+            flag |= BIAS
+        if scale is not None:
+            samples.append(scale)
+            flag |= SCALE
+        if shift is not None:
+            samples.append(shift)
+            flag |= SHIFT
+        activations.append(INDEX[spec.activation.name])
+        constants += spec.constants
+        flags.append(flag)
+    plan = Plan(kind, tuple(activations), tuple(constants) or _NONE, tuple(flags))
+    return plan, shared + samples, columns
 
 
 def needs_of(inputs: Inputs, tensors: Sequence[Tensor]) -> Needs:
@@ -54,6 +89,8 @@ def needs_of(inputs: Inputs, tensors: Sequence[Tensor]) -> Needs:
 
 
 def _problem(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweeps.Problem:
+    if static.precision != "full":
+        raise UnsupportedError(FULL_ONLY)
     columns = None if inputs.columns is None else widened(inputs.columns)
     layers = sweeps.unflatten(static.plan, [widened(t) for t in tensors])
     directions = Directions(static.n_projections, inputs.v, inputs.seed)

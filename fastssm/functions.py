@@ -23,6 +23,7 @@ from fastssm.engine import (
     run_terms_backward,
     spread,
 )
+from fastssm.networks import constant_when_compiled
 from fastssm.refusal import apply, once, scaled
 from fastssm.sweeps import Needs
 
@@ -120,9 +121,14 @@ class _FunctionalTerms(_Terms):
         _Terms.keep(ctx, *inputs)
 
 
-def _transformed() -> bool:
-    """Say whether a torch.func transform is running (a traced one is torch.compile's business)."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+@constant_when_compiled
+def transformed() -> bool:
+    """Say whether a torch.func transform is running, eagerly or in what torch.compile traces."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def _transformed_eagerly() -> bool:
+    return not torch.compiler.is_compiling() and transformed()  # torch.compile has its own way with a Function
 
 
 def objective(
@@ -132,7 +138,7 @@ def objective(
     needs = needs_of(inputs, tensors)
     if not any(needs):
         return run_objective(inputs, weight, tensors, static, form, needs)[:3]
-    function = _FunctionalObjective if _transformed() else _Objective
+    function = _FunctionalObjective if _transformed_eagerly() else _Objective
     loss, jacobian, square = apply(function, static, form, needs, weight, *inputs, *tensors)[:3]
     return loss, jacobian, square
 
@@ -142,5 +148,5 @@ def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweeps.T
     needs = needs_of(inputs, tensors)
     if not any(needs):
         return run_terms(inputs, tensors, static)
-    function = _FunctionalTerms if _transformed() else _Terms
+    function = _FunctionalTerms if _transformed_eagerly() else _Terms
     return sweeps.Terms(*apply(function, static, needs, *inputs, *tensors))

@@ -6,9 +6,9 @@ such as weight_norm are honoured and their power iterations advance exactly as u
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,22 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from fastssm.activations import IDENTITY, TABLE, Activation
 from fastssm.nn import MLP, module_class
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_PLAIN = (Tensor, nn.Parameter)
+_PLAIN = (nn.Parameter, Tensor)
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule")
 
 
-_UNMODULATED: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]
+F = TypeVar("F", bound=Callable[..., object])
+Modulation = tuple[Tensor | None, Tensor | None]  # scale and shift
+_UNMODULATED: list[Modulation] = [(None, None)]
+
+
+def constant_when_compiled(function: F) -> F:
+    """Let compiled code take a function's first result for ever, as is usual there of hooks, and spare it the guards.
+
+    `torch.compiler.assume_constant_result` does this too, but imports Dynamo, which takes a second.
+    """
+    function.__dict__["_dynamo_marked_constant"] = True
+    return function
 
 
 def _rows_by_class() -> dict[type[nn.Module], list[Activation]]:
@@ -32,6 +42,11 @@ def _rows_by_class() -> dict[type[nn.Module], list[Activation]]:
     for row in TABLE:
         rows.setdefault(module_class(row.module), []).append(row)
     return rows
+
+
+def _settings(rows: list[Activation]) -> tuple[str, ...]:
+    """Name the attributes by which a module selects one of some rows, and the parameters that they take from it."""
+    return tuple(dict.fromkeys(key for row in rows for key in (*row.parameters, *dict(row.matches))))
 
 
 _ROWS = _rows_by_class()
@@ -64,25 +79,28 @@ class Network:
 
     Attributes:
         specs: the layers, first to last.
+        linears: the modules that hold their affine maps.
         flattens: whether the module flattens its input itself, so that data of any shape may enter.
         conditioned: the `MLP` whose conditioning arguments enter, None when the module takes `x` alone.
     """
 
     specs: tuple[LayerSpec, ...]
+    linears: tuple[nn.Linear, ...]
     flattens: bool
     conditioned: MLP | None = None
 
     @property
     def out_features(self) -> int:
         """Width of the output."""
-        return next(spec.linear.out_features for spec in reversed(self.specs) if spec.linear is not None)
+        return self.linears[-1].out_features
 
     @property
     def in_features(self) -> int:
         """Number of data coordinates, conditioning columns not counted."""
-        first = next(spec.linear.in_features for spec in self.specs if spec.linear is not None)
-        concatenates = self.conditioned is not None and self.conditioned.modulation is None
-        return first - (self.conditioned.cond_features if concatenates and self.conditioned is not None else 0)
+        first = self.linears[0].in_features
+        if self.conditioned is None or self.conditioned.modulation is not None:
+            return first
+        return first - self.conditioned.cond_features
 
     @property
     def curved(self) -> bool:
@@ -91,21 +109,29 @@ class Network:
 
     def layers(self, cond: tuple[Tensor, ...]) -> tuple[list[Layer], Tensor | None]:
         """Read every weight once, and return the layers and the conditioning columns to append to `x`."""
-        features = self.conditioned.features(*cond) if self.conditioned is not None else None
-        columns, modulations = features, _UNMODULATED * len(self.specs)
-        if self.conditioned is not None and self.conditioned.modulation is not None and features is not None:
-            columns, modulations = None, self.conditioned.modulations(features) + _UNMODULATED
-        layers = []
-        for spec, (scale, shift) in zip(self.specs, modulations, strict=True):
-            linear, activation, constants, skip = spec
-            weight, bias = self._identity(spec) if linear is None else (linear.weight, linear.bias)
-            layers.append(Layer(weight, bias, scale, shift, activation, constants, skip))
+        columns, modulations = self.conditioning(cond)
+        layers = [
+            Layer(*self.affine(spec), scale, shift, spec.activation, spec.constants, spec.skip)
+            for spec, (scale, shift) in zip(self.specs, modulations, strict=True)
+        ]
         return layers, columns
+
+    def conditioning(self, cond: tuple[Tensor, ...]) -> tuple[Tensor | None, list[Modulation]]:
+        """Return the conditioning columns to append to `x`, and the scale and shift of every layer."""
+        model = self.conditioned
+        features = None if model is None else model.features(*cond)
+        if model is None or model.modulation is None or features is None:
+            return features, _UNMODULATED * len(self.specs)
+        return None, model.modulations(features) + _UNMODULATED
+
+    def affine(self, spec: LayerSpec) -> tuple[Tensor, Tensor | None]:
+        """Return the weight and the bias of a layer."""
+        return self._identity(spec) if spec.linear is None else _read(spec.linear)
 
     def _identity(self, spec: LayerSpec) -> tuple[Tensor, None]:
         """Return the affine map of an activation that follows none."""
         size = next(size for other, size in zip(self.specs, self._sizes(), strict=True) if other is spec)
-        like = next(parameter for s in self.specs if s.linear is not None for parameter in parameters_of(s.linear))
+        like = next(p for linear in self.linears for p in parameters_of(linear) if p is not None)
         return torch.eye(size, dtype=like.dtype, device=like.device), None
 
     def _sizes(self) -> list[int]:
@@ -154,20 +180,37 @@ def recognize(model: nn.Module) -> Network | Refusal:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps: the same function
+    return read(inside(model))[0]
+
+
+def read(model: nn.Module) -> tuple[Network | Refusal, list[nn.Module]]:
+    """Recognise a module; return also every module looked at: see `attributes_of`."""
     reader = _Reader()
-    if type(model) is MLP:
-        reader.read_mlp(model)
-    else:
-        reader.read(model)
-    return reader.result()
+    reader.read(model)
+    return reader.result(), reader.looked_at
 
 
-def parameters_of(linear: nn.Module) -> list[Tensor]:
+def attributes_of(module: nn.Module) -> tuple[str, ...]:
+    """Name what recognition looks at in a module besides its type, hooks, own forward, children and parameters."""
+    return _READERS[_type(module)][1]
+
+
+def inside(model: nn.Module) -> nn.Module:
+    """Return what `torch.compile(model)` wraps: the same function."""
+    return model._modules["_orig_mod"] if type(model).__name__ == "OptimizedModule" else model  # type: ignore[return-value]
+
+
+def parameters_of(linear: nn.Module) -> Iterable[Tensor | None]:
     """Return the parameters of a layer; `parameters()` is slow, and only parametrized layers need it."""
-    if _parametrized(linear):
-        return list(linear.parameters())
-    return [p for p in linear._parameters.values() if p is not None]
+    return linear.parameters() if parametrized(linear) else linear._parameters.values()
+
+
+def _read(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Return what `linear.weight, linear.bias` would, but where nothing intervenes without a microsecond for each."""
+    own, state = linear._parameters, linear.__dict__
+    if "weight" in own and "bias" in own and "weight" not in state and "bias" not in state:
+        return own["weight"], own["bias"]  # type: ignore[return-value]
+    return linear.weight, linear.bias
 
 
 def wrapper_of(module: nn.Module) -> str | None:
@@ -179,14 +222,15 @@ def wrapper_of(module: nn.Module) -> str | None:
 
 
 class _Reader:
-    """Walks a module tree once, collecting layers and reasons; every call does, so it does no more than it must."""
+    """Walks a module tree once, collecting layers and reasons."""
 
     def __init__(self) -> None:
         self.specs: list[LayerSpec] = []
         self.reasons: list[str] = []
         self.pending: nn.Linear | None = None
         self.seen: set[int] = set()
-        self.path: list[str] = []
+        self.path: list[tuple[str | int, ...]] = []
+        self.looked_at: list[nn.Module] = []
         self.flattens = False
         self.conditioned: MLP | None = None
         if _has_any_global_hook():  # type: ignore[no-untyped-call]
@@ -199,25 +243,31 @@ class _Reader:
             self.reasons.append("there is no nn.Linear in it")
         if self.reasons:
             return Refusal(tuple(self.reasons))
-        return Network(tuple(self.specs), self.flattens, self.conditioned)
+        linears = tuple([spec.linear for spec in self.specs if spec.linear is not None])
+        return Network(tuple(self.specs), linears, self.flattens, self.conditioned)
 
     def close(self, activation: Activation, constants: tuple[float, ...], skip: bool = False) -> None:
         self.specs.append(LayerSpec(self.pending, activation, constants, skip))
         self.pending = None
 
-    def read(self, module: nn.Module, *name: str) -> None:
-        self.path += name
-        self.check(module)
-        read_one = _READERS.get(type(module)) or _READERS.get(_type(module), _Reader.read_other)
-        read_one(self, module)
-        del self.path[len(self.path) - len(name) :]
+    def read(self, module: nn.Module, *name: str | int) -> None:
+        self.path.append(name)
+        self.look(module)
+        read_one, attributes = _READERS.get(_type(module), _OTHER)
+        read_one(self, module, **{key: getattr(module, key) for key in attributes})
+        self.path.pop()
+
+    def look(self, module: nn.Module, *name: str | int) -> None:
+        self.looked_at.append(module)
+        if objection := objection_to(module):
+            self.refuse(module, objection, *name)
 
     def read_sequential(self, module: nn.Module) -> None:
         for key, child in module._modules.items():
             if child is not None:
                 self.read(child, key)
 
-    def read_linear(self, module: nn.Linear) -> None:
+    def read_linear(self, module: nn.Linear, in_features: int, out_features: int) -> None:
         if id(module) in self.seen:
             self.refuse(module, "the module is shared: it occurs more than once")
         self.seen.add(id(module))
@@ -229,82 +279,84 @@ class _Reader:
             self.close(IDENTITY, ())
         self.pending = module
 
-    def read_activation(self, module: nn.Module) -> None:
+    def read_activation(self, module: nn.Module, **settings: Any) -> None:
         for row in _ROWS[_type(module)]:
-            if not row.matches or all(getattr(module, key) == value for key, value in row.matches):
-                self.close(row, tuple([float(getattr(module, key)) for key in row.parameters]))
+            if all(settings[key] == value for key, value in row.matches):
+                self.close(row, tuple([float(settings[key]) for key in row.parameters]))
                 return
         self.refuse(module, "no row of the activation table has these settings")
 
     def read_identity(self, module: nn.Module) -> None:
         """Leave out what changes nothing."""
 
-    def read_flatten(self, module: nn.Flatten) -> None:
-        if (module.start_dim, module.end_dim) != (1, -1):
+    def read_flatten(self, module: nn.Flatten, start_dim: int, end_dim: int) -> None:
+        if (start_dim, end_dim) != (1, -1):
             self.refuse(module, "only Flatten(start_dim=1, end_dim=-1) keeps one row per sample")
         self.flattens = self.flattens or not self.seen
 
-    def read_dropout(self, module: nn.Dropout) -> None:
-        if module.training and module.p > 0:
+    def read_dropout(self, module: nn.Dropout, training: bool, p: float) -> None:
+        if training and p > 0:
             self.refuse(module, "dropout is active in train mode; call model.eval() or remove it")
 
     def read_other(self, module: nn.Module) -> None:
         self.refuse(module, "this layer is not an affine map or a known activation")
 
-    def read_mlp(self, model: MLP) -> None:
-        self.flattens, self.conditioned = True, model if model.cond_features else None
-        for name in ("", "hidden", "activations"):
-            self.check(model.get_submodule(name), name)  # the embedding is called as it is, hooks and all
-        for index, (linear, activation) in enumerate(zip(model.linears, model.activations, strict=True)):
-            self.read(linear, f"hidden.{index}")
+    def read_mlp(self, model: MLP, cond_features: int, residual: bool) -> None:
+        if len(self.path) > 1:
+            self.read_other(model)
+            return
+        self.flattens, self.conditioned = True, model if cond_features else None
+        parts: dict[str, Any] = model._modules
+        hidden, activations = parts["hidden"], parts["activations"]
+        self.look(hidden, "hidden")  # the embedding is called as it is, hooks and all
+        self.look(activations, "activations")
+        pairs = zip(hidden._modules.values(), activations._modules.values(), strict=True)
+        for index, (linear, activation) in enumerate(pairs):
+            self.read(linear, "hidden", index)
             before = len(self.specs)
-            self.read(activation, f"activations.{index}")
+            self.read(activation, "activations", index)
             if len(self.specs) == before:
                 self.close(IDENTITY, ())
-            self.specs[-1] = self.specs[-1]._replace(skip=model.skips(index))
+            if residual and model.skips(index):
+                self.specs[-1] = self.specs[-1]._replace(skip=True)
             if len(self.specs) != index + 1:
-                self.refuse(activation, "it is not a single activation", f"activations.{index}")
-        self.read(model.readout, "readout")
+                self.refuse(activation, "it is not a single activation", "activations", index)
+        self.read(parts["readout"], "readout")
 
-    def check(self, module: nn.Module, *name: str) -> None:
-        objection = _objection(module)
-        if objection:
-            self.refuse(module, objection, *name)
-
-    def refuse(self, module: nn.Module, reason: str, *name: str) -> None:
-        where = ".".join(part for part in (*self.path, *name) if part)
+    def refuse(self, module: nn.Module, reason: str, *name: str | int) -> None:
+        where = ".".join(str(part) for step in (*self.path, name) for part in step)
         kind = _type(module).__name__
         self.reasons.append(f"{where} ({kind}): {reason}" if where else f"{kind}: {reason}")
 
 
-_READERS: dict[type[nn.Module], Callable[[_Reader, Any], None]] = {
-    **dict.fromkeys(_ROWS, _Reader.read_activation),
-    nn.Sequential: _Reader.read_sequential,
-    nn.Linear: _Reader.read_linear,
-    nn.Identity: _Reader.read_identity,
-    nn.Flatten: _Reader.read_flatten,
-    nn.Dropout: _Reader.read_dropout,
+_Rule = tuple[Callable[..., None], tuple[str, ...]]  # how a kind of module is read, and which of its attributes
+_READERS: dict[type[nn.Module], _Rule] = {
+    **{kind: (_Reader.read_activation, _settings(rows)) for kind, rows in _ROWS.items()},
+    nn.Sequential: (_Reader.read_sequential, ()),
+    nn.ModuleList: (_Reader.read_other, ()),
+    nn.Linear: (_Reader.read_linear, ("in_features", "out_features")),
+    nn.Identity: (_Reader.read_identity, ()),
+    nn.Flatten: (_Reader.read_flatten, ("start_dim", "end_dim")),
+    nn.Dropout: (_Reader.read_dropout, ("training", "p")),
+    MLP: (_Reader.read_mlp, ("cond_features", "residual")),
 }
+_OTHER: _Rule = (_Reader.read_other, ())
 
 
-def _objection(module: nn.Module) -> str:
+@constant_when_compiled
+def objection_to(module: nn.Module) -> str:
     """Return why a module's own forward is not all that calling it would do, nothing if it is."""
-    state = module.__dict__
-    if state[_HOOKS[0]] or state[_HOOKS[1]] or state[_HOOKS[2]] or state[_HOOKS[3]]:  # a loop costs microseconds
+    own = module.__dict__
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return "it has hooks, and the fused path would not call them"
-    return "its forward method was replaced" if "forward" in state else ""
+    return "its forward method was replaced" if "forward" in own else ""
 
 
-def _parametrized(module: nn.Module) -> bool:
+@constant_when_compiled
+def parametrized(module: nn.Module) -> bool:
     """Say whether a module may be parametrized: a look into its children, as asking torch costs microseconds."""
     return "parametrizations" in module._modules
 
 
 def _type(module: nn.Module) -> type:
-    return parametrize.type_before_parametrizations(module) if _parametrized(module) else type(module)
-
-
-# What `torch.compiler.assume_constant_result` does, without its import of Dynamo, which takes a second: compiled code
-# never looks at hooks again, as is usual under torch.compile, and is spared the guards.
-for _constant in (_objection, _parametrized):
-    _constant.__dict__["_dynamo_marked_constant"] = True
+    return parametrize.type_before_parametrizations(module) if parametrized(module) else type(module)

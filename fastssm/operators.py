@@ -65,6 +65,7 @@ def terms(
     kind: str = "auto",
     generator: torch.Generator | None = None,
     backend: str = "auto",
+    precision: str = "full",
 ) -> Terms:
     """Return the differentiable terms that sliced losses are made of, for algebra of your own.
 
@@ -81,6 +82,7 @@ def terms(
         kind: "energy", "score", or "auto" by the shape of the output.
         generator: source of randomness, torch's default one if None.
         backend: "auto", or the name of the one that must run.
+        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
 
     Returns:
         `Terms`. On the fused backends they can be differentiated once.
@@ -88,7 +90,7 @@ def terms(
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if shapes, devices or names do not fit.
-        UnsupportedError: if the named backend cannot run the call.
+        UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
@@ -98,7 +100,7 @@ def terms(
 
     Source: Song et al. 2019, "Sliced score matching", equations 7 and 8.
     """
-    call = backends.request(model, x, cond, kind)
+    call = backends.request(model, x, cond, kind, precision)
     chosen = backends.select(call, backend)
     found = chosen.terms(call, choose_directions(x, v, n_projections, projection, generator))
     return Terms(found.projected_score, found.jacobian, found.score.square().sum(1), found.score.reshape(x.shape))

@@ -26,7 +26,7 @@ from fastssm.refusal import SECOND_BACKWARD, scaled
 from fastssm.sweeps import Needs, Plan, Terms
 
 _NETWORK = "Tensor x, Tensor? columns, Tensor? v, Tensor? seed, Tensor[] tensors"
-_STATIC = "str kind, int[] activations, float[] constants, int[] flags, SymInt n_projections"
+_STATIC = "str kind, int[] activations, float[] constants, int[] flags, SymInt n_projections, str precision"
 _NEEDS = "bool needs_inputs, bool needs_tensors"
 _SCHEMAS = {
     "objective": f"({_NETWORK}, Tensor? weight, {_STATIC}, bool variance_reduced, bool mean, {_NEEDS})"
@@ -40,25 +40,24 @@ for _name, _schema in _SCHEMAS.items():
     _LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
-def _static(kind: str, activations: Any, constants: Any, flags: Any, n_projections: int) -> Static:
-    return Static(Plan(kind, activations, constants, flags), n_projections)
+def _static(kind: str, activations: Any, constants: Any, flags: Any, n_projections: int, precision: str) -> Static:
+    return Static(Plan(kind, activations, constants, flags), n_projections, precision)
 
 
 def _objective(*a: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    x, columns, v, seed, tensors, weight, *rest = a
-    form, needs = Form(*rest[5:7]), Needs(*rest[7:9])
-    return run_objective(Inputs(x, columns, v, seed), weight, tensors, _static(*rest[:5]), form, needs)
+    x, columns, v, seed, tensors, weight, *static, variance_reduced, mean, of_inputs, of_tensors = a
+    form, needs = Form(variance_reduced, mean), Needs(of_inputs, of_tensors)
+    return run_objective(Inputs(x, columns, v, seed), weight, tensors, _static(*static), form, needs)
 
 
 def _terms(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
-    x, columns, v, seed, tensors, *rest = a
-    return run_terms(Inputs(x, columns, v, seed), tensors, _static(*rest))
+    x, columns, v, seed, tensors, *static = a
+    return run_terms(Inputs(x, columns, v, seed), tensors, _static(*static))
 
 
 def _terms_backward(*a: Any) -> list[Tensor]:
-    given, (x, columns, v, seed, tensors, *rest) = a[:3], a[3:]
-    inputs = Inputs(x, columns, v, seed)
-    return run_terms_backward(Terms(*given), inputs, tensors, _static(*rest[:5]), Needs(*rest[5:7]))
+    given, (x, columns, v, seed, tensors, *static), needs = a[:3], a[3:-2], Needs(*a[-2:])
+    return run_terms_backward(Terms(*given), Inputs(x, columns, v, seed), tensors, _static(*static), needs)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -75,7 +74,7 @@ def _like(needs: Needs, x: Tensor, columns: Tensor | None, tensors: Sequence[Ten
 def _fake_objective(*a: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     x, columns, tensors = a[0], a[1], a[4]
     rows = [x.new_empty(x.shape[0], dtype=_wide(x)) for _ in range(2)]
-    return x.new_empty((), dtype=_wide(x)), rows[0], rows[1], _like(Needs(*a[13:15]), x, columns, tensors)
+    return x.new_empty((), dtype=_wide(x)), rows[0], rows[1], _like(Needs(*a[-2:]), x, columns, tensors)
 
 
 def _fake_terms(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,28 +85,24 @@ def _fake_terms(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fake_terms_backward(*a: Any) -> list[Tensor]:
-    return _like(Needs(*a[13:15]), a[3], a[4], a[7])
+    return _like(Needs(*a[-2:]), a[3], a[4], a[7])
 
 
 def _objective_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, columns, _, _, tensors = inputs[:5]
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*output[3], *([x] if columns is None else [x, columns]), *tensors)
-    ctx.has_columns, ctx.grads, ctx.count, ctx.needs = (
-        columns is not None,
-        len(output[3]),
-        len(tensors),
-        Needs(*inputs[13:15]),
-    )
+    ctx.has_columns, ctx.grads, ctx.count = columns is not None, len(output[3]), len(tensors)
+    ctx.needs, ctx.others = Needs(*inputs[-2:]), len(inputs) - 5
 
 
 def _objective_backward(ctx: Any, factor: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if factor is None:
-        return None, None, None, None, [None] * ctx.count, *[None] * 10
+        return None, None, None, None, [None] * ctx.count, *[None] * ctx.others
     saved = ctx.saved_tensors
     grads = scaled(factor, saved[: ctx.grads], saved[ctx.grads :])
     x, columns, tensors = spread(grads, ctx.has_columns, ctx.count, ctx.needs)
-    return x, columns, None, None, tensors, *[None] * 10
+    return x, columns, None, None, tensors, *[None] * ctx.others
 
 
 def _terms_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -120,7 +115,7 @@ def _terms_gradient(ctx: Any, *given: Tensor) -> tuple[Any, ...]:
     needs = Needs(any(ctx.needs_input_grad[:2]), any(t.requires_grad for t in tensors))
     grads = torch.ops.fastssm.terms_backward(*given, x, columns, v, seed, tensors, *ctx.static, *needs)
     of_x, of_columns, of_tensors = spread(grads, columns is not None, len(tensors), needs)
-    return of_x, of_columns, None, None, of_tensors, *[None] * 5
+    return of_x, of_columns, None, None, of_tensors, *[None] * len(ctx.static)
 
 
 def _refuse(ctx: Any, *_: Any) -> NoReturn:
@@ -148,10 +143,14 @@ def objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss and its terms per sample through the dispatcher."""
     needs = needs_of(inputs, tensors)
-    out = torch.ops.fastssm.objective(*inputs, tensors, weight, *static.plan, static.n_projections, *form, *needs)
+    out = torch.ops.fastssm.objective(*inputs, tensors, weight, *_numbers(static), *form, *needs)
     return out[0], out[1], out[2]
 
 
 def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
     """Return the terms of every sample and direction through the dispatcher."""
-    return Terms(*torch.ops.fastssm.terms(*inputs, tensors, *static.plan, static.n_projections))
+    return Terms(*torch.ops.fastssm.terms(*inputs, tensors, *_numbers(static)))
+
+
+def _numbers(static: Static) -> tuple[Any, ...]:
+    return *static.plan, static.n_projections, static.precision

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import fastssm
+from fastssm import native
 from fastssm.nn import MLP, FourierFeatures
 
 B, D = 5, 3
@@ -219,6 +220,33 @@ ROWS = {
         ValueError,
         ("reference", "'tpu'"),
     ),
+    # precision
+    "unknown precision": (lambda s: sliced(s, precision="half"), ValueError, ("one of full, bf16", "'half'")),
+    "bf16 in PyTorch": (
+        lambda s: sliced(s, precision="bf16", backend="torch"),
+        fastssm.UnsupportedError,
+        ('"torch" cannot', "compiled engine only", 'precision="full"'),
+    ),
+    "bf16 by autograd": (
+        lambda s: fastssm.terms(s.net, s.x, precision="bf16", backend="reference"),
+        fastssm.UnsupportedError,
+        ('"reference" cannot', "compiled engine only"),
+    ),
+    "bf16 that nothing can": (
+        lambda s: fastssm.exact_loss(s.net.double(), s.x.double(), precision="bf16"),
+        fastssm.UnsupportedError,
+        ("no backend can", "- cuda: ", "- cpu: ", "- torch: ", "- reference: ", 'precision="full"'),
+    ),
+    "bf16 of an unrecognised network": (
+        lambda s: sliced(s, "dropout", precision="bf16"),
+        fastssm.UnsupportedError,
+        ("no backend can", "- cpu: ", "Dropout", "LayerNorm"),
+    ),
+    "explain: precision": (
+        lambda s: fastssm.explain(s.net, s.x, precision=16),
+        ValueError,
+        ("one of full, bf16", "got 16"),
+    ),
     # the other entry points
     "exact: x": (lambda s: fastssm.exact_loss(s.net, s.x.long()), TypeError, ("floating point", "int64", "x.float()")),
     "exact: empty": (lambda s: fastssm.exact_loss(s.net, s.x[:0]), ValueError, ("no samples", 'reduction="sum"')),
@@ -308,7 +336,7 @@ def test_an_unknown_backend_in_the_environment_raises(s, monkeypatch):
 def test_a_refusal_lists_every_reason(s):
     s.dropout[3].register_forward_hook(lambda *_: None)
     with pytest.raises(fastssm.UnsupportedError) as raised:
-        sliced(s, "dropout", backend="cpu")
+        sliced(s, "dropout", backend="cuda")
     assert str(raised.value).count("\n  - ") == 4  # not built, dropout, LayerNorm, the hook
 
 
@@ -325,7 +353,7 @@ def test_an_error_in_one_thread_leaves_the_others_their_backend(s):
         thread.start()
         thread.join()
         names.append(fastssm.explain(s.net, s.x).backend)
-    assert names == ["torch", "reference"]
+    assert names == [(*native.DEVICES, "torch")[0], "reference"]
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])

@@ -134,7 +134,7 @@ def flat_call(
     """Return the arguments of the operators `objective` and `terms` for a call."""
     inputs, tensors, static = backends._flat(backends.request(net, x, cond), Directions(len(v), v))
     kind, *lists = static.plan
-    plan = (kind, *map(list, lists), static.n_projections)
+    plan = (kind, *map(list, lists), static.n_projections, static.precision)
     return (*inputs, tensors, None, *plan, False, True, True, True), (*inputs, tensors, *plan)
 
 
@@ -215,7 +215,7 @@ def test_what_is_constant_under_compile_is_marked_as_torch_marks_it() -> None:
 
     torch.compiler.assume_constant_result(function)
     (mark,) = vars(function)
-    assert getattr(networks._objection, mark) is getattr(networks._parametrized, mark) is True
+    assert getattr(networks.objection_to, mark) is getattr(networks.parametrized, mark) is True
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])

@@ -10,12 +10,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fastssm
-from fastssm import backends, ops
+from fastssm import backends, native, ops
 from fastssm.nn import MLP
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 B, D, M = 6, 3, 2
-DOORS = ("torch", "ops", "reference")
+DOORS = ("torch", "ops", "reference", *native.DEVICES)
 
 
 @pytest.fixture(params=DOORS)

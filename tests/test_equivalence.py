@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import backends, directions, ops
+from fastssm import backends, directions, native, ops
 from fastssm.activations import TABLE
 from fastssm.nn import MLP, make_activation
 
 BATCH, RTOL = 6, 1e-10
-DOORS = ("torch", "ops", "reference")
+COMPILED = tuple(native.DEVICES)  # ("cpu",) where the engine is built
+BACKENDS = ("torch", "reference", *COMPILED)
+DOORS = ("ops", *BACKENDS)
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 
 
@@ -118,7 +120,7 @@ def through(door: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the name of a backend, having put the operators behind it where they are the door."""
     if door == "ops":
         monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", ops))
-    return "reference" if door == "reference" else "torch"
+    return "torch" if door == "ops" else door
 
 
 def fast(model: nn.Module, x: Tensor, loss: str, case: Case, **options: object) -> Tensor:
@@ -200,7 +202,7 @@ def test_terms_under_any_algebra(name: str, door: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_gradient_of_the_weight(backend: str, reduction: str) -> None:
     case = BY_NAME["energy-depth-2"]
     model, x, _ = case.problem()
@@ -215,7 +217,7 @@ def test_gradient_of_the_weight(backend: str, reduction: str) -> None:
     oracle.assert_close(torch.autograd.grad(found, leaves), oracle.gradients(expected, leaves), RTOL)
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("loss", oracle.LOSSES)
 def test_values_without_grad_and_the_terms_of_a_loss(loss: str, backend: str) -> None:
     case = BY_NAME["energy-concat"]
@@ -231,12 +233,13 @@ def test_values_without_grad_and_the_terms_of_a_loss(loss: str, backend: str) ->
         assert value.requires_grad == (mode is torch.enable_grad)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("loss", oracle.LOSSES)
-def test_frozen_parameters_get_none(loss: str) -> None:
+def test_frozen_parameters_get_none(loss: str, backend: str) -> None:
     case = BY_NAME["energy-depth-2"]
     model, x, _ = case.problem()
     frozen = model.hidden[0].weight.requires_grad_(False)
-    fast(model, x, loss, case, v=torch.randn(2, BATCH, 3, dtype=torch.float64)).backward()
+    fast(model, x, loss, case, v=torch.randn(2, BATCH, 3, dtype=torch.float64), backend=backend).backward()
     assert frozen.grad is None
     assert all(p.grad is not None for p in model.parameters() if p is not frozen)
     assert x.grad is None
@@ -244,12 +247,9 @@ def test_frozen_parameters_get_none(loss: str) -> None:
 
 # Half precision is stored narrow and computed in float32, so gradients are right to a rounding; reference stays narrow.
 PRECISIONS = [
-    (torch.float32, "torch", 2.0**-23 * 128),
-    (torch.float32, "ops", 2.0**-23 * 128),
-    (torch.float32, "reference", 2.0**-23 * 128),
-    (torch.bfloat16, "torch", 2.0**-8),
-    (torch.bfloat16, "ops", 2.0**-8),
-    (torch.float16, "torch", 2.0**-10),
+    *((torch.float32, door, 2.0**-23 * 128) for door in DOORS),
+    *((torch.bfloat16, door, 2.0**-8) for door in DOORS if door != "reference"),
+    *((torch.float16, door, 2.0**-10) for door in DOORS if door != "reference"),
     (torch.bfloat16, "reference", 2.0**-8 * 16),
 ]
 

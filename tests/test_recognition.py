@@ -211,7 +211,7 @@ def test_parametrizations_are_read_once_a_call(normalise: Callable[[nn.Module], 
     )
     models = [model.double(), copy.deepcopy(model)]
     x, v = torch.randn(7, 3, dtype=torch.float64), torch.randn(2, 7, 3, dtype=torch.float64)
-    assert fastssm.explain(models[0], x).backend == "torch"
+    assert fastssm.explain(models[0], x).backend != "reference"
     for _ in range(3):
         found = fastssm.sliced_loss(models[0], x, v=v)
         expected = oracle.losses(models[1], x, v, "vr", energy=True).mean()
@@ -272,7 +272,7 @@ def test_score_nets_and_bent_energies_do_not_warn() -> None:
 def test_data_that_the_network_does_not_flatten_is_left_to_reference() -> None:
     x = torch.randn(5, 2, 3)
     assert fastssm.explain(net(out=3), x, kind="score").backend == "reference"
-    assert fastssm.explain(nn.Sequential(nn.Flatten(), nn.Linear(6, 6)), x).backend == "torch"
+    assert fastssm.explain(nn.Sequential(nn.Flatten(), nn.Linear(6, 6)), x).backend != "reference"
 
 
 @pytest.mark.parametrize(("model", "count"), [(net(), 1), (MLP(3, [4], cond_dim=2), 0), (MLP(3, [4], cond_dim=2), 2)])

@@ -41,6 +41,7 @@ class SlicedScoreLoss(nn.Module):
         "reduction",
         "generator",
         "backend",
+        "precision",
         "return_terms",
     )
 
@@ -53,6 +54,7 @@ class SlicedScoreLoss(nn.Module):
                 "arguments of its forward."
             )
         checks.check_model(model)
+        checks.check_not_wrapped([model])
         self.model = model
         self.options = options
 

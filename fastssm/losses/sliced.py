@@ -52,6 +52,7 @@ def sliced_loss(
     reduction: str = "mean",
     generator: torch.Generator | None = None,
     backend: str = "auto",
+    precision: str = "full",
     return_terms: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -71,6 +72,7 @@ def sliced_loss(  # type: ignore[misc]  # the first overload leaves its options 
     reduction: str = "mean",
     generator: torch.Generator | None = None,
     backend: str = "auto",
+    precision: str = "full",
     return_terms: bool = False,
 ) -> Tensor | tuple[Tensor, LossTerms]:
     r"""Sliced score matching: train an energy or a score net without ever forming a Hessian.
@@ -104,6 +106,8 @@ def sliced_loss(  # type: ignore[misc]  # the first overload leaves its options 
         reduction: "mean", "sum" or "none" (`[B]`).
         generator: source of randomness, torch's default one if None.
         backend: "auto", or "reference", "torch", "cpu", "cuda", which must then run.
+        precision: "full", the dtype of the data, or "bf16": products of bfloat16 numbers summed in float32, everything
+            else in float32; gradients are then right to about 1e-2, and only a compiled engine can.
         return_terms: return `(loss, LossTerms)`.
 
     Returns:
@@ -112,7 +116,7 @@ def sliced_loss(  # type: ignore[misc]  # the first overload leaves its options 
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if shapes, devices or names do not fit.
-        UnsupportedError: if the named backend cannot run the call; the message lists every reason.
+        UnsupportedError: if the named backend cannot run the call, or none can; the message lists every reason.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 64), nn.Softplus(), nn.Linear(64, 1))
@@ -123,7 +127,7 @@ def sliced_loss(  # type: ignore[misc]  # the first overload leaves its options 
     """
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
     checks.check_choice("control_variate", control_variate, (None, "optimal"))
-    call = backends.request(model, x, cond, kind)
+    call = backends.request(model, x, cond, kind, precision)
     weight = checks.check_weight(weight, x)
     _check_batch(x, reduction, control_variate)
     chosen = backends.select(call, backend)
@@ -150,6 +154,7 @@ def exact_loss(
     weight: Tensor | None = None,
     reduction: str = "mean",
     backend: str = "auto",
+    precision: str = "full",
     return_terms: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -163,6 +168,7 @@ def exact_loss(  # type: ignore[misc]  # the first overload leaves its options o
     weight: Tensor | None = None,
     reduction: str = "mean",
     backend: str = "auto",
+    precision: str = "full",
     return_terms: bool = False,
 ) -> Tensor | tuple[Tensor, LossTerms]:
     """Score matching proper, with the exact trace: no projections, no noise.
@@ -180,6 +186,7 @@ def exact_loss(  # type: ignore[misc]  # the first overload leaves its options o
         weight: weight of each sample, `[B]`; "mean" still divides by B.
         reduction: "mean", "sum" or "none".
         backend: "auto", or the name of the one that must run.
+        precision: "full" or "bf16", as for `sliced_loss`.
         return_terms: return `(loss, LossTerms)`.
 
     Returns:
@@ -188,7 +195,7 @@ def exact_loss(  # type: ignore[misc]  # the first overload leaves its options o
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if shapes, devices or names do not fit.
-        UnsupportedError: if the named backend cannot run the call.
+        UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 64), nn.Softplus(), nn.Linear(64, 1))
@@ -197,7 +204,7 @@ def exact_loss(  # type: ignore[misc]  # the first overload leaves its options o
     Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", theorem 1.
     """
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
-    call = backends.request(model, x, cond, kind)
+    call = backends.request(model, x, cond, kind, precision)
     weight = checks.check_weight(weight, x)
     _check_batch(x, reduction)
     chosen = backends.select(call, backend)
