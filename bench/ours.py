@@ -65,7 +65,8 @@ def bare_sweeps(p: Problem) -> Callable[[], Tensor]:
 
     found = recognize(p.net)
     assert isinstance(found, Network), found
-    inner = sweeps.Problem("energy", found.layers(())[0], p.x, None, Directions(len(p.v), p.v))
+    plan, tensors, _ = sweeps.read(found, "energy", ())
+    inner = sweeps.Problem("energy", sweeps.unflatten(plan, tensors), p.x, None, Directions(len(p.v), p.v))
     weight, needs = p.x.new_full((len(p.x),), 1 / len(p.x)), sweeps.Needs(inputs=False, tensors=True)
 
     def call() -> Tensor:
@@ -78,12 +79,12 @@ def bare_sweeps(p: Problem) -> Callable[[], Tensor]:
 def bare_engine(p: Problem) -> Callable[[], Tensor]:
     """One call of the CPU engine for the value and all gradients, without autograd: its operator under ``no_grad``."""
     from fastssm import Network, recognize
-    from fastssm.sweeps import flatten
+    from fastssm.sweeps import read
 
     require("cpu")
     found = recognize(p.net)
     assert isinstance(found, Network), found
-    plan, tensors = flatten("energy", found.layers(())[0])
+    plan, tensors, _ = read(found, "energy", ())
     static, reduction, needs = (*plan, len(p.v), "full"), (p.variance_reduced, True), (False, True)
     arguments = (p.x, None, p.v, None, tensors, None, *static, *reduction, *needs)
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from fastssm import checks, extension, functions, native, reference
 from fastssm.directions import Directions
-from fastssm.engine import FULL_ONLY, Form, Inputs, Static, read
+from fastssm.engine import FULL_ONLY, Form, Inputs, Static
 from fastssm.errors import FastSSMWarning, UnsupportedError
 from fastssm.memory import recall
 from fastssm.networks import Network, Refusal
-from fastssm.sweeps import Terms
+from fastssm.sweeps import Terms, read
 
 ENVIRONMENT = "FASTSSM_BACKEND"
 

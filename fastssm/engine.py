@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from fastssm import sweeps
-from fastssm.activations import INDEX
 from fastssm.checks import autocasting, widened
 from fastssm.directions import Directions
 from fastssm.errors import UnsupportedError
-from fastssm.networks import Network
 from fastssm.sweeps import Needs, Plan
-from fastssm.sweeps.plan import _NONE, BIAS, SCALE, SHIFT, SKIP
 
 FULL_ONLY = (
     'precision="bf16" runs in a compiled engine only; PyTorch computes in the dtype of the data: pass precision="full"'
@@ -52,32 +49,6 @@ class Form(NamedTuple):
 
     variance_reduced: bool
     mean: bool
-
-
-def read(network: Network, kind: str, cond: tuple[Tensor, ...]) -> tuple[Plan, list[Tensor], Tensor | None]:
-    """Read a network once: its plan, all weights and biases followed by all scales and shifts, and columns for `x`."""
-    columns, modulations = network.conditioning(cond)
-    activations, flags = [], []
-    constants: list[float] = []
-    shared, samples = [], []
-    for spec, (scale, shift) in zip(network.specs, modulations, strict=True):
-        weight, bias = network.affine(spec)
-        flag = SKIP if spec.skip else 0
-        shared.append(weight)
-        if bias is not None:
-            shared.append(bias)
-            flag |= BIAS
-        if scale is not None:
-            samples.append(scale)
-            flag |= SCALE
-        if shift is not None:
-            samples.append(shift)
-            flag |= SHIFT
-        activations.append(INDEX[spec.activation.name])
-        constants += spec.constants
-        flags.append(flag)
-    plan = Plan(kind, tuple(activations), tuple(constants) or _NONE, tuple(flags))
-    return plan, shared + samples, columns
 
 
 def needs_of(inputs: Inputs, tensors: Sequence[Tensor]) -> Needs:

@@ -1,6 +1,6 @@
 """Recognise a module as a `Network` of affine maps, activations and skips, or say why it is not one.
 
-Recognition reads structure only; weights are read at each call (`Network.layers`), once, so that parametrizations
+Recognition reads structure only; weights are read at each call (`fastssm.sweeps.read`), once, so that parametrizations
 such as weight_norm are honoured and their power iterations advance exactly as under plain autograd.
 """
 
@@ -106,15 +106,6 @@ class Network:
     def curved(self) -> bool:
         """Whether some activation bends: without one, an energy has no curvature to match."""
         return any(spec.activation.curved for spec in self.specs)
-
-    def layers(self, cond: tuple[Tensor, ...]) -> tuple[list[Layer], Tensor | None]:
-        """Read every weight once, and return the layers and the conditioning columns to append to `x`."""
-        columns, modulations = self.conditioning(cond)
-        layers = [
-            Layer(*self.affine(spec), scale, shift, spec.activation, spec.constants, spec.skip)
-            for spec, (scale, shift) in zip(self.specs, modulations, strict=True)
-        ]
-        return layers, columns
 
     def conditioning(self, cond: tuple[Tensor, ...]) -> tuple[Tensor | None, list[Modulation]]:
         """Return the conditioning columns to append to `x`, and the scale and shift of every layer."""

@@ -1,7 +1,7 @@
 """The engine's mathematics in plain PyTorch: the fast path where nothing is compiled, and the native engines' model."""
 
 from fastssm.sweeps.layers import Gradients, Needs
-from fastssm.sweeps.plan import Plan, flatten, unflatten
+from fastssm.sweeps.plan import Plan, read, unflatten
 from fastssm.sweeps.terms import Terms
 from fastssm.sweeps.tiles import FullGradients, Objective, Problem, objective, terms, terms_backward
 
@@ -13,8 +13,8 @@ __all__ = [
     "Plan",
     "Problem",
     "Terms",
-    "flatten",
     "objective",
+    "read",
     "terms",
     "terms_backward",
     "unflatten",

@@ -1,4 +1,4 @@
-"""Layers as flat tensors and plain numbers: the form in which they cross an operator's boundary."""
+"""Networks as flat tensors and plain numbers: the form in which they cross an operator's boundary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fastssm.activations import INDEX, TABLE
-from fastssm.networks import Layer
+from fastssm.networks import Layer, Network
 
 BIAS, SCALE, SHIFT, SKIP = 1, 2, 4, 8
 _NONE = (0.0,)  # torch.library takes an empty list for one of tensors
@@ -35,20 +35,30 @@ class Plan(NamedTuple):
         return sum(1 + bool(flag & BIAS) for flag in self.flags)
 
 
-def flatten(kind: str, layers: Sequence[Layer]) -> tuple[Plan, list[Tensor]]:
-    """Return the plan of some layers, and their tensors: all weights and biases, then all scales and shifts."""
-    flags = tuple(
-        BIAS * (layer.bias is not None)
-        | SCALE * (layer.scale is not None)
-        | SHIFT * (layer.shift is not None)
-        | SKIP * layer.skip
-        for layer in layers
-    )
-    shared = [t for layer in layers for t in (layer.weight, layer.bias) if t is not None]
-    samples = [t for layer in layers for t in (layer.scale, layer.shift) if t is not None]
-    constants = tuple(c for layer in layers for c in layer.constants) or _NONE
-    activations = tuple(INDEX[layer.activation.name] for layer in layers)
-    return Plan(kind, activations, constants, flags), shared + samples
+def read(network: Network, kind: str, cond: tuple[Tensor, ...]) -> tuple[Plan, list[Tensor], Tensor | None]:
+    """Read a network once: its plan, all weights and biases followed by all scales and shifts, and columns for `x`."""
+    columns, modulations = network.conditioning(cond)
+    activations, flags = [], []
+    constants: list[float] = []
+    shared, samples = [], []
+    for spec, (scale, shift) in zip(network.specs, modulations, strict=True):
+        weight, bias = network.affine(spec)
+        flag = SKIP if spec.skip else 0
+        shared.append(weight)
+        if bias is not None:
+            shared.append(bias)
+            flag |= BIAS
+        if scale is not None:
+            samples.append(scale)
+            flag |= SCALE
+        if shift is not None:
+            samples.append(shift)
+            flag |= SHIFT
+        activations.append(INDEX[spec.activation.name])
+        constants += spec.constants
+        flags.append(flag)
+    plan = Plan(kind, tuple(activations), tuple(constants) or _NONE, tuple(flags))
+    return plan, shared + samples, columns
 
 
 def unflatten(plan: Plan, tensors: Sequence[Tensor]) -> list[Layer]:
