@@ -48,7 +48,7 @@ Level level() {
 }
 
 template <class T>
-const Kernels<T>& kernels(Level level) {
+const Kernels<T>& kernels([[maybe_unused]] Level level) {
 #if defined(__x86_64__)
   if (level == Level::avx512) return avx512_kernels<T>();
   if (level == Level::avx2) return avx2_kernels<T>();

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <complex>
 #include <cstdint>
+#include <random>
 #include <stdexcept>
 #include <vector>
 
@@ -73,6 +74,31 @@ struct Problem {
   Blocks<double> values;
   std::vector<double> v;  // [count, samples, dim]
 };
+
+// Random numbers that are the same in either precision.
+inline std::vector<double> random(size_t n, double scale, std::mt19937& generator) {
+  std::normal_distribution<double> normal;
+  std::vector<double> out(n);
+  for (double& value : out) value = double(float(scale * normal(generator)));
+  return out;
+}
+
+inline Problem problem(const Network& network, int samples, int count, unsigned seed) {
+  std::mt19937 generator(seed);
+  Problem p{network, samples, count, {}, {}};
+  p.values.push_back(random(samples * network.dim, 0.7, generator));
+  p.values.push_back(random(samples * network.extra, 1.0, generator));
+  int width = network.dim + network.extra;
+  for (const Layer& layer : network.layers) {
+    p.values.push_back(random(layer.out * width, 1.0 / std::sqrt(width), generator));
+    p.values.push_back(random(layer.bias ? layer.out : 0, 0.4, generator));
+    p.values.push_back(random(layer.scale ? samples * layer.out : 0, 1.0, generator));
+    p.values.push_back(random(layer.shift ? samples * layer.out : 0, 0.5, generator));
+    width = layer.out;
+  }
+  p.v = random(size_t(count) * samples * network.dim, 1.0, generator);
+  return p;
+}
 
 // Whose rows belong to samples.
 inline bool per_sample(size_t block) { return block < 2 || (block - 2) % 4 >= 2; }

@@ -2,7 +2,6 @@
 // Arguments name the levels to test; without any, all that the processor has.
 #include <cstdio>
 #include <cstring>
-#include <random>
 #include <string>
 #include <thread>
 
@@ -210,34 +209,10 @@ constexpr int kTanh = reference::tanh, kSilu = reference::silu, kSoftplus = refe
               kSine = reference::sine, kSigmoid = reference::sigmoid, kNone = reference::identity;
 const std::vector<double> kSoft = {1.5, 20.0};
 
-std::vector<double> random(size_t n, double scale, std::mt19937& generator) {
-  std::normal_distribution<double> normal;
-  std::vector<double> out(n);
-  for (double& value : out) value = double(float(scale * normal(generator)));  // the same in either precision
-  return out;
-}
-
-reference::Problem problem(const reference::Network& network, int samples, int count, unsigned seed) {
-  std::mt19937 generator(seed);
-  reference::Problem p{network, samples, count, {}, {}};
-  p.values.push_back(random(samples * network.dim, 0.7, generator));
-  p.values.push_back(random(samples * network.extra, 1.0, generator));
-  int width = network.dim + network.extra;
-  for (const reference::Layer& layer : network.layers) {
-    p.values.push_back(random(layer.out * width, 1.0 / std::sqrt(width), generator));
-    p.values.push_back(random(layer.bias ? layer.out : 0, 0.4, generator));
-    p.values.push_back(random(layer.scale ? samples * layer.out : 0, 1.0, generator));
-    p.values.push_back(random(layer.shift ? samples * layer.out : 0, 0.5, generator));
-    width = layer.out;
-  }
-  p.v = random(size_t(count) * samples * network.dim, 1.0, generator);
-  return p;
-}
-
 Cotangents cotangents(const reference::Problem& p, unsigned seed) {
   std::mt19937 generator(seed);
-  return {random(p.samples, 1.0, generator), random(size_t(p.count) * p.samples, 1.0, generator),
-          random(p.samples, 1.0, generator), random(p.samples * p.network.dim, 1.0, generator)};
+  const auto draw = [&](size_t n) { return reference::random(n, 1.0, generator); };
+  return {draw(p.samples), draw(size_t(p.count) * p.samples), draw(p.samples), draw(p.samples * p.network.dim)};
 }
 
 // Hidden layers of one width, then the readout.
@@ -294,7 +269,7 @@ constexpr Loss kLosses[] = {Loss::sliced, Loss::reduced, Loss::terms};
 void test_against_reference(const std::vector<cpu::Level>& levels) {
   unsigned seed = 1;
   for (const Case& c : cases()) {
-    const reference::Problem p = problem(c.network, c.samples, c.count, seed);
+    const reference::Problem p = reference::problem(c.network, c.samples, c.count, seed);
     const Cotangents on = cotangents(p, ++seed);
     for (Loss loss : kLosses) {
       const Found<double> wanted = expected(p, loss, on);
@@ -312,7 +287,7 @@ void test_against_reference(const std::vector<cpu::Level>& levels) {
 // Drawn directions are those given one by one.
 void test_directions(cpu::Level level) {
   for (bool energy : {true, false}) {
-    reference::Problem p = problem(plain("directions", energy, 5, 2, 9, kTanh), 6, 5, 3);
+    reference::Problem p = reference::problem(plain("directions", energy, 5, 2, 9, kTanh), 6, 5, 3);
     const Cotangents on = cotangents(p, 4);
     for (int directions : {1, 2}) {
       for (int m = 0; m < p.count; m++)
@@ -331,7 +306,7 @@ void test_directions(cpu::Level level) {
 // What nobody asked for is not written, and leaves the rest as it is.
 void test_needs(cpu::Level level) {
   for (bool energy : {true, false}) {
-    const reference::Problem p = problem(plain("needs", energy, 3, 2, 9, kSilu), 6, 2, 5);
+    const reference::Problem p = reference::problem(plain("needs", energy, 3, 2, 9, kSilu), 6, 2, 5);
     const Cotangents on = cotangents(p, 6);
     for (Loss loss : kLosses) {
       const Found<double> all = evaluate<double>(p, loss, on, {level, 64, 1, false});
@@ -353,7 +328,8 @@ void test_needs(cpu::Level level) {
 void test_threads(cpu::Level level) {
   for (bool energy : {true, false}) {
     for (int width : {50, 400}) {
-      const reference::Problem p = problem(plain("threads", energy, 6, 2, width, kTanh), width == 50 ? 150 : 20, 2, 8);
+      const reference::Network network = plain("threads", energy, 6, 2, width, kTanh);
+      const reference::Problem p = reference::problem(network, width == 50 ? 150 : 20, 2, 8);
       const Cotangents on = cotangents(p, 9);
       for (Loss loss : kLosses) {
         const Found<double> alone = evaluate<double>(p, loss, on, {level, kWhole, 1, false});
@@ -369,7 +345,7 @@ void test_threads(cpu::Level level) {
 void test_not_finite(cpu::Level level) {
   for (const Case& c : cases()) {
     if (c.count > 10) continue;
-    const reference::Problem p = problem(c.network, c.samples, c.count, 11);
+    const reference::Problem p = reference::problem(c.network, c.samples, c.count, 11);
     const Cotangents on = cotangents(p, 12);
     const bool saturates = c.network.layers[0].activation != kSine && c.network.layers.size() > 1;
     for (double broken : {std::nan(""), double(INFINITY), -double(INFINITY)})
