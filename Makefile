@@ -68,7 +68,7 @@ wheel: $(VENV)/.wheel  ## build dist/*.whl, and run the tests with it in a fresh
 	  pytest -p no:cacheprovider --numprocesses $(JOBS) --dist worksteal -k "not inductor" $(ARGS)
 
 fuzz: $(VENV)/.test  ## 2000 random networks, losses, dtypes and threads against plain autograd
-	OMP_NUM_THREADS=1 FASTSSM_FUZZ_EXAMPLES=2000 $(BIN)/pytest tests/test_fuzz.py $(ARGS)
+	OMP_NUM_THREADS=1 FASTSSM_FUZZ_EXAMPLES=2000 $(BIN)/pytest --hypothesis-seed=1 tests/test_fuzz.py $(ARGS)
 
 mutants: $(VENV)/.test  ## break each term of csrc/sweep.h in turn, and see the tests notice
 	$(BIN)/python tools/mutants.py $(ARGS)

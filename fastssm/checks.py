@@ -120,12 +120,17 @@ def check_directions(v: object, x: Tensor, n_projections: int | None) -> Tensor:
     return outside_inference(full).flatten(2)
 
 
+MOST = 2**32  # the generator numbers directions with 32 bits
+
+
 def check_count(name: str, value: object) -> None:
-    """Raise unless a value is a positive integer."""
+    """Raise unless a value is a positive integer of 32 bits."""
     if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}.")
+    if not isinstance(value, torch.SymInt) and value > MOST:
+        raise ValueError(f"{name} must be at most 2**32, got {value}.")
 
 
 def check_generator(generator: object) -> None:
