@@ -20,6 +20,7 @@ namespace {
 constexpr int64_t kChunk = 256;   // columns of one row that stay in the first-level cache between two passes
 constexpr int64_t kSamples = 16;  // block of the passes down and of transpositions
 constexpr int64_t kColumns = 64;
+constexpr int kAbreast = 4;  // vectors whose long chains of operations overlap
 
 template <class T>
 using Native = Vec<T, native_lanes<T>>;
@@ -46,13 +47,24 @@ void jets_of(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d
   constexpr int parameters = activation_parameters[ID];
   T own[parameters + 1];  // a copy, as the stores below could change c for all the compiler knows
   for (int i = 0; i < parameters; i++) own[i] = c[i];
-  for (int64_t j = 0; j < n; j += native_lanes<T>) {
-    const Jet<Native<T>> jet = fastssm::jet<ID, ORDER>(load(z + j) + load(bias + j), own);
+  const auto put = [&](int64_t j, const Jet<Native<T>>& jet) {
     store(f + j, jet.f);
     store(d1 + j, jet.d1);
     if constexpr (ORDER >= 2) store(d2 + j, jet.d2);
     if constexpr (ORDER >= 3) store(d3 + j, jet.d3);
+  };
+  int64_t j = 0;
+  for (; j + kAbreast * native_lanes<T> <= n; j += kAbreast * native_lanes<T>) {
+    Native<T> at[kAbreast];
+    Jet<Native<T>> jets[kAbreast];
+#pragma GCC unroll 4
+    for (int i = 0; i < kAbreast; i++) at[i] = load(z + j + i * native_lanes<T>) + load(bias + j + i * native_lanes<T>);
+#pragma GCC unroll 4
+    for (int i = 0; i < kAbreast; i++) jets[i] = jet<ID, ORDER>(at[i], own);
+#pragma GCC unroll 4
+    for (int i = 0; i < kAbreast; i++) put(j + i * native_lanes<T>, jets[i]);
   }
+  for (; j < n; j += native_lanes<T>) put(j, jet<ID, ORDER>(load(z + j) + load(bias + j), own));
 }
 
 template <class T, int ID = 0>
