@@ -141,7 +141,7 @@ class Compiled(Fused):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, native)
-        absent = "not part of the compiled module" if native.DEVICES else f"not built. {extension.status()}"
+        absent = "not built: the compiled module is for the CPU" if native.DEVICES else f"not built. {extension.status()}"
         self._missing = [] if name in native.DEVICES else [f"the {name} engine is {absent}"]
 
     def missing(self) -> list[str]:

@@ -130,7 +130,7 @@ def check_count(name: str, value: object) -> None:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}.")
     if not isinstance(value, torch.SymInt) and value > MOST:
-        raise ValueError(f"{name} must be at most 2**32, got {value}.")
+        raise ValueError(f"{name} must be at most {MOST}, got {value}.")
 
 
 def check_generator(generator: object) -> None:
