@@ -141,8 +141,8 @@ class Compiled(Fused):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, native)
-        absent = "not built: the compiled module is for the CPU" if native.DEVICES else f"not built. {extension.status()}"
-        self._missing = [] if name in native.DEVICES else [f"the {name} engine is {absent}"]
+        why = ": the compiled module is for the CPU" if native.DEVICES else f". {extension.status()}"
+        self._missing = [] if name in native.DEVICES else [f"the {name} engine is not built{why}"]
 
     def missing(self) -> list[str]:
         """Return why nothing can run: an engine that is not built."""

@@ -113,7 +113,11 @@ ROWS = {
         ("=3", "2", "leave one out"),
     ),
     "no projections": (lambda s: sliced(s, n_projections=0), ValueError, ("at least 1", "got 0")),
-    "too many projections": (lambda s: sliced(s, n_projections=2**32 + 1), ValueError, ("at most 4294967296", "4294967297")),
+    "too many projections": (
+        lambda s: sliced(s, n_projections=2**32 + 1),
+        ValueError,
+        ("at most 4294967296", "4294967297"),
+    ),
     "projections in part": (lambda s: sliced(s, n_projections=1.5), TypeError, ("integer", "float")),
     "projections as a bool": (lambda s: sliced(s, n_projections=True), TypeError, ("integer", "bool")),
     # names
