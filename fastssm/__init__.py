@@ -3,13 +3,14 @@
 from fastssm import nn
 from fastssm.backends import Plan, backend, explain
 from fastssm.errors import FastSSMWarning, UnsupportedError
-from fastssm.losses import LossTerms, SlicedScoreLoss, exact_loss, sliced_loss
+from fastssm.losses import ExactScoreLoss, LossTerms, SlicedScoreLoss, exact_loss, sliced_loss
 from fastssm.networks import Network, Refusal, recognize
 from fastssm.operators import Terms, terms
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ExactScoreLoss",
     "FastSSMWarning",
     "LossTerms",
     "Network",

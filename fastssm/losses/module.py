@@ -2,15 +2,75 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from fastssm import checks
-from fastssm.losses.sliced import Cond, LossTerms, sliced_loss
+from fastssm.losses.reduction import LossTerms
+from fastssm.losses.sliced import exact_loss, sliced_loss
+
+_PER_CALL = ("cond", "weight", "v")  # the tensors of a batch: arguments of forward, not options
 
 
-class SlicedScoreLoss(nn.Module):
+class ScoreLoss(nn.Module):
+    """A loss that owns the network: `Twin(net, **options)(x, **tensors)` is `loss(net, x, **tensors, **options)`.
+
+    A twin names its function in `loss`, and `PER_CALL` where a batch brings other tensors than `cond`, `weight`, `v`.
+
+    Args:
+        model: the network; kept as the attribute `model`.
+        options: keyword arguments of the function, except those that `forward` takes.
+
+    Raises:
+        TypeError: for an option that the function does not have, or a model that is no module.
+        ValueError: for a model that is itself a data-parallel wrapper.
+    """
+
+    loss: ClassVar[Callable[..., Any]]
+    PER_CALL: ClassVar[tuple[str, ...]] = _PER_CALL
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__()
+        allowed = self.option_names()
+        unknown = sorted(set(options) - set(allowed))
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} takes {', '.join(allowed)}, got {', '.join(unknown)}; "
+                f"{', '.join(self._tensor_names())} are arguments of its forward."
+            )
+        checks.check_model(model)
+        checks.check_not_wrapped([model])
+        self.model = model
+        self.options = options
+
+    @classmethod
+    def _keywords(cls) -> list[str]:
+        parameters = inspect.signature(cls.loss).parameters.values()
+        return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+    @classmethod
+    def _tensor_names(cls) -> list[str]:
+        return [name for name in cls._keywords() if name in cls.PER_CALL]
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Return the keyword arguments that the constructor takes."""
+        return [name for name in cls._keywords() if name not in cls.PER_CALL]
+
+    def forward(self, x: Tensor, **tensors: Any) -> Tensor | tuple[Tensor, LossTerms]:
+        """Return the loss of the batch; `tensors` are what the batch brings besides x: cond, weight, v."""
+        out: Tensor | tuple[Tensor, LossTerms] = type(self).loss(self.model, x, **tensors, **self.options)
+        return out
+
+    def extra_repr(self) -> str:
+        """Show the options."""
+        return ", ".join(f"{key}={value!r}" for key, value in self.options.items())
+
+
+class SlicedScoreLoss(ScoreLoss):
     """`fastssm.sliced_loss` as a module that owns the network.
 
     `loss = SlicedScoreLoss(net)(x)` is `sliced_loss(net, x)`. Data-parallel wrappers average the gradients of what they
@@ -32,40 +92,36 @@ class SlicedScoreLoss(nn.Module):
     Source: Song et al. 2019.
     """
 
-    OPTIONS = (
-        "n_projections",
-        "projection",
-        "variance_reduced",
-        "control_variate",
-        "kind",
-        "reduction",
-        "generator",
-        "backend",
-        "precision",
-        "return_terms",
-    )
-
-    def __init__(self, model: nn.Module, **options: Any) -> None:
-        super().__init__()
-        unknown = sorted(set(options) - set(self.OPTIONS))
-        if unknown:
-            raise TypeError(
-                f"SlicedScoreLoss takes {', '.join(self.OPTIONS)}, got {', '.join(unknown)}; cond, weight and v are "
-                "arguments of its forward."
-            )
-        checks.check_model(model)
-        checks.check_not_wrapped([model])
-        self.model = model
-        self.options = options
+    loss = staticmethod(sliced_loss)
 
     def forward(
-        self, x: Tensor, cond: Cond = None, weight: Tensor | None = None, v: Tensor | None = None
+        self, x: Tensor, cond: Any = None, weight: Tensor | None = None, v: Tensor | None = None
     ) -> Tensor | tuple[Tensor, LossTerms]:
         """Return the loss of the batch."""
-        out: Tensor | tuple[Tensor, LossTerms]
-        out = sliced_loss(self.model, x, cond=cond, weight=weight, v=v, **self.options)
-        return out
+        return super().forward(x, cond=cond, weight=weight, v=v)
 
-    def extra_repr(self) -> str:
-        """Show the options."""
-        return ", ".join(f"{key}={value!r}" for key, value in self.options.items())
+
+class ExactScoreLoss(ScoreLoss):
+    """`fastssm.exact_loss` as a module that owns the network: `ExactScoreLoss(net)(x)` is `exact_loss(net, x)`.
+
+    Args:
+        model: the network, as for `exact_loss`; kept as the attribute `model`.
+        options: keyword arguments of `exact_loss`, except `cond` and `weight`, which `forward` takes.
+
+    Raises:
+        TypeError: for an option that `exact_loss` does not have, or a model that is no module.
+        ValueError: for a model that is itself a data-parallel wrapper.
+
+    Example:
+        >>> import torch
+        >>> loss = ExactScoreLoss(nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1)))
+        >>> loss(torch.randn(16, 2)).backward()
+
+    Source: Hyvarinen 2005.
+    """
+
+    loss = staticmethod(exact_loss)
+
+    def forward(self, x: Tensor, cond: Any = None, weight: Tensor | None = None) -> Tensor | tuple[Tensor, LossTerms]:
+        """Return the loss of the batch."""
+        return super().forward(x, cond=cond, weight=weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +11,9 @@ from torch import Tensor, nn
 from fastssm import backends, checks
 from fastssm.directions import Directions
 from fastssm.engine import Form
+from fastssm.losses.reduction import Cond, LossTerms, check_reduction, finish
 from fastssm.operators import choose_directions
 from fastssm.sweeps import Terms
-
-
-class LossTerms(NamedTuple):
-    """The two terms of a loss per sample, detached, before weights and reduction; their sum is the sample's loss.
-
-    Attributes:
-        jacobian: `mean_m v_m^T J v_m` (or `tr J`), `[B]`.
-        square: `mean_m (v_m . s)^2 / 2`, or `|s|^2 / 2` with variance reduction, `[B]`.
-    """
-
-    jacobian: Tensor
-    square: Tensor
-
-
-Cond = Tensor | tuple[Tensor, ...] | None
 
 
 @overload
@@ -125,17 +111,16 @@ def sliced_loss(  # type: ignore[misc]  # the first overload leaves its options 
 
     Source: Song, Garg, Shi, Ermon 2019, "Sliced score matching", equations 7 and 8; control variate: appendix D.
     """
-    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
     checks.check_choice("control_variate", control_variate, (None, "optimal"))
     call = backends.request(model, x, cond, kind, precision)
-    weight = checks.check_weight(weight, x)
-    _check_batch(x, reduction, control_variate)
+    weight = check_reduction(x, weight, reduction)
+    _check_enough(x, control_variate)
     chosen = backends.select(call, backend)
     directions = choose_directions(x, v, n_projections, projection, generator)
     if control_variate is None:
         return _reduced(chosen, call, directions, variance_reduced, weight, reduction, return_terms)
     found = chosen.terms(call, directions)
-    return _finish(found.jacobian, _controlled_square(found), weight, reduction, return_terms)
+    return finish(found.jacobian, _controlled_square(found), weight, reduction, return_terms)
 
 
 @overload
@@ -203,18 +188,14 @@ def exact_loss(  # type: ignore[misc]  # the first overload leaves its options o
 
     Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", theorem 1.
     """
-    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
     call = backends.request(model, x, cond, kind, precision)
-    weight = checks.check_weight(weight, x)
-    _check_batch(x, reduction)
+    weight = check_reduction(x, weight, reduction)
     chosen = backends.select(call, backend)
     every = Directions(math.prod(x.shape[1:]))
     return _reduced(chosen, call, every, False, weight, reduction, return_terms)
 
 
-def _check_batch(x: Tensor, reduction: str, control_variate: str | None = None) -> None:
-    if x.shape[0] == 0 and reduction == "mean":
-        raise ValueError('x holds no samples, and the mean of an empty batch is undefined; use reduction="sum".')
+def _check_enough(x: Tensor, control_variate: str | None) -> None:
     if control_variate is not None and x.shape[0] < 2:
         raise ValueError(
             f'control_variate="optimal" estimates a variance and needs two samples or more, got {x.shape[0]}.'
@@ -237,7 +218,7 @@ def _reduced(
         return (loss, LossTerms(jacobian.detach(), square.detach())) if return_terms else loss
     found = chosen.terms(call, directions)
     square = _norm_square(found) if variance_reduced else _projected_square(found)
-    return _finish(found.jacobian, square, weight, reduction, return_terms)
+    return finish(found.jacobian, square, weight, reduction, return_terms)
 
 
 def _projected_square(found: Terms) -> Tensor:
@@ -267,13 +248,3 @@ def _controlled_square(found: Terms) -> Tensor:
         ).sum()  # a = c, say of a whole basis
         beta = torch.where(variance > rounding, (plain * centred).sum() / variance, torch.ones_like(variance))
     return a - beta * (a - c)
-
-
-def _finish(
-    jacobian: Tensor, square: Tensor, weight: Tensor | None, reduction: str, return_terms: bool
-) -> Tensor | tuple[Tensor, LossTerms]:
-    """Weigh and reduce the samples' losses."""
-    each = jacobian + square
-    each = each if weight is None else each * weight.to(each.dtype)
-    loss = each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
-    return (loss, LossTerms(jacobian.detach(), square.detach())) if return_terms else loss

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastssm import SlicedScoreLoss, exact_loss
+from fastssm import ExactScoreLoss, SlicedScoreLoss
 from fastssm.data import Prepared
 from fastssm.directions import draw
 from fastssm.nn import MLP
@@ -21,18 +21,6 @@ from fastssm.training.evaluate import exact_mean
 
 class DivergedError(RuntimeError):
     """The loss of a training became infinite or not a number."""
-
-
-class ExactScoreLoss(nn.Module):
-    """The exact loss as a module that owns the network, which is what `DistributedDataParallel` wraps."""
-
-    def __init__(self, model: nn.Module, kind: str, backend: str) -> None:
-        super().__init__()
-        self.model, self.kind, self.backend = model, kind, backend
-
-    def forward(self, x: Tensor, v: Tensor | None = None) -> Tensor:
-        """Return the mean exact loss of the rows `x`; there are no directions `v`."""
-        return exact_loss(self.model, x, kind=self.kind, backend=self.backend)
 
 
 def build_net(config: TrainConfig, features: int) -> MLP:
@@ -80,7 +68,7 @@ class Training:
     def _loss_module(self) -> nn.Module:
         config = self.config
         if config.loss == "exact":
-            return ExactScoreLoss(self.net, config.kind, config.backend)
+            return ExactScoreLoss(self.net, kind=config.kind, backend=config.backend)
         return SlicedScoreLoss(self.net, kind=config.kind, backend=config.backend)
 
     def _distributed(self, loss: nn.Module) -> nn.Module:
@@ -106,7 +94,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr_at(self.step)
         x, v = self._batch()
-        loss: Tensor = self.loss(x, v=v)
+        loss: Tensor = self.loss(x) if v is None else self.loss(x, v=v)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)
