@@ -18,7 +18,8 @@ _PER_CALL = ("cond", "weight", "v")  # the tensors of a batch: arguments of forw
 class ScoreLoss(nn.Module):
     """A loss that owns the network: `Twin(net, **options)(x, **tensors)` is `loss(net, x, **tensors, **options)`.
 
-    A twin names its function in `loss`, and `PER_CALL` where a batch brings other tensors than `cond`, `weight`, `v`.
+    A twin names its function in `loss`, and `PER_CALL` where a batch brings other tensors than `cond`, `weight`, `v`;
+    its `forward` names them and calls `evaluate`.
 
     Args:
         model: the network; kept as the attribute `model`.
@@ -60,8 +61,8 @@ class ScoreLoss(nn.Module):
         """Return the keyword arguments that the constructor takes."""
         return [name for name in cls._keywords() if name not in cls.PER_CALL]
 
-    def forward(self, x: Tensor, **tensors: Any) -> Tensor | tuple[Tensor, LossTerms]:
-        """Return the loss of the batch; `tensors` are what the batch brings besides x: cond, weight, v."""
+    def evaluate(self, x: Tensor, **tensors: Any) -> Tensor | tuple[Tensor, LossTerms]:
+        """Return the loss of the batch, for `forward`, which names the tensors that come with x."""
         out: Tensor | tuple[Tensor, LossTerms] = type(self).loss(self.model, x, **tensors, **self.options)
         return out
 
@@ -98,7 +99,7 @@ class SlicedScoreLoss(ScoreLoss):
         self, x: Tensor, cond: Any = None, weight: Tensor | None = None, v: Tensor | None = None
     ) -> Tensor | tuple[Tensor, LossTerms]:
         """Return the loss of the batch."""
-        return super().forward(x, cond=cond, weight=weight, v=v)
+        return self.evaluate(x, cond=cond, weight=weight, v=v)
 
 
 class ExactScoreLoss(ScoreLoss):
@@ -124,4 +125,4 @@ class ExactScoreLoss(ScoreLoss):
 
     def forward(self, x: Tensor, cond: Any = None, weight: Tensor | None = None) -> Tensor | tuple[Tensor, LossTerms]:
         """Return the loss of the batch."""
-        return super().forward(x, cond=cond, weight=weight)
+        return self.evaluate(x, cond=cond, weight=weight)
