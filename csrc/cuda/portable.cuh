@@ -1,5 +1,10 @@
 // What kernel files include instead of CUDA's headers: the same source goes through nvcc, NVRTC, or a host compiler with
 // the emulator of tests/cuda, which then defines FASTSSM_EMULATOR as the header to include.
+//
+// The emulator knows threadIdx, blockIdx, blockDim, gridDim (blocks are one-dimensional), __syncthreads, __syncwarp,
+// __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, float2, float4, double2, int4, uint4
+// and their make_ functions, __ldg, and in `emulator::` the tensor-core operations of mma.h. Shared memory is what
+// FASTSSM_SHARED gives, all of it dynamic, so that the emulator can poison it and hold it against the limits.
 #pragma once
 
 #if defined(FASTSSM_EMULATOR)
@@ -11,5 +16,14 @@
   T* name = reinterpret_cast<T*>(fastssm_shared_)
 #endif
 
-// A kernel: `parameters` is its one argument. `threads` is the largest block that it is launched with.
-#define FASTSSM_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// A kernel: FASTSSM_KERNEL(256, rademacher_float, Rademacher<float>) { ... } has one argument, `parameters`, of the given
+// type, and is launched with at most so many threads in a block. The emulator enters it in its table by name.
+#if defined(FASTSSM_EMULATOR)
+#define FASTSSM_KERNEL(threads, name, ...)                                                 \
+  static void name(const __VA_ARGS__ parameters);                                          \
+  static const emulator::Registered<__VA_ARGS__> name##_registered_{#name, threads, name}; \
+  static void name(const __VA_ARGS__ parameters)
+#else
+#define FASTSSM_KERNEL(threads, name, ...) \
+  extern "C" __global__ void __launch_bounds__(threads) name(const __VA_ARGS__ parameters)
+#endif
