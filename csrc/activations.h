@@ -155,19 +155,26 @@ FASTSSM_HD FASTSSM_INLINE Jet<V> gelu_tanh_jet(V z, const S*) {
 // `z tanh(softplus(z))`.
 template <int ORDER, class V, class S>
 FASTSSM_HD FASTSSM_INLINE Jet<V> mish_jet(V z, const S*) {
-  const auto [p, n] = sigmoids(z);
-  const V v1 = S(1.0) + n * n;
-  const V v2 = (p + p * n) / v1;
-  const V f = z * v2;
+  const auto v1 = z > S(0.0);
+  const auto [e, expm1] = exponentials(-abs(z));
+  const V v2 = e * e;
+  const V v3 = S(2.0) * (e + v2);
+  const V v4 = S(2.0) * e + v2;
+  const V v5 = where(v1, S(1.0) + v3, S(2.0) + v4);
+  const V v6 = where(v1, S(1.0) - S(2.0) * v2 / v5, v4 / v5);
+  const V f = z * v6;
   if constexpr (ORDER == 0) return {f};
-  const V v3 = S(2.0) * n / v1;
-  const V d1 = v2 + v3 * (v3 * (z * p));
+  const V v7 = S(1.0) + e;
+  const V v8 = where(v1, v3, S(2.0) * v7) / v5;
+  const V v9 = where(v1, S(1.0), e) / v7;
+  const V d1 = v6 + v8 * (v8 * (z * v9));
   if constexpr (ORDER == 1) return {f, d1};
-  const V v4 = p * (n - S(2.0) * v2 * p);
-  const V d2 = v3 * (v3 * (S(2.0) * p + z * v4));
+  const V v10 = where(v1, e, S(1.0)) / v7;
+  const V v11 = v9 * (v10 - S(2.0) * v6 * v9);
+  const V d2 = v8 * (v8 * (S(2.0) * v9 + z * v11));
   if constexpr (ORDER == 2) return {f, d1, d2};
-  const V v5 = n * (n - p) + p * (S(4.0) * v2 * v2 * p - S(6.0) * v2 * n - S(2.0) * v3 * v3 * p);
-  const V d3 = v3 * (v3 * (S(3.0) * v4 + z * (p * v5)));
+  const V v12 = v9 * (S(4.0) * v6 * v6 * v9 - S(6.0) * v6 * v10 - S(2.0) * v8 * v8 * v9);
+  const V d3 = v8 * (v8 * (S(3.0) * v11 + z * (v9 * (v10 * (v10 - v9) + v12))));
   return {f, d1, d2, d3};
 }
 

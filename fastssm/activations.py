@@ -174,11 +174,14 @@ def gelu_tanh(m: Functions, z: Value) -> Iterator[Value]:
 
 def mish(m: Functions, z: Value) -> Iterator[Value]:
     """`z tanh(softplus(z))`."""
-    p, n = m.sigmoids(z)
-    s = 1.0 + n * n
-    t = (p + p * n) / s
+    w, _ = m.exponentials(-m.abs(z))  # in the form that rounds least on either side
+    square = w * w
+    above, below = 2.0 * (w + square), 2.0 * w + square
+    whole = m.where(z > 0, 1.0 + above, 2.0 + below)
+    t = m.where(z > 0, 1.0 - 2.0 * square / whole, below / whole)
     yield z * t
-    q = 2.0 * n / s  # the slope of tanh is q^2, which could underflow before it meets z
+    q = m.where(z > 0, above, 2.0 * (1.0 + w)) / whole  # q^2 = 1 - t^2 could underflow
+    p, n = m.where(z > 0, 1.0, w) / (1.0 + w), m.where(z > 0, w, 1.0) / (1.0 + w)
     yield t + q * (q * (z * p))
     bend = p * (n - 2.0 * t * p)
     yield q * (q * (2.0 * p + z * bend))

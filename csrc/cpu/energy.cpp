@@ -6,6 +6,12 @@
 
 namespace fastssm::cpu {
 
+// Zero, or NaN where something in the sample or a parameter is not finite.
+template <class T>
+T Lane<T>::broken_of_energy(int64_t r) const {
+  return broken_[r] + (energy_[r] + (model_.readout.bias ? model_.readout.bias[0] : T(0))) * T(0);
+}
+
 // Sliced score matching in three stacked products per layer: -E2 / M + mean_m E1_m^2 / 2.
 template <class T>
 void Lane<T>::sliced(const Objective<T>& objective) {
@@ -17,7 +23,7 @@ void Lane<T>::sliced(const Objective<T>& objective) {
   const T* e2 = energy_ + (tangents + 1) * samples;
   for (int64_t r = 0; r < samples; r++) {
     const int64_t b = tile_.first + r;
-    const T broken = (energy_[r] + (model_.readout.bias ? model_.readout.bias[0] : T(0))) * T(0);  // NaN, or zero
+    const T broken = broken_of_energy(r);
     T sum(0), squares(0);
     for (int64_t m = 1; m <= tangents; m++) {
       const T e1 = energy_[m * samples + r];
@@ -79,10 +85,9 @@ void Lane<T>::merged_terms() {
   for (int64_t m = 0; m < tangents; m++)
     kernels_.pair_dots(samples, width, direction(m), first_.ld, score_.p, score_.ld, projected_ + m * samples);
   for (int64_t r = 0; r < samples; r++) {
-    const T broken = (energy_[r] + (model_.readout.bias ? model_.readout.bias[0] : T(0))) * T(0);
     T e2 = jacobian_[r];
     for (int64_t m = 0; depth() == 0 && m < tangents; m++) e2 += projected_[m * samples + r] * T(0);
-    jacobian_[r] = broken - e2 / T(model_.problem.directions.count);
+    jacobian_[r] = broken_of_energy(r) - e2 / T(model_.problem.directions.count);
   }
 }
 

@@ -39,11 +39,12 @@ FASTSSM_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // ---- the table of activations ----------------------------------------------------------------------------------
 
+// Returns zero, or NaN where a z + bias is not finite: an activation that saturates would hide it.
 template <class T>
-using Jets = void (*)(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d2, T* d3);
+using Jets = T (*)(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d2, T* d3);
 
 template <int ID, int ORDER, class T>
-void jets_of(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d2, T* d3) {
+T jets_of(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d2, T* d3) {
   constexpr int parameters = activation_parameters[ID];
   T own[parameters + 1];  // a copy, as the stores below could change c for all the compiler knows
   for (int i = 0; i < parameters; i++) own[i] = c[i];
@@ -53,6 +54,7 @@ void jets_of(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d
     if constexpr (ORDER >= 2) store(d2 + j, jet.d2);
     if constexpr (ORDER >= 3) store(d3 + j, jet.d3);
   };
+  Native<T> broken(T(0));
   int64_t j = 0;
   for (; j + kAbreast * native_lanes<T> <= n; j += kAbreast * native_lanes<T>) {
     Native<T> at[kAbreast];
@@ -60,11 +62,18 @@ void jets_of(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d
 #pragma GCC unroll 4
     for (int i = 0; i < kAbreast; i++) at[i] = load(z + j + i * native_lanes<T>) + load(bias + j + i * native_lanes<T>);
 #pragma GCC unroll 4
+    for (int i = 0; i < kAbreast; i++) broken = add_inner(broken, at[i], Native<T>(T(0)));
+#pragma GCC unroll 4
     for (int i = 0; i < kAbreast; i++) jets[i] = jet<ID, ORDER>(at[i], own);
 #pragma GCC unroll 4
     for (int i = 0; i < kAbreast; i++) put(j + i * native_lanes<T>, jets[i]);
   }
-  for (; j < n; j += native_lanes<T>) put(j, jet<ID, ORDER>(load(z + j) + load(bias + j), own));
+  for (; j < n; j += native_lanes<T>) {
+    const Native<T> at = load(z + j) + load(bias + j);
+    broken = add_inner(broken, at, Native<T>(T(0)));
+    put(j, jet<ID, ORDER>(at, own));
+  }
+  return sum(broken);
 }
 
 template <class T, int ID = 0>
@@ -121,7 +130,7 @@ void up(const Up<T>& a) {
   for (int64_t r = 0; r < a.shape.samples; r++)
     for (int64_t j = 0; j < a.shape.width; j += kChunk) {
       const int64_t at = r * a.shape.ld + j, n = least(kChunk, a.shape.width - j);
-      run(n, a.z + at, a.bias + j, a.constants, a.out + at, a.z + at, a.d2 + at, a.d3 + at);
+      a.broken[r] += run(n, a.z + at, a.bias + j, a.constants, a.out + at, a.z + at, a.d2 + at, a.d3 + at);
       carry(a, at, n);
       if (a.entered) add_entered(a, at, n);
     }

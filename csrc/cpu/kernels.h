@@ -39,6 +39,7 @@ struct Up {
   T* d3;             // [samples] rows
   T* q;              // [samples] rows, or null where the squares' sum is not kept
   const T* entered;  // stack to add where the layer skips, or null
+  T* broken;         // [samples]: adds zero, or NaN where a z of the sample is not finite
 };
 
 enum class Above { stack, outer, none };  // how the adjoints come: as rows, as coefficients times one row, or zero

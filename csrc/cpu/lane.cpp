@@ -24,7 +24,7 @@ Lane<T>::Lane(const Model<T>& model, const Gradients<T>& gradients, Sums<T>& sum
   const int64_t samples = largest.samples, kinds = largest.tangents + 2, rows = kinds * samples;
   const auto take = [&](int64_t count, int64_t ld) { return arena.take<T>(count * ld); };
   const int64_t in_ld = spaced(model.problem.dim + model.problem.extra);
-  int64_t widest = std::max(in_ld, spaced(model.readout.in)), narrow = 0;
+  int64_t widest = std::max(in_ld, spaced(model.readout.in));
   for (const Layer<T>& layer : model.hidden) widest = std::max(widest, spaced(layer.out));
   first_ = {take(rows, in_ld), in_ld};
   entry_ = {take(samples, in_ld), in_ld};
@@ -52,10 +52,11 @@ Lane<T>::Lane(const Model<T>& model, const Gradients<T>& gradients, Sums<T>& sum
   jacobian_ = take(1, samples);
   on_jacobian_ = take(1, samples);
   energy_ = take(kinds, samples);
+  broken_ = take(1, samples);
   coefficients_ = take(kinds, samples);
   turned_ = use.gradients ? take(widest, turned_ld()) : nullptr;
-  for (const Weights<T>& w : model.weights) narrow |= w.narrow();
-  if (narrow) {
+  const auto& weights = model.weights;
+  if (std::any_of(weights.begin(), weights.end(), [](const Weights<T>& w) { return w.narrow(); })) {
     const int64_t most = std::max(rows, widest) + 1;
     scratch_.a = arena.take<uint16_t>(std::max(rows * (widest + 1), widest * (rows + 1)));
     scratch_.b = arena.take<uint16_t>(most * (widest + 1));
@@ -154,6 +155,7 @@ void Lane<T>::enter(const Tile& tile) {
   const Problem<T>& p = model_.problem;
   const Directions<T>& directions = p.directions;
   std::fill(first_.p, first_.p + (tile.tangents + 1) * tile.samples * first_.ld, T(0));
+  std::fill_n(broken_, tile.samples, T(0));
   for (int64_t r = 0; r < tile.samples; r++) {
     std::copy_n(p.x + (tile.first + r) * p.dim, p.dim, first_.p + r * first_.ld);
     if (p.extra)
@@ -183,7 +185,7 @@ void Lane<T>::climb(int64_t l, int order, bool curvature, bool squares) {
   model_.weights[l].up(kinds * tile_.samples, in.p, in.ld, layer.scale ? s.raw : s.z, s.ld, scratch_);
   if (modulated(l)) modulate(l, kinds);
   kernels_.up({s.shape, layer.activation, layer.constants, order, curvature, fresh, model_.biases[l], s.z, s.out, s.d2,
-               s.d3, squares ? s.q : nullptr, layer.skip ? in.p : nullptr});
+               s.d3, squares ? s.q : nullptr, layer.skip ? in.p : nullptr, broken_});
 }
 
 // z = scale * (W h + b) + shift in the value rows, scale * W h in the others.

@@ -71,6 +71,7 @@ class Lane {
   void modulate_down(int64_t l, int64_t kinds);
 
   // Energy nets (energy.cpp).
+  T broken_of_energy(int64_t r) const;
   void sliced(const Objective<T>& objective);
   void sliced_down(const T* weight);
   void chain_step(int64_t l);
@@ -78,6 +79,7 @@ class Lane {
   void merged_down();
   void merged_terms();
   // Score nets (score.cpp).
+  void find_broken();
   void score_up(bool with_score);
   void score_sliced(const Objective<T>& objective);
   void score_down(bool with_score);
@@ -104,6 +106,7 @@ class Lane {
   T* jacobian_;      // [samples]
   T* on_jacobian_;   // [samples]
   T* energy_;        // [samples]
+  T* broken_;        // [samples]: zero, or NaN where something in the sample is not finite
   T* coefficients_;  // [kinds, samples]
   T* turned_;
 };

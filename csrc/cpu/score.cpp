@@ -6,6 +6,17 @@
 
 namespace fastssm::cpu {
 
+// Make broken_ NaN also where what enters the readout, or the readout itself, is not finite.
+template <class T>
+void Lane<T>::find_broken() {
+  const int64_t samples = tile_.samples, width = pad(model_.readout.in);
+  T bias(0);
+  for (int64_t j = 0; model_.readout.bias && j < model_.readout.out; j++) bias += model_.readout.bias[j] * T(0);
+  kernels_.dots(samples, width, top().p, top().ld, model_.zeros, energy_);
+  kernels_.dots(tile_.tangents * samples, width, lifted_.p, lifted_.ld, model_.zeros, energy_ + samples);
+  for (int64_t i = 0; i < (tile_.tangents + 1) * samples; i++) broken_[i % samples] += energy_[i] + bias;
+}
+
 // Carry value and tangents up; find u_m and the Jacobian's term, and with the score the other terms too.
 template <class T>
 void Lane<T>::score_up(bool with_score) {
@@ -19,7 +30,9 @@ void Lane<T>::score_up(bool with_score) {
   for (int64_t m = 0; m < tangents; m++)
     kernels_.pair_dots(samples, width, lifted_.p + m * samples * lifted_.ld, lifted_.ld,
                        h.p + (m + 1) * samples * h.ld, h.ld, jacobian_);
-  for (int64_t r = 0; r < samples; r++) jacobian_[r] /= T(model_.problem.directions.count);
+  find_broken();
+  for (int64_t r = 0; r < samples; r++)
+    jacobian_[r] = jacobian_[r] / T(model_.problem.directions.count) + broken_[r];
   std::fill_n(projected_, tangents * samples, T(0));
   if (!with_score) return;
   readout.up(samples, h.p, h.ld, score_.p, score_.ld, scratch_);

@@ -64,6 +64,15 @@ std::vector<at::Tensor> with_inputs(const Inputs& inputs, at::TensorList tensors
   return out;
 }
 
+void save(AutogradContext* ctx, Needs needs) {
+  ctx->saved_data["needs_inputs"] = needs.inputs;
+  ctx->saved_data["needs_tensors"] = needs.tensors;
+}
+
+Needs saved_needs(AutogradContext* ctx) {
+  return {ctx->saved_data["needs_inputs"].toBool(), ctx->saved_data["needs_tensors"].toBool()};
+}
+
 // Whether gradients can be handed over as they are: nobody asks for them again, and the factor is 1.
 bool final(const at::Tensor& factor) {
   return !at::GradMode::is_enabled() && !torch::autograd::get_current_graph_task_keep_graph() &&
@@ -79,8 +88,7 @@ struct Objective : torch::autograd::Function<Objective> {
     ctx->saved_data["grads"] = static_cast<int64_t>(grads.size());
     ctx->saved_data["columns"] = inputs->columns.has_value();
     ctx->saved_data["tensors"] = static_cast<int64_t>(tensors.size());
-    ctx->saved_data["needs_inputs"] = needs.inputs;
-    ctx->saved_data["needs_tensors"] = needs.tensors;
+    save(ctx, needs);
     variable_list saved = grads;
     for (at::Tensor& t : with_inputs(*inputs, tensors)) saved.push_back(std::move(t));
     ctx->save_for_backward(std::move(saved));
@@ -99,8 +107,7 @@ struct Objective : torch::autograd::Function<Objective> {
     variable_list scaled(saved.begin(), saved.begin() + grads);
     if (!final(on[0]))
       for (at::Tensor& g : scaled) g = at::mul(g, on[0].detach());
-    const Needs needs{ctx->saved_data["needs_inputs"].toBool(), ctx->saved_data["needs_tensors"].toBool()};
-    return spread(once(std::move(scaled), given), 5, columns, count, 0, needs);
+    return spread(once(std::move(scaled), given), 5, columns, count, 0, saved_needs(ctx));
   }
 };
 
@@ -115,8 +122,7 @@ struct TermsFunction : torch::autograd::Function<TermsFunction> {
     ctx->saved_data["plan"] = c10::IValue::make_capsule(c10::make_intrusive<Held>(*plan));
     ctx->saved_data["projections"] = inputs->projections;
     ctx->saved_data["bfloat16"] = inputs->bfloat16;
-    ctx->saved_data["needs_inputs"] = needs.inputs;
-    ctx->saved_data["needs_tensors"] = needs.tensors;
+    save(ctx, needs);
     return {projected, jacobian, score};
   }
 
@@ -126,7 +132,7 @@ struct TermsFunction : torch::autograd::Function<TermsFunction> {
     const variable_list tensors(saved.begin() + 4, saved.end());
     const Inputs inputs{saved[0], given(1), given(2), given(3), ctx->saved_data["projections"].toInt(),
                         ctx->saved_data["bfloat16"].toBool()};
-    const Needs needs{ctx->saved_data["needs_inputs"].toBool(), ctx->saved_data["needs_tensors"].toBool()};
+    const Needs needs = saved_needs(ctx);
     const auto held = ctx->saved_data["plan"].toCapsule();
     const Plan& plan = *static_cast<Held*>(held.get())->plan;
     variable_list grads;
