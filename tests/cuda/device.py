@@ -1,0 +1,107 @@
+"""A device for ctypes and NumPy: kernels started by name, on the emulator or as executed PTX (emulator/door.cpp)."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from architectures import Architecture
+
+
+class LaunchFailed(Exception):
+    """What the launcher raised."""
+
+
+class Traffic(NamedTuple):
+    """What kernels asked of one memory in one direction."""
+
+    requests: int  # of warps
+    bytes: int  # that the threads asked for
+    units: int  # sectors of 32 bytes, or turns of the banks of shared memory
+
+
+class Device:
+    """A library of `libraries.library`."""
+
+    def __init__(self, path: Path) -> None:
+        self.library: Any = ctypes.CDLL(str(path))
+        for name in ("fastssm_error", "fastssm_kernel"):
+            getattr(self.library, name).restype = ctypes.c_char_p
+        self.library.fastssm_kernel_size.restype = ctypes.c_size_t
+
+    def launch(self, kernel: str, blocks: tuple[int, int, int], threads: int, parameters: Any, shared: int = 0) -> None:
+        """Run a kernel to its end.
+
+        Args:
+            kernel: its name.
+            blocks: of the grid.
+            threads: of a block.
+            parameters: a structure of ctypes (`filled`).
+            shared: bytes of shared memory.
+
+        Raises:
+            LaunchFailed: where the launcher refuses, or a thread breaks a rule.
+        """
+        size = ctypes.c_size_t(ctypes.sizeof(parameters))
+        arguments = (*blocks, threads, ctypes.c_size_t(shared), ctypes.byref(parameters), size)
+        if self.library.fastssm_launch(kernel.encode(), *arguments):
+            raise LaunchFailed(self.library.fastssm_error().decode())
+
+    def schedule(self, seed: int | None) -> None:
+        """Run threads and blocks in order (None), or at random."""
+        self.library.fastssm_schedule(seed is not None, ctypes.c_uint64(seed or 0))
+
+    def limit(self, architecture: Architecture, multiprocessors: int = 4) -> None:
+        """Refuse what does not fit this architecture."""
+        shared = ctypes.c_size_t(architecture.shared_per_block)
+        self.library.fastssm_limits(shared, multiprocessors, architecture.capability)
+
+    def kernels(self) -> list[str]:
+        """Return the names of all kernels."""
+        names, index = [], 0
+        while name := self.library.fastssm_kernel(index):
+            names.append(name.decode())
+            index += 1
+        return names
+
+    def races(self) -> list[str]:
+        """Return the races since the last call; the library must be of the flavour "race"."""
+        self.library.fastssm_races.restype = ctypes.c_char_p
+        return self.library.fastssm_races().decode().splitlines()
+
+    def traffic(self) -> dict[str, Traffic]:
+        """Return what moved since the last call; the library must be of the flavour "profile"."""
+        numbers = (ctypes.c_uint64 * 12)()
+        self.library.fastssm_traffic(numbers)
+        names = ("global reads", "global writes", "shared reads", "shared writes")
+        return {name: Traffic(*numbers[3 * i : 3 * i + 3]) for i, name in enumerate(names)}
+
+
+def filled(structure: type[ctypes.Structure], **values: Any) -> ctypes.Structure:
+    """Fill a struct: arrays stand for their addresses, dictionaries for structs inside, sequences for arrays inside."""
+    made = structure()
+    kinds = dict(structure._fields_)
+    if unset := kinds.keys() ^ values.keys():
+        raise TypeError(f"{structure.__name__} has {', '.join(kinds)}: not as given: {', '.join(sorted(unset))}")
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            setattr(made, name, value.ctypes.data)
+        elif isinstance(value, dict):
+            setattr(made, name, filled(kinds[name], **value))
+        elif isinstance(value, (tuple, list)):
+            setattr(made, name, kinds[name](*value))
+        else:
+            setattr(made, name, value)
+    return made
+
+
+def aligned(shape: int | tuple[int, ...], dtype: Any, fill: float = np.nan) -> np.ndarray:
+    """Return a filled array whose memory begins at a multiple of 16 bytes and ends where the array does."""
+    count, size = int(np.prod(shape)), np.dtype(dtype).itemsize
+    raw = np.empty(count * size, np.uint8)
+    assert raw.ctypes.data % 16 == 0, "NumPy aligns to 16 bytes"
+    array = raw.view(dtype).reshape(shape)
+    array[...] = fill
+    return array
