@@ -24,7 +24,7 @@ STRUCT = re.compile(r"(template <class T>\s*)?\bstruct (\w+) \{(.*?)^\};", re.DO
 CONSTANT = re.compile(r"^\s*constexpr int(?:64_t)? (\w+) = (\d+);", re.MULTILINE)
 ENUM = re.compile(r"\benum(?: class)? (\w+)[^{]*\{([^}]*)\}", re.DOTALL)
 FIELD = re.compile(
-    r"^(?:const )?(\w+)(<T>)?( ?\*)?( ?const)? ?(\w+(?:\[\w+\])?(?:, \*?\w+(?:\[\w+\])?)*)(?: = [^;]+)?$"
+    r"^(?:const )?(\w+)(<T>)?( ?\*)?( ?const\b)? ?(\w+(?:\[\w+\])?(?:, \*?\w+(?:\[\w+\])?)*)(?: = [^;]+)?$"
 )
 
 

@@ -165,9 +165,13 @@ class Writer:
         return self.result(f"({u})(({u}){self.value(1)} {sign} ({u}){self.value(2)})")
 
     def on_add(self) -> str:
+        if self.has("cc"):
+            return self.on_addc()
         return self.real("add", self.value(1), self.value(2)) if self.floating else self.integer("+")
 
     def on_sub(self) -> str:
+        if self.has("cc"):
+            return self.on_subc()
         return self.real("add", self.value(1), f"-{self.value(2)}") if self.floating else self.integer("-")
 
     def on_mul(self) -> str:
@@ -176,7 +180,26 @@ class Writer:
     def on_fma(self) -> str:
         return self.real("multiply_add", *(self.value(i) for i in (1, 2, 3)))
 
+    def carried(self, first: str, sign: str, second: str) -> str:
+        """Return a sum or difference, the carry with it for madc, addc and subc, and the new carry kept for `.cc`."""
+        size = width(self.kind)
+        flag = f" {sign} ptx::carry" if self.at.words[0] in ("madc", "addc", "subc") else ""
+        keep = f"ptx::carry = sum >> {size} & 1;" if self.has("cc") else ""
+        total = f"(unsigned __int128)(uint{size}_t){first} {sign} (uint{size}_t){second}{flag}"
+        return f"{{ const auto sum = {total}; {self.result(f'(uint{size}_t)sum')} {keep} }}"
+
+    def on_addc(self) -> str:
+        return self.carried(self.value(1), "+", self.value(2))
+
+    def on_subc(self) -> str:
+        return self.carried(self.value(1), "-", self.value(2))
+
+    def on_madc(self) -> str:
+        return self.carried(self.product(), "+", self.value(3))
+
     def on_mad(self) -> str:
+        if self.has("cc"):
+            return self.on_madc()
         if self.floating:
             return self.on_fma()
         size = width(self.kind) * (2 if self.has("wide") else 1)

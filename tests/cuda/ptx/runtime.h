@@ -17,6 +17,8 @@
 
 namespace ptx {
 
+inline bool carry;  // what .cc leaves for the next madc, addc or subc of the same thread
+
 using emulator::bits;
 using emulator::Shuffle;
 
