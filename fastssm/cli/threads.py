@@ -16,7 +16,7 @@ SMALL = 200_000  # values per layer and step, below which starting threads costs
 def suitable_threads(config: TrainConfig) -> int:
     """Return 1 for a training of small steps, else as many threads as torch has now."""
     values = config.batch * max(config.hidden, default=1) * (config.projections + 2)
-    return 1 if config.loss == "sliced" and values <= SMALL else torch.get_num_threads()
+    return 1 if config.loss != "exact" and values <= SMALL else torch.get_num_threads()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from fastssm.cli.options import add_backend, add_command, integers, join_integer
 from fastssm.cli.progress import reporter
 from fastssm.cli.threads import threads
 from fastssm.data import NAMES, SCALES
-from fastssm.training import KINDS, LOSSES, Outcome, Ranks, TrainConfig, choose_device, join, train
+from fastssm.training import KINDS, LOSSES, OBJECTIVES, Outcome, Ranks, TrainConfig, choose_device, join, train
 
 DESCRIPTION = f"""\
 Train an energy network (or a score network) on a data set by sliced score matching, and measure the exact score
@@ -34,7 +34,7 @@ examples:
 """
 HELP: dict[str, dict[str, Any]] = {
     "kind": {"choices": KINDS, "help": "what the network gives: an energy E (log p = -E + const) or the score itself"},
-    "loss": {"choices": LOSSES, "help": "variance-reduced sliced score matching, or the exact trace"},
+    "loss": {"choices": LOSSES, "help": "; ".join(f"{name}: {row.about}" for name, row in OBJECTIVES.items())},
     "projections": {"type": int, "metavar": "M", "help": "random directions per row of the sliced loss"},
     "hidden": {"type": integers, "metavar": "W,W,...", "help": "widths of the hidden layers"},
     "activation": {"choices": tuple(BY_NAME), "metavar": "NAME", "help": f"one of {', '.join(BY_NAME)}"},

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-KINDS = ("energy", "score")
-LOSSES = ("sliced", "exact")
+from fastssm.training.objectives import KINDS, LOSSES, OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class TrainConfig:
     Args:
         data: the name or path given to `fastssm.data.load`.
         kind: `"energy"` (`log p = -E + const`) or `"score"` (a network `R^D -> R^D`).
-        loss: `"sliced"` (variance-reduced sliced score matching) or `"exact"` (score matching with the exact trace).
+        loss: a name of `fastssm.training.OBJECTIVES`.
         projections: directions per row of the sliced loss.
         hidden: widths of the hidden layers.
         activation: a name of `fastssm.activations`.
@@ -59,6 +58,7 @@ class TrainConfig:
         """Refuse values that cannot be trained with."""
         _one_of("kind", self.kind, KINDS)
         _one_of("loss", self.loss, LOSSES)
+        _one_of(f"kind (with loss={self.loss})", self.kind, OBJECTIVES[self.loss].kinds)
         for name in ("projections", "steps", "batch", "evaluate_every", "patience"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("lr", "clip"):

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastssm.data import Prepared, load, prepare
-from fastssm.nn import MLP
 from fastssm.training import checkpoint
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks
@@ -45,7 +44,7 @@ class Outcome:
     Args:
         config: the settings.
         prepared: the data as the network saw it.
-        net: the network with the best weights.
+        net: the network with the best weights, or what its objective makes of it for evaluation.
         test: its exact score matching loss on the test rows.
         baseline: the loss of the fitted Gaussian on the same rows.
         validation: the best validation loss.
@@ -59,7 +58,7 @@ class Outcome:
 
     config: TrainConfig
     prepared: Prepared
-    net: MLP
+    net: nn.Module
     test: Mean
     baseline: Mean
     validation: float
@@ -176,7 +175,8 @@ def _run(training: Training, folder: Path, reporter: Reporter) -> None:
 
 
 def _finish(training: Training, folder: Path) -> Outcome:
-    config, prepared, ranks, net = training.config, training.prepared, training.ranks, training.best_net()
+    config, prepared, ranks = training.config, training.prepared, training.ranks
+    net = training.evaluated(training.best_net())
     outcome = Outcome(
         config=config,
         prepared=prepared,

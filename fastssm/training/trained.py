@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from fastssm.data import Scaler
-from fastssm.nn import MLP
 from fastssm.training import checkpoint
 from fastssm.training.config import TrainConfig
 from fastssm.training.trainer import build_net
@@ -19,7 +20,7 @@ class Trained:
     `net(scaler.scale(rows).float())` is the energy, or the score in scaled coordinates, of rows in their own units.
     """
 
-    net: MLP
+    net: nn.Module
     scaler: Scaler
     config: TrainConfig
 

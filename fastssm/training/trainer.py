@@ -10,25 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastssm import ExactScoreLoss, SlicedScoreLoss
 from fastssm.data import Prepared
-from fastssm.directions import draw
-from fastssm.nn import MLP
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks
 from fastssm.training.evaluate import exact_mean
+from fastssm.training.objectives import OBJECTIVES, Batch, normal
 
 
 class DivergedError(RuntimeError):
     """The loss of a training became infinite or not a number."""
 
 
-def build_net(config: TrainConfig, features: int) -> MLP:
+def build_net(config: TrainConfig, features: int) -> nn.Module:
     """Return the network of a configuration with its initial weights, which depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(config.seed)
-        outputs = 1 if config.kind == "energy" else features
-        return MLP(features, config.hidden, outputs, config.activation)
+        return OBJECTIVES[config.loss].network(config, features)
 
 
 class Training:
@@ -50,11 +47,12 @@ class Training:
                 f"got {config.batch}"
             )
         self.config, self.prepared, self.ranks = config, prepared, ranks
+        self.objective = OBJECTIVES[config.loss]
         self.train_rows = prepared.train.to(ranks.device)
         self.validation_rows = prepared.validation.to(ranks.device)
         self.net = build_net(config, prepared.train.shape[1]).to(ranks.device)
         self.mean_net = copy.deepcopy(self.net).requires_grad_(False)
-        self.loss = self._distributed(self._loss_module())
+        self.loss = self._distributed(self.objective.module(self.net, config, prepared))
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step = 0
@@ -65,36 +63,27 @@ class Training:
         self.ending = ""
         self._fingerprint = hashlib.sha256(prepared.train.numpy().tobytes()).hexdigest()
 
-    def _loss_module(self) -> nn.Module:
-        config = self.config
-        if config.loss == "exact":
-            return ExactScoreLoss(self.net, kind=config.kind, backend=config.backend)
-        return SlicedScoreLoss(self.net, kind=config.kind, backend=config.backend)
-
     def _distributed(self, loss: nn.Module) -> nn.Module:
         if self.ranks.world == 1:
             return loss
         return nn.parallel.DistributedDataParallel(loss, broadcast_buffers=False)
 
-    def _batch(self) -> tuple[Tensor, Tensor | None]:
-        """Draw the rows and directions of the whole batch, whoever computes them, and return this rank's part."""
+    def _batch(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw the rows of the whole batch, and what comes with them, and return this rank's part."""
         config, features, device = self.config, self.train_rows.shape[1], self.ranks.device
         index = torch.randint(len(self.train_rows), (config.batch,), generator=self.generator)
-        noise = torch.randn(config.batch, features, generator=self.generator)
-        share = self.ranks.share(config.batch)
-        rows = self.train_rows[index[share].to(device)] + self.prepared.noise * noise[share].to(device)
-        if config.loss == "exact":
-            return rows, None
-        shape = (config.projections, config.batch, features)
-        v = draw("rademacher", shape, dtype=rows.dtype, device=device, generator=self.generator)
-        return rows, v[:, share]
+        batch = Batch(config, features, self.ranks.share(config.batch), device, self.generator)
+        rows = self.train_rows[index[batch.share].to(device)]
+        if not self.objective.blurs:
+            rows = rows + self.prepared.noise * normal(batch)
+        return rows, {name: draw(batch) for name, draw in self.objective.draws.items()}
 
     def advance(self) -> Tensor:
         """Take one optimiser step and return this rank's loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr_at(self.step)
-        x, v = self._batch()
-        loss: Tensor = self.loss(x) if v is None else self.loss(x, v=v)
+        x, drawn = self._batch()
+        loss: Tensor = self.loss(x, **drawn)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)
@@ -122,7 +111,8 @@ class Training:
         """
         train_loss = (self.ranks.sum(self.loss_sum) / (self.ranks.world * max(1, self.loss_count))).item()
         config = self.config
-        validation = exact_mean(self.mean_net, self.validation_rows, config.kind, config.backend, self.ranks).value
+        net = self.evaluated(self.mean_net)
+        validation = exact_mean(net, self.validation_rows, config.kind, config.backend, self.ranks).value
         if not math.isfinite(train_loss + validation):
             raise DivergedError(
                 f"the loss became {validation if math.isfinite(train_loss) else train_loss} in the "
@@ -184,7 +174,11 @@ class Training:
         self.step, self.loss_count, self.best = state["step"], state["loss_count"], state["best"]
         self.seconds, self.ending = state["seconds"], state["ending"]
 
-    def best_net(self) -> MLP:
+    def evaluated(self, net: nn.Module) -> nn.Module:
+        """Return the energy or score that a network of this training is evaluated as."""
+        return self.objective.evaluated(net, self.config, self.prepared)
+
+    def best_net(self) -> nn.Module:
         """Return a copy of the network with the weights of the best validation loss."""
         net = copy.deepcopy(self.mean_net)
         net.load_state_dict(self.best["weights"])

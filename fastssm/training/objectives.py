@@ -1,0 +1,100 @@
+"""The losses that `fastssm train --loss` knows: one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fastssm import ExactScoreLoss, SlicedScoreLoss
+from fastssm.directions import draw
+from fastssm.losses.module import ScoreLoss
+from fastssm.nn import MLP
+
+if TYPE_CHECKING:
+    from fastssm.data import Prepared
+    from fastssm.training.config import TrainConfig
+
+KINDS = ("energy", "score")
+
+
+class Batch(NamedTuple):
+    """What the tensors of one batch are drawn for: the rows of all ranks together, of which `share` is ours."""
+
+    config: TrainConfig
+    features: int
+    share: slice
+    device: torch.device
+    generator: Generator
+
+
+Draw = Callable[[Batch], Tensor]
+"""Draws a tensor for the whole batch from its generator, whoever computes it, and returns this rank's share."""
+
+
+def directions(batch: Batch) -> Tensor:
+    """Draw `[M, B, D]` random signs."""
+    shape = (batch.config.projections, batch.config.batch, batch.features)
+    return draw("rademacher", shape, device=batch.device, generator=batch.generator)[:, batch.share]
+
+
+def normal(batch: Batch) -> Tensor:
+    """Draw `[B, D]` standard normal noise."""
+    noise = torch.randn(batch.config.batch, batch.features, generator=batch.generator)
+    return noise[batch.share].to(batch.device)
+
+
+def perceptron(config: TrainConfig, features: int) -> nn.Module:
+    """Return an MLP of the configured shape for an energy or a score."""
+    return MLP(features, config.hidden, 1 if config.kind == "energy" else features, config.activation)
+
+
+def _no_options(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    return {}
+
+
+def _itself(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn.Module:
+    return net
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How one loss is trained from the command line.
+
+    Args:
+        twin: the loss as a module that owns the network; it is built with `options`, and the settings' `kind` and
+            `backend` where it has such options.
+        about: what it is, in a phrase.
+        kinds: the kinds of network that it trains.
+        draws: the random tensors of a batch, by their names in the twin's `forward`.
+        blurs: whether the loss adds the data's noise itself; it then gets clean rows.
+        options: further options of the twin, from the settings and the data.
+        network: makes the network, from the settings and the number of features.
+        evaluated: from the trained network to the energy or score whose exact loss is measured, and which is drawn.
+    """
+
+    twin: type[ScoreLoss]
+    about: str
+    kinds: tuple[str, ...] = KINDS
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    blurs: bool = False
+    options: Callable[[TrainConfig, Prepared], dict[str, Any]] = _no_options
+    network: Callable[[TrainConfig, int], nn.Module] = perceptron
+    evaluated: Callable[[nn.Module, TrainConfig, Prepared], nn.Module] = _itself
+
+    def module(self, net: nn.Module, config: TrainConfig, prepared: Prepared) -> ScoreLoss:
+        """Return the loss that owns `net`."""
+        settings = {name: getattr(config, name) for name in ("kind", "backend") if name in self.twin.option_names()}
+        return self.twin(net, **settings, **self.options(config, prepared))
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "sliced": Objective(
+        SlicedScoreLoss, "variance-reduced sliced score matching on random directions", draws={"v": directions}
+    ),
+    "exact": Objective(ExactScoreLoss, "score matching with the exact trace"),
+}
+LOSSES = tuple(OBJECTIVES)
