@@ -66,6 +66,9 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, and its two terms per sample."""
 
+    def score(self, request: Request) -> Tensor:
+        """Return the differentiable score `[B, D]` alone."""
+
 
 class Reference:
     """Plain autograd on any module."""
@@ -89,6 +92,10 @@ class Reference:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the loss from the terms."""
         raise NotImplementedError("the reference backend has no fused objective")
+
+    def score(self, request: Request) -> Tensor:
+        """Differentiate an energy once, or call a score net."""
+        return reference.score(request.model, request.x, request.cond, request.kind)
 
 
 class Fused:
@@ -134,6 +141,12 @@ class Fused:
         """Run the sweeps once, for the loss and all its gradients."""
         inputs, tensors, static = _flat(request, directions)
         return self.door.objective(inputs, weight, tensors, static, form)
+
+    def score(self, request: Request) -> Tensor:
+        """Run the sweeps along no direction at all: one of zeros, as the engine wants one."""
+        x = request.x
+        along = x.new_zeros(1, x.shape[0], math.prod(x.shape[1:]))
+        return self.terms(request, Directions(1, along)).score
 
 
 class Compiled(Fused):

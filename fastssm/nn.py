@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from fastssm.activations import BY_NAME
 
@@ -171,6 +173,43 @@ class MLP(nn.Module):
         pieces = out.split([w for width in widths for w in (width, width)], dim=1)
         return [(1.0 + scale, shift) for scale, shift in zip(pieces[::2], pieces[1::2], strict=True)]
 
+    @torch.no_grad()
+    def at(self, *cond: Tensor) -> MLP:
+        """Return the network of `x` alone that this one is for conditioning arguments that all samples share.
+
+        A constant conditioning only moves the biases and scales the weights, so nothing is lost: the copy is recognised
+        and evaluated like any other.
+
+        Args:
+            cond: the arguments that follow `x`, one row each, `[1, ...]`.
+
+        Returns:
+            A new `MLP` without conditioning, with weights of its own.
+
+        Raises:
+            ValueError: unless these are the arguments that follow `x`, one row each.
+
+        Example:
+            >>> net = MLP(2, [8, 8], cond_dim=1)
+            >>> x = torch.randn(5, 2)
+            >>> torch.allclose(net.at(torch.ones(1, 1))(x), net(x, torch.ones(5, 1)), atol=1e-6)
+            True
+        """
+        features = self.features(*cond)
+        plain = copy.deepcopy(self)
+        if features is None:
+            return plain
+        if len(features) != 1:
+            raise ValueError(f"conditioning that all samples share must have one row, got {len(features)}.")
+        plain.cond_dim, plain.cond_features, plain.conditioning = 0, 0, "concat"
+        plain.time, plain.modulation = None, None
+        _make_plain(plain)
+        if self.modulation is None:
+            _fold_columns(plain.linears[0] if plain.linears else plain.readout, features[0])
+        for linear, (scale, shift) in zip(plain.linears, self.modulations(features), strict=True):
+            _fold_modulation(linear, scale, shift)
+        return plain
+
     @property
     def linears(self) -> list[nn.Linear]:
         """The hidden affine maps, first to last."""
@@ -198,6 +237,30 @@ class MLP(nn.Module):
             h = activation(z) + h if self.skips(index) else activation(z)
         out: Tensor = self.readout(h)
         return out
+
+
+def _make_plain(net: nn.Module) -> None:
+    """Replace parametrized weights by plain ones of the same value."""
+    for module in list(net.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name)
+
+
+def _fold_columns(linear: nn.Linear, columns: Tensor) -> None:
+    """Move constant last columns of an affine map's input into its bias."""
+    count = linear.in_features - len(columns)
+    linear.bias.add_(linear.weight[:, count:] @ columns)
+    linear.weight = nn.Parameter(linear.weight[:, :count].clone())
+    linear.in_features = count
+
+
+def _fold_modulation(linear: nn.Linear, scale: Tensor | None, shift: Tensor | None) -> None:
+    """Multiply an affine map's outputs by a constant row of scales, and add a row of shifts."""
+    if scale is not None:
+        linear.weight.mul_(scale[0][:, None])
+        linear.bias.mul_(scale[0])
+    if shift is not None:
+        linear.bias.add_(shift[0])
 
 
 def _checked_sizes(in_features: int, widths: Sequence[int], out_features: int, cond_dim: int) -> list[int]:

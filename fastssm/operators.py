@@ -104,3 +104,43 @@ def terms(
     chosen = backends.select(call, backend)
     found = chosen.terms(call, choose_directions(x, v, n_projections, projection, generator))
     return Terms(found.projected_score, found.jacobian, found.score.square().sum(1), found.score.reshape(x.shape))
+
+
+def score(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    cond: Tensor | tuple[Tensor, ...] | None = None,
+    kind: str = "auto",
+    backend: str = "auto",
+    precision: str = "full",
+) -> Tensor:
+    """Return the score of an energy or a score net, differentiable once.
+
+    `s = d log p / dx = -dE/dx`, or the output of a score net.
+
+    Args:
+        model: an energy `E` (`[B]` or `[B, 1]`, `log p = -E + const`) or a score (like x).
+        x: data `[B, ...]`.
+        cond: further arguments, passed as `model(x, *cond)`.
+        kind: "energy", "score", or "auto" by the shape of the output.
+        backend: "auto", or the name of the one that must run.
+        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
+
+    Returns:
+        The score in the shape of x, float32 for half-precision data. On the fused backends it can be differentiated
+        once, with a gradient for every parameter, as plain autograd through a gradient does not give.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if shapes, devices or names do not fit.
+        UnsupportedError: if the named backend cannot run the call, or none can.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
+        >>> score(net, torch.randn(16, 2)).square().mean().backward()
+
+    Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", section 2.
+    """
+    call = backends.request(model, x, cond, kind, precision)
+    return backends.select(call, backend).score(call).reshape(x.shape)

@@ -5,6 +5,7 @@ Nothing here knows the engine's formulas. `s = -dE/dx` or `s(x)`, and `v^T J v =
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -32,18 +33,48 @@ def terms(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, dire
         return _functional_terms(model, x, cond, kind, directions)
     keep_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
-        point = x if x.requires_grad and keep_graph else outside_inference(x).detach().requires_grad_()
-        output = model(point.clone(), *map(outside_inference, cond))  # a copy: the model may work in place
-        check_output(output)
-        kind = kind_of_output(output.shape, x.shape, kind)
-        score, energy = output, None
-        if kind == "energy":
-            energy = output.reshape(len(x))
-            score = -_gradient(output, point, keep_graph=True)
+        score, energy, point = _score(model, x, cond, kind, keep_graph=keep_graph, twice=True)
         if directions.v is not None:
             directions = replace(directions, v=outside_inference(directions.v))
         found = _from_score(score, energy, point, directions, keep_graph)
     return found if keep_graph else Terms(*(t.detach() for t in found))
+
+
+def score(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> Tensor:
+    """Return the score `[B, D]` alone, differentiable as often as the module is: no directions, no Jacobian.
+
+    Args:
+        model: any module, called as `model(x, *cond)`.
+        x: data `[B, ...]`.
+        cond: conditioning arguments.
+        kind: "energy", "score" or "auto".
+    """
+    if torch.compiler.is_compiling():
+        output, kind, score_of = _functional_score(model, x, cond, kind)
+        found = widened(score_of(x)).flatten(1)
+        return found + 0.0 * output.reshape(len(x), 1) if kind == "energy" else found
+    keep_graph = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        found, energy, _ = _score(model, x, cond, kind, keep_graph=keep_graph, twice=keep_graph)
+        found = widened(found).reshape(x.flatten(1).shape)
+        found = found if energy is None else found + 0.0 * energy[:, None]
+    return found if keep_graph else found.detach()
+
+
+def _score(
+    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, *, keep_graph: bool, twice: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return the score, the energy `[B]` (None for a score net), and the point that both depend on.
+
+    `keep_graph` says whether the caller may differentiate, `twice` whether an energy's score needs a derivative.
+    """
+    point = x if x.requires_grad and keep_graph else outside_inference(x).detach().requires_grad_()
+    output = model(point.clone(), *map(outside_inference, cond))  # a copy: the model may work in place
+    check_output(output)
+    if kind_of_output(output.shape, x.shape, kind) == "score":
+        return output, None, point
+    energy = output.reshape(len(x))
+    return -_gradient(output, point, keep_graph=twice), energy, point
 
 
 def _from_score(score: Tensor, energy: Tensor | None, point: Tensor, directions: Directions, keep_graph: bool) -> Terms:
@@ -73,6 +104,23 @@ def _functional_terms(
     model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions
 ) -> Terms:
     """The same through torch.func, which torch.compile can trace: forward over reverse."""
+    output, kind, score_of = _functional_score(model, x, cond, kind)
+    v = directions.tile(slice(0, len(x)), slice(0, directions.count), x.reshape(len(x), -1))
+    projected, jacobian, score = [], torch.zeros_like(v[0, :, 0]), output
+    for row in v:
+        score, along = torch.func.jvp(score_of, (x,), (row.reshape(x.shape).clone(),))  # type: ignore[misc]
+        score = score.reshape(row.shape)
+        projected.append((score * row).sum(1))
+        jacobian = jacobian + (along.reshape(row.shape) * row).sum(1) / directions.count
+    if kind == "energy":
+        jacobian = jacobian + 0.0 * output.reshape(len(x))
+    return Terms(torch.stack(projected), jacobian, score)
+
+
+def _functional_score(
+    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str
+) -> tuple[Tensor, str, Callable[[Tensor], Tensor]]:
+    """Return the model's output, its kind, and its score as a function of the point."""
     output = model(x.clone(), *cond)
     check_output(output)
     kind = kind_of_output(output.shape, x.shape, kind)
@@ -84,13 +132,4 @@ def _functional_terms(
         slope: Tensor = torch.func.grad(lambda p: model(p.clone(), *cond).sum())(point)
         return -slope
 
-    v = directions.tile(slice(0, len(x)), slice(0, directions.count), x.reshape(len(x), -1))
-    projected, jacobian, score = [], torch.zeros_like(v[0, :, 0]), output
-    for row in v:
-        score, along = torch.func.jvp(score_of, (x,), (row.reshape(x.shape).clone(),))  # type: ignore[misc]
-        score = score.reshape(row.shape)
-        projected.append((score * row).sum(1))
-        jacobian = jacobian + (along.reshape(row.shape) * row).sum(1) / directions.count
-    if kind == "energy":
-        jacobian = jacobian + 0.0 * output.reshape(len(x))
-    return Terms(torch.stack(projected), jacobian, score)
+    return output, kind, score_of

@@ -17,7 +17,7 @@ ROWS = [
     {"networks"},
     {"memory"},
     {"checks", "sweeps"},
-    {"engine", "reference"},
+    {"engine", "noise", "reference"},
     {"functions"},
     {"ops"},
     {"native"},

@@ -26,7 +26,7 @@ class ScoreLoss(nn.Module):
         options: keyword arguments of the function, except those that `forward` takes.
 
     Raises:
-        TypeError: for an option that the function does not have, or a model that is no module.
+        TypeError: for an option that the function does not have, a missing one, or a model that is no module.
         ValueError: for a model that is itself a data-parallel wrapper.
     """
 
@@ -42,24 +42,27 @@ class ScoreLoss(nn.Module):
                 f"{type(self).__name__} takes {', '.join(allowed)}, got {', '.join(unknown)}; "
                 f"{', '.join(self._tensor_names())} are arguments of its forward."
             )
+        missing = [p.name for p in self._keywords() if p.default is p.empty and p.name in set(allowed) - set(options)]
+        if missing:
+            raise TypeError(f"{type(self).__name__} needs {', '.join(missing)}.")
         checks.check_model(model)
         checks.check_not_wrapped([model])
         self.model = model
         self.options = options
 
     @classmethod
-    def _keywords(cls) -> list[str]:
+    def _keywords(cls) -> list[inspect.Parameter]:
         parameters = inspect.signature(cls.loss).parameters.values()
-        return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        return [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
     @classmethod
     def _tensor_names(cls) -> list[str]:
-        return [name for name in cls._keywords() if name in cls.PER_CALL]
+        return [p.name for p in cls._keywords() if p.name in cls.PER_CALL]
 
     @classmethod
     def option_names(cls) -> list[str]:
         """Return the keyword arguments that the constructor takes."""
-        return [name for name in cls._keywords() if name not in cls.PER_CALL]
+        return [p.name for p in cls._keywords() if p.name not in cls.PER_CALL]
 
     def evaluate(self, x: Tensor, **tensors: Any) -> Tensor | tuple[Tensor, LossTerms]:
         """Return the loss of the batch, for `forward`, which names the tensors that come with x."""

@@ -118,7 +118,7 @@ def sliced_loss(  # type: ignore[misc]  # the first overload leaves its options 
     chosen = backends.select(call, backend)
     directions = choose_directions(x, v, n_projections, projection, generator)
     if control_variate is None:
-        return _reduced(chosen, call, directions, variance_reduced, weight, reduction, return_terms)
+        return sliced_of(chosen, call, directions, variance_reduced, weight, reduction, return_terms)
     found = chosen.terms(call, directions)
     return finish(found.jacobian, _controlled_square(found), weight, reduction, return_terms)
 
@@ -192,7 +192,7 @@ def exact_loss(  # type: ignore[misc]  # the first overload leaves its options o
     weight = check_reduction(x, weight, reduction)
     chosen = backends.select(call, backend)
     every = Directions(math.prod(x.shape[1:]))
-    return _reduced(chosen, call, every, False, weight, reduction, return_terms)
+    return sliced_of(chosen, call, every, False, weight, reduction, return_terms)
 
 
 def _check_enough(x: Tensor, control_variate: str | None) -> None:
@@ -202,7 +202,7 @@ def _check_enough(x: Tensor, control_variate: str | None) -> None:
         )
 
 
-def _reduced(
+def sliced_of(
     chosen: backends.Backend,
     call: backends.Request,
     directions: Directions,
@@ -211,7 +211,10 @@ def _reduced(
     reduction: str,
     return_terms: bool,
 ) -> Tensor | tuple[Tensor, LossTerms]:
-    """Take the one-pass objective where the backend has it and the loss is a number; otherwise do the algebra."""
+    """Return the sliced loss of a checked call on a chosen backend: for the losses that are this one on other data.
+
+    The one-pass objective is taken where the backend has it and the loss is a number; otherwise the algebra done here.
+    """
     if chosen.fused and reduction != "none" and not (weight is not None and weight.requires_grad):
         form = Form(variance_reduced, reduction == "mean")
         loss, jacobian, square = chosen.objective(call, directions, weight, form)

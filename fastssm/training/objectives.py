@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,7 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from fastssm import ExactScoreLoss, SlicedScoreLoss
+from fastssm import (
+    AnnealedDenoisingLoss,
+    AnnealedSlicedLoss,
+    DenoisingLoss,
+    ExactScoreLoss,
+    FiniteDifferenceDenoisingLoss,
+    FiniteDifferenceLoss,
+    SlicedScoreLoss,
+)
 from fastssm.directions import draw
 from fastssm.losses.module import ScoreLoss
 from fastssm.nn import MLP
@@ -19,6 +28,8 @@ if TYPE_CHECKING:
     from fastssm.training.config import TrainConfig
 
 KINDS = ("energy", "score")
+LEVELS = 10  # of the noise-conditional losses
+LARGEST_SIGMA = 2.0  # of them, in units of the scaled data; the smallest is the data's own noise
 
 
 class Batch(NamedTuple):
@@ -47,9 +58,41 @@ def normal(batch: Batch) -> Tensor:
     return noise[batch.share].to(batch.device)
 
 
+def levels(batch: Batch) -> Tensor:
+    """Draw `[B]` indices of noise levels."""
+    return torch.randint(LEVELS, (batch.config.batch,), generator=batch.generator)[batch.share].to(batch.device)
+
+
 def perceptron(config: TrainConfig, features: int) -> nn.Module:
     """Return an MLP of the configured shape for an energy or a score."""
     return MLP(features, config.hidden, 1 if config.kind == "energy" else features, config.activation)
+
+
+def noise_conditional(config: TrainConfig, features: int) -> nn.Module:
+    """Return the same, told the logarithm of the noise level."""
+    return MLP(features, config.hidden, 1 if config.kind == "energy" else features, config.activation, cond_dim=1)
+
+
+def at_smallest_level(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn.Module:
+    """Return what a noise-conditional network is at the noise that the held-out rows carry."""
+    assert isinstance(net, MLP)
+    return net.at(torch.full((1, 1), math.log(_noise(prepared))).to(net.readout.weight))
+
+
+def _noise(prepared: Prepared) -> float:
+    if prepared.noise <= 0:
+        raise ValueError("this loss learns from noise on the rows, and there is none; pass --noise, say 0.1")
+    return prepared.noise
+
+
+def _sigma(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    return {"sigma": _noise(prepared)}
+
+
+def _sigmas(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    smallest = _noise(prepared)
+    ratio = (max(LARGEST_SIGMA, smallest) / smallest) ** (1 / (LEVELS - 1))
+    return {"sigmas": [smallest * ratio**power for power in reversed(range(LEVELS))], "condition": "log_sigma"}
 
 
 def _no_options(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
@@ -91,10 +134,46 @@ class Objective:
         return self.twin(net, **settings, **self.options(config, prepared))
 
 
+_NOISE_CONDITIONAL: dict[str, Any] = {
+    "blurs": True,
+    "options": _sigmas,
+    "network": noise_conditional,
+    "evaluated": at_smallest_level,
+}
 OBJECTIVES: dict[str, Objective] = {
     "sliced": Objective(
         SlicedScoreLoss, "variance-reduced sliced score matching on random directions", draws={"v": directions}
     ),
     "exact": Objective(ExactScoreLoss, "score matching with the exact trace"),
+    "finite-difference": Objective(
+        FiniteDifferenceLoss, "sliced score matching by finite differences", draws={"v": directions}
+    ),
+    "denoising": Objective(
+        DenoisingLoss,
+        "denoising score matching at the data's noise",
+        draws={"noise": normal},
+        blurs=True,
+        options=_sigma,
+    ),
+    "finite-difference-denoising": Objective(
+        FiniteDifferenceDenoisingLoss,
+        "the same by finite differences",
+        kinds=("energy",),
+        draws={"noise": normal, "v": directions},
+        blurs=True,
+        options=_sigma,
+    ),
+    "annealed-denoising": Objective(
+        AnnealedDenoisingLoss,
+        "denoising at many noise levels, by a network that is told which",
+        draws={"level": levels, "noise": normal},
+        **_NOISE_CONDITIONAL,
+    ),
+    "annealed-sliced": Objective(
+        AnnealedSlicedLoss,
+        "sliced score matching at many noise levels",
+        draws={"level": levels, "noise": normal, "v": directions},
+        **_NOISE_CONDITIONAL,
+    ),
 }
 LOSSES = tuple(OBJECTIVES)

@@ -1,0 +1,307 @@
+"""Score matching by finite differences: for modules whose derivatives are unwelcome, at the price of an error."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastssm import backends, checks
+from fastssm.directions import Directions
+from fastssm.errors import FastSSMWarning
+from fastssm.losses.module import ScoreLoss
+from fastssm.losses.reduction import Cond, LossTerms, check_reduction, finish, reduced
+from fastssm.noise import blurred, check_noise, check_sigma
+from fastssm.operators import choose_directions
+
+STEPS = {torch.float32: 0.03, torch.float64: 1e-4}
+
+
+def finite_difference_loss(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    cond: Cond = None,
+    v: Tensor | None = None,
+    n_projections: int | None = None,
+    projection: str = "rademacher",
+    variance_reduced: bool | None = None,
+    step: float | None = None,
+    kind: str = "auto",
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    generator: torch.Generator | None = None,
+    return_terms: bool = False,
+) -> Tensor | tuple[Tensor, LossTerms]:
+    """Sliced score matching by central differences: forward passes alone, with an error of order `step^2`.
+
+    With `e` the step, `x+ = x + e v` and `x- = x - e v`, for an energy (FD-SSM)
+
+        loss_b = mean_m( (2 E(x) - E(x+) - E(x-)) / e^2 + ((E(x-) - E(x+)) / (2 e))^2 / 2 )
+
+    and for a score net (FD-SSM-VR; without variance reduction the square is that of `v` times the mean score)
+
+        loss_b = mean_m( v . (s(x+) - s(x-)) / (2 e) + |(s(x+) + s(x-)) / 2|^2 / 2 ).
+
+    `fastssm.sliced_loss` is exact, takes no more products for an energy at M = 1 and fewer beyond: prefer it wherever
+    second derivatives exist. The points of all directions go through the model in one concatenated forward pass.
+
+    Args:
+        model: an energy or a score, any module; no backend is chosen, as nothing but its forward pass runs.
+        x: data `[B, ...]`.
+        cond: further arguments, passed as `model(x, *cond)`.
+        v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, instead of random ones. The papers' code has
+            directions of norm one; their loss is 1/D of this one.
+        n_projections: M, the number of directions per sample; 1 if None.
+        projection: rademacher, gaussian, sphere (radius `sqrt(D)`), hadamard or basis.
+        variance_reduced: use `|s|^2` in place of `(v . s)^2`; None for yes with a score and no with an energy, whose
+            differences do not tell `|s|`.
+        step: length of the differences in units of v, so that points move by `step sqrt(D)`; 0.03 for float32 and 1e-4
+            for float64 if None.
+        kind: "energy", "score", or "auto" by the shape of the output.
+        weight: weight of each sample, `[B]`; "mean" still divides by B.
+        reduction: "mean", "sum" or "none" (`[B]`).
+        generator: source of randomness, torch's default one if None.
+        return_terms: return `(loss, LossTerms)`.
+
+    Returns:
+        The loss; with `return_terms` a pair.
+
+    Raises:
+        TypeError: if an argument has the wrong type, or the data or autocast are of half precision.
+        ValueError: if shapes, devices or names do not fit, or variance reduction is asked of an energy.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 64), nn.Softplus(), nn.Linear(64, 1))
+        >>> finite_difference_loss(net, torch.randn(128, 2)).backward()
+
+    Source: Pang et al. 2020, "Efficient learning of generative models via finite-difference score matching", equations
+    9 and 10, with `v = e u` there.
+    """
+    call = backends.request(model, x, cond, kind)
+    weight = check_reduction(x, weight, reduction)
+    size = _check_step(step, x)
+    directions = choose_directions(x, v, n_projections, projection, generator)
+    _warn_of_mixing(model)
+    along = _along(directions, call.x)
+    moved = _moved(call.x, size, along, centre=call.kind != "score")
+    output, kind = _evaluate(call, moved)
+    if kind == "energy" and variance_reduced:
+        raise ValueError(
+            "variance_reduced=True needs |s|, which differences of an energy along a few directions do not tell; leave "
+            "it out, or use fastssm.sliced_loss."
+        )
+    find = _of_energy if kind == "energy" else _of_score
+    jacobian, square = find(output, along, size, variance_reduced is not False)
+    return finish(jacobian, square, weight, reduction, return_terms)
+
+
+def finite_difference_denoising_loss(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    sigma: float | Tensor,
+    cond: Cond = None,
+    noise: Tensor | None = None,
+    v: Tensor | None = None,
+    n_projections: int | None = None,
+    projection: str = "rademacher",
+    step: float | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Denoising score matching of an energy by central differences along random directions.
+
+    With `e` the step and `y = x + sigma z`, `z ~ N(0, I)`,
+
+        loss_b = mean_m( ((E(y - e v_m) - E(y + e v_m)) / (2 e) + v_m . z / sigma)^2 / 2 ),
+
+    whose mean over directions is `fastssm.denoising_loss`, `|s(y) + z / sigma|^2 / 2`, up to an error of order
+    `step^2`. The authors' loss is `sigma^4` times this one; pass `weight` for theirs.
+
+    Args:
+        model: an energy `E` (`[B]` or `[B, 1]`), any module. A score net has nothing to difference: use
+            `fastssm.denoising_loss`.
+        x: clean data `[B, ...]`.
+        sigma: deviation of the noise, in the units of x; a number, or a tensor with one per sample, `[B]`.
+        cond: further arguments, passed as `model(x, *cond)`.
+        noise: z, like x, instead of random noise.
+        v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, instead of random ones.
+        n_projections: M, the number of directions per sample; 1 if None.
+        projection: rademacher, gaussian, sphere (radius `sqrt(D)`), hadamard or basis.
+        step: length of the differences in units of v, as for `finite_difference_loss`.
+        weight: weight of each sample, `[B]`; "mean" still divides by B.
+        reduction: "mean", "sum" or "none" (`[B]`).
+        generator: source of randomness, torch's default one if None.
+
+    Returns:
+        The loss.
+
+    Raises:
+        TypeError: if an argument has the wrong type, or the data or autocast are of half precision.
+        ValueError: if shapes, devices or names do not fit, the model is no energy, or a deviation is not positive.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 64), nn.Softplus(), nn.Linear(64, 1))
+        >>> finite_difference_denoising_loss(net, torch.randn(128, 2), sigma=0.3).backward()
+
+    Source: Pang et al. 2020, "Efficient learning of generative models via finite-difference score matching", equation
+    12.
+    """
+    call = backends.request(model, x, cond, "energy")
+    weight = check_reduction(x, weight, reduction)
+    size, deviation = _check_step(step, x), check_sigma(sigma, x)
+    check_noise(noise, x)
+    directions = choose_directions(x, v, n_projections, projection, generator)
+    _warn_of_mixing(model)
+    noisy, along = blurred(call.x, deviation, noise, generator), _along(directions, call.x)
+    energy, _ = _evaluate(call, _moved(noisy.x, size, along, centre=False))
+    ahead, behind = energy.reshape(2, *along.shape[:2])
+    mismatch = (behind - ahead) / (2 * size) + (along * (noisy.noise / noisy.sigma)).sum(2)
+    return reduced(0.5 * mismatch.square().mean(0), weight, reduction)
+
+
+def _of_energy(output: Tensor, along: Tensor, step: float, variance_reduced: bool) -> tuple[Tensor, Tensor]:
+    """`mean_m v^T J v` and `mean_m (v . s)^2 / 2` from energies ahead, behind and at the centre."""
+    count, batch = along.shape[:2]
+    ahead, behind, centre = output.reshape(2 * count + 1, batch).split([count, count, 1])
+    return ((2 * centre - ahead - behind) / step**2).mean(0), ((behind - ahead) / step).square().mean(0) / 8
+
+
+def _of_score(output: Tensor, along: Tensor, step: float, variance_reduced: bool) -> tuple[Tensor, Tensor]:
+    """`mean_m v^T J v` and `mean_m |s|^2 / 2` or `mean_m (v . s)^2 / 2` from scores ahead and behind."""
+    count, batch, dim = along.shape
+    ahead, behind = output.reshape(-1, batch, dim)[: 2 * count].split(count)
+    mean = (ahead + behind) / 2
+    square = mean.square().sum(2) if variance_reduced else (along * mean).sum(2).square()
+    return (along * (ahead - behind)).sum(2).mean(0) / (2 * step), square.mean(0) / 2
+
+
+def _along(directions: Directions, x: Tensor) -> Tensor:
+    """Return the directions `[M, B, D]`."""
+    return directions.tile(slice(0, x.shape[0]), slice(0, directions.count), x.flatten(1))
+
+
+def _moved(x: Tensor, step: float, along: Tensor, *, centre: bool) -> Tensor:
+    """Return `x + step v_m` for every m, `x - step v_m` for every m, and x itself, as one batch."""
+    offset = (step * along).reshape(-1, *x.shape)
+    points = [x + offset, x - offset, *([x[None]] if centre else [])]
+    return torch.cat(points).flatten(0, 1)
+
+
+def _evaluate(call: backends.Request, points: Tensor) -> tuple[Tensor, str]:
+    """Return the model's output on several batches at once, and its kind; each gets the conditioning of x."""
+    batch = call.x.shape[0]
+    copies = points.shape[0] // batch if batch else 1
+    output = call.model(points, *(c.repeat(copies, *[1] * (c.ndim - 1)) if c.ndim else c for c in call.cond))
+    checks.check_output(output)
+    return output, checks.kind_of_output(output.shape, points.shape, call.kind)
+
+
+def _check_step(step: object, x: Tensor) -> float:
+    if x.dtype not in STEPS or checks.autocasting(x):
+        came = f"data of {x.dtype}" if x.dtype not in STEPS else "a call under autocast"
+        raise TypeError(
+            f"finite differences need float32 or float64, got {came}: in half precision a difference is rounding, and "
+            "its sign may be wrong; use x.float() outside autocast, or the exact fastssm.sliced_loss."
+        )
+    if step is None:
+        return STEPS[x.dtype]
+    if isinstance(step, bool) or not isinstance(step, int | float):
+        raise TypeError(f"step must be a positive number, got {type(step).__name__}.")
+    if not 0 < step < float("inf"):
+        raise ValueError(f"step must be positive and finite, got {step}.")
+    return float(step)
+
+
+_MIXING: Sequence[tuple[type[nn.Module], str]] = (
+    (
+        nn.modules.batchnorm._BatchNorm,
+        "mixes the samples, and the points around them, in its batch statistics, so that differences are not those of "
+        "one function",
+    ),
+    (nn.modules.dropout._DropoutNd, "draws another mask for every point, so that differences are mostly noise"),
+)
+
+
+def _warn_of_mixing(model: nn.Module) -> None:
+    """Warn of layers under which `E(x + e v)` and `E(x - e v)` are not values of one function."""
+    if torch.compiler.is_compiling():
+        return
+    for module in model.modules():
+        for kind, effect in _MIXING:
+            if isinstance(module, kind) and module.training and getattr(module, "p", 1.0) > 0:
+                warnings.warn(
+                    f"{type(module).__name__} in train mode {effect}; call model.eval() first, or use another layer.",
+                    FastSSMWarning,
+                    stacklevel=3,
+                )
+                return
+
+
+class FiniteDifferenceLoss(ScoreLoss):
+    """`fastssm.finite_difference_loss` as a module that owns the network.
+
+    `FiniteDifferenceLoss(net)(x)` is `finite_difference_loss(net, x)`.
+
+    Args:
+        model: the network, as for `finite_difference_loss`; kept as the attribute `model`.
+        options: keyword arguments of `finite_difference_loss`, except the tensors that `forward` takes.
+
+    Raises:
+        TypeError: for an option that the function does not have, or a model that is no module.
+        ValueError: for a model that is itself a data-parallel wrapper.
+
+    Example:
+        >>> loss = FiniteDifferenceLoss(nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1)))
+        >>> loss(torch.randn(16, 2)).backward()
+
+    Source: Pang et al. 2020.
+    """
+
+    loss = staticmethod(finite_difference_loss)
+
+    def forward(
+        self, x: Tensor, cond: Any = None, weight: Tensor | None = None, v: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, LossTerms]:
+        """Return the loss of the batch."""
+        return self.evaluate(x, cond=cond, weight=weight, v=v)
+
+
+class FiniteDifferenceDenoisingLoss(ScoreLoss):
+    """`fastssm.finite_difference_denoising_loss` as a module that owns the network.
+
+    `FiniteDifferenceDenoisingLoss(net, sigma=0.3)(x)` is `finite_difference_denoising_loss(net, x, sigma=0.3)`.
+
+    Args:
+        model: the energy, as for `finite_difference_denoising_loss`; kept as the attribute `model`.
+        options: keyword arguments of the function, except the tensors that `forward` takes.
+
+    Raises:
+        TypeError: for an option that the function does not have, a missing `sigma`, or a model that is no module.
+        ValueError: for a model that is itself a data-parallel wrapper.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
+        >>> FiniteDifferenceDenoisingLoss(net, sigma=0.3)(torch.randn(16, 2)).backward()
+
+    Source: Pang et al. 2020.
+    """
+
+    loss = staticmethod(finite_difference_denoising_loss)
+    PER_CALL = ("cond", "noise", "v", "weight")
+
+    def forward(
+        self,
+        x: Tensor,
+        cond: Any = None,
+        weight: Tensor | None = None,
+        noise: Tensor | None = None,
+        v: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, LossTerms]:
+        """Return the loss of the batch."""
+        return self.evaluate(x, cond=cond, weight=weight, noise=noise, v=v)
