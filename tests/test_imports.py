@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "fastssm"
 
 # A module may import from the rows above its own, never from its own row or below.
 ROWS = [
-    {"activations", "errors", "extension", "refusal"},
+    {"activations", "errors", "extension", "refusal", "text"},
     {"nn", "directions"},
     {"networks"},
     {"memory"},
@@ -22,8 +22,9 @@ ROWS = [
     {"ops"},
     {"native"},
     {"backends"},
-    {"operators"},
+    {"operators", "sampling"},
     {"losses"},
+    {"diagnostics"},
     {"__init__"},  # the public names
     {"data"},
     {"training"},

@@ -17,9 +17,10 @@ from fastssm import backends
 from fastssm.activations import BY_NAME
 from fastssm.cli.autograd import autograd_loss
 from fastssm.cli.check import FLOOR, gradients, relative_error
-from fastssm.cli.options import add_command, integers, join_integers, require_positive, table
+from fastssm.cli.options import add_command, integers, join_integers, require_positive
 from fastssm.directions import draw
 from fastssm.nn import MLP
+from fastssm.text import table
 from fastssm.training import choose_device
 
 DESCRIPTION = """\

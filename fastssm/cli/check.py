@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import fastssm
 from fastssm.cli.autograd import autograd_loss, basis, dot, score
-from fastssm.cli.options import add_backend, add_command, integers, require_positive, table
+from fastssm.cli.options import add_backend, add_command, integers, require_positive
+from fastssm.text import table
 
 DESCRIPTION = """\
 Compare fastssm with plain autograd in float64 on your own network, in evaluation mode: the losses, the gradient of

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fastssm import plots
-from fastssm.cli.options import add_command, table
+from fastssm.cli.options import add_command
 from fastssm.cli.train import train_with_progress
 from fastssm.data import TOYS
+from fastssm.text import table
 from fastssm.training import Ranks, TrainConfig, choose_device
 
 DESCRIPTION = """\

@@ -1,9 +1,9 @@
-"""Options and tables that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from fastssm.backends import NAMES
@@ -40,19 +40,6 @@ def integers(text: str) -> tuple[int, ...]:
 def join_integers(values: Iterable[int]) -> str:
     """Write integers as the option takes them."""
     return ",".join(map(str, values))
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as aligned text: the first column to the left, the others to the right."""
-    lengths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            row[0].ljust(lengths[0]),
-            *(cell.rjust(length) for cell, length in zip(row[1:], lengths[1:], strict=True)),
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def require_positive(args: argparse.Namespace, *names: str) -> None:

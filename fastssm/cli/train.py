@@ -10,10 +10,11 @@ from typing import Any
 
 from fastssm import plots
 from fastssm.activations import BY_NAME
-from fastssm.cli.options import add_backend, add_command, integers, join_integers, table
+from fastssm.cli.options import add_backend, add_command, integers, join_integers
 from fastssm.cli.progress import reporter
 from fastssm.cli.threads import threads
 from fastssm.data import NAMES, SCALES
+from fastssm.text import table
 from fastssm.training import KINDS, LOSSES, OBJECTIVES, Outcome, Ranks, TrainConfig, choose_device, join, train
 
 DESCRIPTION = f"""\

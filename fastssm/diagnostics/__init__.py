@@ -1,0 +1,18 @@
+"""Measurements of a model and of its training: how far, how noisy, how many projections, at which noise level."""
+
+from fastssm.diagnostics.estimate import Estimate
+from fastssm.diagnostics.measures import Gap, LevelRow, LevelStudy, fisher_divergence, loss_per_level, sliced_gap
+from fastssm.diagnostics.projections import ProjectionRow, ProjectionStudy, projection_study
+
+__all__ = [
+    "Estimate",
+    "Gap",
+    "LevelRow",
+    "LevelStudy",
+    "ProjectionRow",
+    "ProjectionStudy",
+    "fisher_divergence",
+    "loss_per_level",
+    "projection_study",
+    "sliced_gap",
+]

@@ -1,0 +1,206 @@
+"""How many projections to use: the noise of the gradient against the products that it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fastssm import backends, checks
+from fastssm.diagnostics.estimate import check_samples
+from fastssm.losses import sliced_loss
+from fastssm.text import table
+
+
+@dataclass(frozen=True)
+class ProjectionRow:
+    """What M directions per sample cost and bring.
+
+    Attributes:
+        n_projections: M.
+        noise: variance of one sample's gradient, summed over the parameters: of the data and of the directions.
+        directions: the share of it that the directions cause.
+        noise_scale: `noise / |gradient|^2`: the batch at which noise and gradient are equally long; infinite where the
+            gradient drowns.
+        cost: matrix products per sample, relative to the first row.
+        work: `cost * noise`, relative to the first row: what a gradient of given precision costs.
+    """
+
+    n_projections: int
+    noise: float
+    directions: float
+    noise_scale: float
+    cost: float
+    work: float
+
+
+@dataclass(frozen=True)
+class ProjectionStudy:
+    """How many projections to use: a row for each number, and the one whose precision is cheapest.
+
+    Attributes:
+        rows: one for each number asked for.
+        recommended: the number of projections with the least work.
+        reason: why, in a sentence.
+    """
+
+    rows: tuple[ProjectionRow, ...]
+    recommended: int
+    reason: str
+
+    def __str__(self) -> str:
+        """Show the table and the recommendation."""
+        cells = [("projections", "gradient noise", "of it directions", "noise scale", "cost", "cost × noise")]
+        for r in self.rows:
+            cells.append(
+                (
+                    f"{r.n_projections}{' *' if r.n_projections == self.recommended else ''}",
+                    f"{r.noise:.4g}",
+                    f"{r.directions:.0%}",
+                    f"{r.noise_scale:.3g}",
+                    f"{r.cost:.2f}",
+                    f"{r.work:.2f}",
+                )
+            )
+        return f"{table(cells)}\n{self.reason}"
+
+
+def projection_study(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    counts: Sequence[int] = (1, 2, 4, 8),
+    chunks: int = 16,
+    cond: Tensor | tuple[Tensor, ...] | None = None,
+    kind: str = "auto",
+    generator: Generator | None = None,
+    backend: str = "auto",
+    **options: Any,
+) -> ProjectionStudy:
+    """Answer "how many projections should I use?" from the noise of the gradient and the engine's product count.
+
+    One sample's gradient has the variance `V_data + V_directions(M)` (summed over the parameters), and a batch of B
+    samples 1/B of it. So a gradient of given precision costs `cost(M) (V_data + V_directions(M))`: that is least at the
+    recommended M; whatever precision is missing is bought cheaper with a larger batch. With independent directions
+    `V_directions(M) = V_directions(1) / M`, and the best M is near `sqrt(2 V_directions(1) / V_data)` for an energy and
+    `sqrt(V_directions(1) / V_data)` for a score net.
+
+    The samples are cut into chunks. Two gradients of a chunk with independent directions differ by the directions'
+    noise alone, and what they share differs from chunk to chunk by the data's; so both variances come out unbiased.
+    Costs are counted, not timed: `3 (M + 2)` products per layer for an energy on the engine and `6 (M + 1)` by plain
+    autograd, `3 (M + 1)` for a score net on either.
+
+    Args:
+        model: an energy or a score, as for `fastssm.sliced_loss`; its gradients are left alone.
+        x: samples `[B, ...]`, `2 chunks` or more; better several hundred times as many as chunks.
+        counts: numbers of projections to measure.
+        chunks: how many chunks, two or more; rows that are left over are not used.
+        cond: further arguments, passed as `model(x, *cond)`.
+        kind: "energy", "score" or "auto".
+        generator: source of the directions.
+        backend: "auto", or the name of the one that must run.
+        options: of `fastssm.sliced_loss`: `projection`, `variance_reduced`.
+
+    Returns:
+        A `ProjectionStudy`, which prints well.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if shapes, devices or names do not fit, there are too few samples, or nothing to differentiate by.
+        UnsupportedError: if the named backend cannot run the call, or none can.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
+        >>> study = projection_study(net, torch.randn(256, 2), counts=[1, 2])
+        >>> [row.cost for row in study.rows] == [1, 4 / 3]
+        True
+
+    Source: the noise scale: McCandlish et al. 2018, "An empirical model of large-batch training", section 2.2.
+    """
+    call = backends.request(model, x, cond, kind)
+    chosen = backends.select(call, backend)
+    for count in counts:
+        checks.check_count("each of counts", count)
+    checks.check_count("chunks", chunks)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if chunks < 2 or not counts or not parameters:
+        raise ValueError(
+            f"two chunks or more, a number of projections and a parameter to differentiate by are needed, got "
+            f"chunks={chunks}, counts={list(counts)} and {len(parameters)} parameter(s)."
+        )
+    check_samples(x, 2 * chunks)
+    size = len(x) // chunks
+
+    def gradient(chunk: int, count: int) -> Tensor:
+        rows = slice(chunk * size, (chunk + 1) * size)
+        given = tuple(c[rows] if c.ndim else c for c in call.cond)
+        loss = sliced_loss(
+            model, x[rows].detach(), cond=given or None, n_projections=count, kind=kind, generator=generator,
+            backend=backend, **options,
+        )  # fmt: skip
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return torch.cat([g.flatten().double() for g in grads])
+
+    spreads = [_spread([(gradient(k, m), gradient(k, m)) for k in range(chunks)], size) for m in counts]
+    return _study(counts, spreads, _costs(counts, _is_energy(call), chosen.fused))
+
+
+class _Spread(NamedTuple):
+    """Squared length of the gradient, and the variances of one sample's that data and directions cause."""
+
+    signal: float
+    data: float
+    directions: float
+
+
+def _spread(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> _Spread:
+    """Estimate all three without bias from two gradients of each chunk of `size` samples."""
+    count = len(pairs)
+    first, second = (sum(pair[i] for pair in pairs) / count for i in (0, 1))
+    assert isinstance(first, Tensor)
+    assert isinstance(second, Tensor)
+    directions = sum(float((a - b).square().sum()) for a, b in pairs) / (2 * count)
+    shared, overlap = sum(float(a @ b) for a, b in pairs) / count, float(first @ second)
+    data = (shared - overlap) * count / (count - 1)
+    return _Spread(overlap - data / count, data * size, directions * size)
+
+
+def _costs(counts: Sequence[int], energy: bool, fused: bool) -> list[float]:
+    """Return the matrix products per sample for each number of projections, relative to the first."""
+    fixed = 2 if energy and fused else 1
+    return [(count + fixed) / (counts[0] + fixed) for count in counts]
+
+
+def _study(counts: Sequence[int], spreads: Sequence[_Spread], costs: Sequence[float]) -> ProjectionStudy:
+    signal, data = (sum(spread[i] for spread in spreads) / len(spreads) for i in (0, 1))
+    noises = [max(data, 0.0) + spread.directions for spread in spreads]
+    rows = tuple(
+        ProjectionRow(
+            n_projections=count,
+            noise=noise,
+            directions=spread.directions / noise if noise else 0.0,
+            noise_scale=noise / signal if signal > 0 else math.inf,
+            cost=cost,
+            work=cost * noise / noises[0] if noise else cost,
+        )
+        for count, spread, noise, cost in zip(counts, spreads, noises, costs, strict=True)
+    )
+    best, first = min(rows, key=lambda row: (row.work, row.n_projections)), rows[0]
+    reason = (
+        f"use {best.n_projections}: at {first.n_projections} the directions cause {first.directions:.0%} of the "
+        f"gradient's variance, and cost × noise is least at {best.n_projections} ({best.work:.2f})"
+    )
+    return ProjectionStudy(rows, best.n_projections, reason)
+
+
+@torch.no_grad()
+def _is_energy(call: backends.Request) -> bool:
+    if call.kind != "auto":
+        return call.kind == "energy"
+    output = call.model(call.x[:1], *(c[:1] if c.ndim else c for c in call.cond))
+    checks.check_output(output)
+    return checks.kind_of_output(output.shape, call.x[:1].shape, "auto") == "energy"
