@@ -1,9 +1,11 @@
 """Two ranks on gloo give the gradients of the whole batch, step by step; what cannot be right is refused."""
 
 import functools
+import inspect
 from datetime import timedelta
 
 import oracle
+import oracle_noise
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -20,12 +22,58 @@ NETS = {
     "energy": lambda: nn.Sequential(nn.Linear(D, 7), nn.Softplus(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 1)),
     "score": lambda: nn.Sequential(nn.Linear(D, 7), nn.SiLU(), nn.Linear(7, D)),
     "film": lambda: MLP(D, [7, 7], 1, "softplus", cond_dim=2, conditioning="film", residual=True),
+    "told": lambda: MLP(D, [7, 7], 1, "softplus", cond_dim=1),
 }
 LOSSES = {
     "ssm": {"variance_reduced": False},
     "vr": {},
     "none": {"reduction": "none"},
     "reference": {"backend": "reference"},
+}
+SIGMAS = [1.0, 0.5, 0.3]
+
+
+def told(level):
+    return torch.tensor(SIGMAS, dtype=torch.float64)[level]
+
+
+# Twins: the class, its options, its network, and what autograd says of a batch and the tensors that come with it.
+TWINS = {
+    "finite difference": (
+        fastssm.FiniteDifferenceLoss,
+        {"step": 0.1},
+        "energy",
+        lambda net, x, v: oracle_noise.fd_ssm(net, x, v, 0.1),
+    ),
+    "finite difference denoising": (
+        fastssm.FiniteDifferenceDenoisingLoss,
+        {"step": 0.1, "sigma": 0.3},
+        "energy",
+        lambda net, x, noise, v: oracle_noise.fd_denoising(net, x, noise, v, 0.3, 0.1),
+    ),
+    "denoising": (
+        fastssm.DenoisingLoss,
+        {"sigma": 0.3},
+        "energy",
+        lambda net, x, noise: oracle_noise.denoising(net, x, noise, 0.3, energy=True),
+    ),
+    "annealed denoising": (
+        fastssm.AnnealedDenoisingLoss,
+        {"sigmas": SIGMAS},
+        "told",
+        lambda net, x, level, noise: (
+            told(level) ** 2 * oracle_noise.denoising(net, x, noise, told(level), energy=True, cond=[told(level)])
+        ),
+    ),
+    "annealed sliced": (
+        fastssm.AnnealedSlicedLoss,
+        {"sigmas": SIGMAS},
+        "told",
+        lambda net, x, level, noise, v: (
+            told(level) ** 2
+            * oracle.losses(net, x + told(level)[:, None] * noise, v, "vr", energy=True, cond=[told(level)])
+        ),
+    ),
 }
 WRAPPERS = {
     "DDP": DDP,
@@ -35,7 +83,9 @@ WRAPPERS = {
     "FSDP resharded": functools.partial(fully_shard, reshard_after_forward=True),
     "FSDP kept": functools.partial(fully_shard, reshard_after_forward=False),
 }
-RUNS = {(w, n, "vr") for w in WRAPPERS for n in NETS} | {(w, "film", loss) for w in ("DDP", "FSDP") for loss in LOSSES}
+RUNS = {(w, n, "vr") for w in WRAPPERS for n in ("energy", "score", "film")} | {
+    (w, "film", loss) for w in ("DDP", "FSDP") for loss in LOSSES
+}
 
 
 def inner(shards):
@@ -93,6 +143,28 @@ def run(rank, wrapper, name, loss):
     return train(list(module.parameters()), forward)
 
 
+def companions(twin):
+    """Return what comes with the batches of a twin, drawn once: name -> `[STEPS, ...]`, and the axis of samples."""
+    torch.manual_seed(5)
+    drawn = {
+        "v": (torch.randn(STEPS, M, B, D).double(), 2),
+        "noise": (torch.randn(STEPS, B, D).double(), 1),
+        "level": (torch.randint(len(SIGMAS), (STEPS, B)), 1),
+    }
+    return {name: drawn[name] for name in inspect.signature(TWINS[twin][3]).parameters if name in drawn}
+
+
+def run_twin(rank, twin):
+    make, options, name, _ = TWINS[twin]
+    net, x, *_ = problem(name)
+    module = DDP(make(net, **options))
+    given = {key: t.chunk(RANKS, axis)[rank] for key, (t, axis) in companions(twin).items()}
+    mine = x.chunk(RANKS, 1)[rank]
+    return train(
+        list(module.parameters()), lambda step: module(mine[step], **{key: t[step] for key, t in given.items()})
+    )
+
+
 def refusal(call):
     try:
         return call(torch.zeros(B, D))
@@ -105,6 +177,7 @@ def worker(rank, folder):
     store, patience = f"file://{folder}/store", timedelta(seconds=60)  # a rank that fails ends the other too
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS, timeout=patience)
     found = {key: run(rank, *key) for key in sorted(RUNS)}
+    found |= {twin: run_twin(rank, twin) for twin in TWINS}
     found |= {name: refusal(call) for name, call in REFUSED.items()}
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
@@ -134,6 +207,22 @@ def expected(name, loss):
 def test_two_ranks_are_one(found, wrapper, name, loss):
     for rank in found:
         for step, other in zip(rank[wrapper, name, loss], expected(name, loss), strict=True):
+            torch.testing.assert_close(step, other, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_two_ranks_are_one_for_every_twin(found, twin):
+    *_, name, formula = TWINS[twin]
+    net, x, *_ = problem(name)
+    given = {key: t for key, (t, _) in companions(twin).items()}
+
+    def forward(step):
+        tensors = {key: t[step] for key, t in given.items()}
+        return formula(net, x[step], **tensors).mean() + 0.0 * sum(p.sum() for p in net.parameters())
+
+    expected_steps = train(list(net.parameters()), forward)
+    for rank in found:
+        for step, other in zip(rank[twin], expected_steps, strict=True):
             torch.testing.assert_close(step, other, rtol=1e-6, atol=1e-9)
 
 
