@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from fastssm.activations import BY_NAME
 
@@ -203,7 +202,7 @@ class MLP(nn.Module):
             raise ValueError(f"conditioning that all samples share must have one row, got {len(features)}.")
         plain.cond_dim, plain.cond_features, plain.conditioning = 0, 0, "concat"
         plain.time, plain.modulation = None, None
-        _make_plain(plain)
+        plain.hidden, plain.readout = nn.ModuleList(map(_copied, self.linears)), _copied(self.readout)
         if self.modulation is None:
             _fold_columns(plain.linears[0] if plain.linears else plain.readout, features[0])
         for linear, (scale, shift) in zip(plain.linears, self.modulations(features), strict=True):
@@ -239,11 +238,14 @@ class MLP(nn.Module):
         return out
 
 
-def _make_plain(net: nn.Module) -> None:
-    """Replace parametrized weights by plain ones of the same value."""
-    for module in list(net.modules()):
-        for name in list(getattr(module, "parametrizations", ())):
-            parametrize.remove_parametrizations(module, name)
+def _copied(linear: nn.Linear) -> nn.Linear:
+    """Return a plain layer with the same weights: a copied parametrization cannot be removed without harm."""
+    weight = linear.weight
+    options = {"device": weight.device, "dtype": weight.dtype}
+    plain: nn.Linear = nn.utils.skip_init(nn.Linear, *weight.shape[::-1], **options)  # type: ignore[no-untyped-call]
+    plain.weight.copy_(weight)
+    plain.bias.copy_(linear.bias)
+    return plain
 
 
 def _fold_columns(linear: nn.Linear, columns: Tensor) -> None:

@@ -188,7 +188,7 @@ class _Walk(NamedTuple):
     def energy(self, x: Tensor) -> Tensor:
         """Return the energy `[B]`."""
         call = self.at(x)
-        output = call.model(call.x, *call.cond)
+        output: Tensor = call.model(call.x, *call.cond)
         checks.check_output(output)
         kind = checks.kind_of_output(output.shape, call.x.shape, call.kind)
         if kind != "energy":

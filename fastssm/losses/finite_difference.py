@@ -168,14 +168,14 @@ def finite_difference_denoising_loss(
 def _of_energy(output: Tensor, along: Tensor, step: float, variance_reduced: bool) -> tuple[Tensor, Tensor]:
     """`mean_m v^T J v` and `mean_m (v . s)^2 / 2` from energies ahead, behind and at the centre."""
     count, batch = along.shape[:2]
-    ahead, behind, centre = output.reshape(2 * count + 1, batch).split([count, count, 1])
+    ahead, behind, centre = torch.split(output.reshape(2 * count + 1, batch), [count, count, 1])
     return ((2 * centre - ahead - behind) / step**2).mean(0), ((behind - ahead) / step).square().mean(0) / 8
 
 
 def _of_score(output: Tensor, along: Tensor, step: float, variance_reduced: bool) -> tuple[Tensor, Tensor]:
     """`mean_m v^T J v` and `mean_m |s|^2 / 2` or `mean_m (v . s)^2 / 2` from scores ahead and behind."""
     count, batch, dim = along.shape
-    ahead, behind = output.reshape(-1, batch, dim)[: 2 * count].split(count)
+    ahead, behind = output[: 2 * count * batch].reshape(2, count, batch, dim)
     mean = (ahead + behind) / 2
     square = mean.square().sum(2) if variance_reduced else (along * mean).sum(2).square()
     return (along * (ahead - behind)).sum(2).mean(0) / (2 * step), square.mean(0) / 2
@@ -188,7 +188,7 @@ def _along(directions: Directions, x: Tensor) -> Tensor:
 
 def _moved(x: Tensor, step: float, along: Tensor, *, centre: bool) -> Tensor:
     """Return `x + step v_m` for every m, `x - step v_m` for every m, and x itself, as one batch."""
-    offset = (step * along).reshape(-1, *x.shape)
+    offset = (step * along).reshape(along.shape[0], *x.shape)
     points = [x + offset, x - offset, *([x[None]] if centre else [])]
     return torch.cat(points).flatten(0, 1)
 
