@@ -26,7 +26,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objectiv
     at::IntArrayRef flags, int64_t projections, c10::string_view precision, bool variance_reduced, bool mean,
     bool needs_inputs, bool needs_tensors) {
   const Plan plan(std::string(kind), activations.vec(), constants.vec(), flags.vec());
-  return objective(plan, {x, columns, v, seed, projections, is_bfloat16(std::string(precision))}, tensors, weight,
+  return objective(plan, {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors, weight,
                    {variance_reduced, mean}, {needs_inputs, needs_tensors});
 }
 
@@ -37,7 +37,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> terms_kernel(const at::Tensor& x,
                                                             at::IntArrayRef flags, int64_t projections,
                                                             c10::string_view precision) {
   const Plan plan(std::string(kind), activations.vec(), constants.vec(), flags.vec());
-  return terms(plan, {x, columns, v, seed, projections, is_bfloat16(std::string(precision))}, tensors);
+  return terms(plan, {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors);
 }
 
 std::vector<at::Tensor> terms_backward_kernel(const at::Tensor& on_projected, const at::Tensor& on_jacobian,
@@ -49,7 +49,7 @@ std::vector<at::Tensor> terms_backward_kernel(const at::Tensor& on_projected, co
                                               bool needs_tensors) {
   const Plan plan(std::string(kind), activations.vec(), constants.vec(), flags.vec());
   return terms_backward(plan, on_projected, on_jacobian, on_score,
-                        {x, columns, v, seed, projections, is_bfloat16(std::string(precision))}, tensors,
+                        {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors,
                         {needs_inputs, needs_tensors});
 }
 
@@ -138,14 +138,14 @@ PYBIND11_MODULE(_C, m) {
            const std::vector<at::Tensor>& tensors, const std::optional<at::Tensor>& weight, int64_t projections,
            bool variance_reduced, bool mean, const std::string& precision) {
           const py::gil_scoped_release release;
-          return differentiable_objective(plan, {x, columns, v, seed, projections, is_bfloat16(precision)}, tensors,
+          return differentiable_objective(plan, {{x, columns, v, seed, projections}, is_bfloat16(precision)}, tensors,
                                           weight, {variance_reduced, mean});
         });
   m.def("terms", [](const std::shared_ptr<Plan>& plan, const at::Tensor& x, const std::optional<at::Tensor>& columns,
                     const std::optional<at::Tensor>& v, const std::optional<at::Tensor>& seed,
                     const std::vector<at::Tensor>& tensors, int64_t projections, const std::string& precision) {
     const py::gil_scoped_release release;
-    return differentiable_terms(plan, {x, columns, v, seed, projections, is_bfloat16(precision)}, tensors);
+    return differentiable_terms(plan, {{x, columns, v, seed, projections}, is_bfloat16(precision)}, tensors);
   });
   m.def("refuse_second_backward", &refuse_second_backward);
   m.def("capability", &capability);

@@ -3,44 +3,16 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
-#include "../network.h"
+#include "../call.h"
 
 namespace fastssm::on_tensors {
 
-// The static part of a call: the structure of a network.
-struct Plan {
-  Plan(const std::string& kind, std::vector<int64_t> activations, std::vector<double> constants,
-       std::vector<int64_t> flags);
-  Kind kind;
-  std::vector<int64_t> activations;
-  std::vector<double> constants;
-  std::vector<int64_t> flags;
-  int64_t tensors() const;
-};
-
-// The tensors of a call that are not weights, and how many directions they stand for.
-struct Inputs {
-  at::Tensor x;
-  std::optional<at::Tensor> columns;
-  std::optional<at::Tensor> v;
-  std::optional<at::Tensor> seed;
-  int64_t projections;
+struct Inputs : fastssm::Inputs<at::Tensor> {
   bool bfloat16;
-};
-
-struct Needs {
-  bool inputs;
-  bool tensors;
-};
-
-struct Form {
-  bool variance_reduced;
-  bool mean;
 };
 
 bool is_bfloat16(const std::string& precision);

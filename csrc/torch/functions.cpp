@@ -130,7 +130,7 @@ struct TermsFunction : torch::autograd::Function<TermsFunction> {
     const variable_list saved = ctx->get_saved_variables();
     const auto given = [&](size_t i) { return saved[i].defined() ? std::optional(saved[i]) : std::nullopt; };
     const variable_list tensors(saved.begin() + 4, saved.end());
-    const Inputs inputs{saved[0], given(1), given(2), given(3), ctx->saved_data["projections"].toInt(),
+    const Inputs inputs{{saved[0], given(1), given(2), given(3), ctx->saved_data["projections"].toInt()},
                         ctx->saved_data["bfloat16"].toBool()};
     const Needs needs = saved_needs(ctx);
     const auto held = ctx->saved_data["plan"].toCapsule();
