@@ -37,4 +37,7 @@ class Launcher {
   }
 };
 
+// The launcher of a device. Each runner of kernels has one of its own: driver.cpp for GPUs, the tests for all else.
+Launcher& launcher(int device);
+
 }  // namespace fastssm::cuda
