@@ -1,0 +1,160 @@
+// The CUDA engine's kernels in the dispatcher: the schemas, and all that surrounds a kernel, are declared in Python.
+//
+// With FASTSSM_EMULATED the same code is for CPU tensors, and whoever links it brings the launcher: the emulator of
+// tests/cuda, or nvcc's PTX executed on the CPU.
+#include "../call.h"
+#include "runtime.h"
+
+namespace fastssm::stable {
+namespace {
+
+using Given = Inputs<Tensor>;
+using Tensors = std::vector<Tensor>;
+
+cuda::Precision precision_named(const std::string& name) {
+  require(name == "full" || name == "tf32" || name == "bf16", "precision must be full, tf32 or bf16, got ", name, ".");
+  return name == "full" ? cuda::Precision::full : name == "tf32" ? cuda::Precision::tf32 : cuda::Precision::bf16;
+}
+
+// A kernel that was handed a pointer to another device's memory would end the process.
+void check_devices(const Given& inputs, const Tensors& tensors, std::initializer_list<const Tensor*> others) {
+  const auto device = inputs.x.device();
+  const auto check = [&](const Tensor& t) {
+    require(t.device() == device, "all tensors must be on the device of x, ", device.index(), ", got one on ",
+            t.device().index(), ".");
+  };
+  for (const Optional* t : {&inputs.columns, &inputs.v, &inputs.seed})
+    if (*t) check(**t);
+  for (const Tensor& t : tensors) check(t);
+  for (const Tensor* t : others) check(*t);
+}
+
+const int64_t* seed_of(const Given& inputs) {
+  if (!inputs.seed) return nullptr;
+  require(inputs.seed->scalar_type() == ScalarType::Long && inputs.seed->numel() == 1, "seed must be one int64.");
+  return inputs.seed->const_data_ptr<int64_t>();
+}
+
+// Call f with a value of the type that the data are computed in.
+template <class F>
+auto in_dtype(const Tensor& x, cuda::Precision precision, const F& f) {
+  const ScalarType dtype = x.scalar_type();
+  const bool half = dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
+  require(half || dtype == ScalarType::Float || dtype == ScalarType::Double, "x must be of a floating-point type, got ",
+          torch::headeronly::toString(dtype), ".");
+  require(dtype != ScalarType::Double || precision == cuda::Precision::full,
+          "only products of float32 can be rounded; use precision=\"full\" for float64.");
+  return dtype == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+// What each sample's loss counts for.
+template <class T>
+Tensor shares(const Call<Stable, T>& call, const Given& inputs, const Optional& weight, bool mean) {
+  const int64_t samples = call.problem.samples;
+  const double share = mean ? 1.0 / static_cast<double>(samples) : 1.0;
+  if (!weight)
+    return torch::stable::full({&samples, 1}, share, dtype_of<T>, std::nullopt, inputs.x.device());
+  using torch::stable::detail::from;
+  const Tensor given = call.given(*weight, samples, "weight");
+  return mean ? stable::call<2>("aten::mul", "Scalar", {from(given), from(share)}) : given;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensors> objective(
+    const Tensor& x, Optional columns, Optional v, Optional seed, Tensors tensors, Optional weight, StringHandle kind,
+    std::vector<int64_t> activations, std::vector<double> constants, std::vector<int64_t> flags, int64_t projections,
+    StringHandle precision, bool variance_reduced, bool mean, bool needs_inputs, bool needs_tensors) {
+  const cuda::Precision rounded = precision_named(taken(precision));
+  const Plan plan(taken(kind), std::move(activations), std::move(constants), std::move(flags));
+  const Given inputs{x, std::move(columns), std::move(v), std::move(seed), projections};
+  check_devices(inputs, tensors, {weight ? &*weight : &x});
+  return in_dtype(x, rounded, [&](auto zero) {
+    using T = decltype(zero);
+    Session<T> session(x, rounded);
+    Call<Stable, T> call(plan, inputs, tensors);
+    const Needs needs{needs_inputs, needs_tensors};
+    const int64_t samples = call.problem.samples;
+    Tensor loss = call.empty({}), jacobian = call.empty({&samples, 1}), square = call.empty({&samples, 1});
+    const Gradients<T> gradients = call.gradients(needs);
+    if (samples > 0) {
+      const Tensor share = shares<T>(call, inputs, weight, mean);
+      cuda::objective<T>(call.problem, seed_of(inputs),
+                         {variance_reduced, share.const_data_ptr<T>(), jacobian.mutable_data_ptr<T>(),
+                          square.mutable_data_ptr<T>()},
+                         loss.mutable_data_ptr<T>(), gradients, session.runtime());
+    } else {
+      torch::stable::zero_(loss);
+      call.clear();
+    }
+    return std::make_tuple(loss, jacobian, square, call.found(inputs, tensors, needs));
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> terms(const Tensor& x, Optional columns, Optional v, Optional seed, Tensors tensors,
+                                         StringHandle kind, std::vector<int64_t> activations,
+                                         std::vector<double> constants, std::vector<int64_t> flags, int64_t projections,
+                                         StringHandle precision) {
+  const cuda::Precision rounded = precision_named(taken(precision));
+  const Plan plan(taken(kind), std::move(activations), std::move(constants), std::move(flags));
+  const Given inputs{x, std::move(columns), std::move(v), std::move(seed), projections};
+  check_devices(inputs, tensors, {});
+  return in_dtype(x, rounded, [&](auto zero) {
+    using T = decltype(zero);
+    Session<T> session(x, rounded);
+    const Call<Stable, T> call(plan, inputs, tensors);
+    const Problem<T>& p = call.problem;
+    const int64_t of_directions[] = {p.directions.count, p.samples}, of_scores[] = {p.samples, p.dim};
+    Tensor projected = call.empty({of_directions, 2}), jacobian = call.empty({&p.samples, 1}),
+           score = call.empty({of_scores, 2});
+    if (p.samples > 0)
+      cuda::terms<T>(p, seed_of(inputs),
+                     {projected.mutable_data_ptr<T>(), jacobian.mutable_data_ptr<T>(), score.mutable_data_ptr<T>()},
+                     session.runtime());
+    return std::make_tuple(projected, jacobian, score);
+  });
+}
+
+Tensors terms_backward(const Tensor& on_projected, const Tensor& on_jacobian, const Tensor& on_score, const Tensor& x,
+                       Optional columns, Optional v, Optional seed, Tensors tensors, StringHandle kind,
+                       std::vector<int64_t> activations, std::vector<double> constants, std::vector<int64_t> flags,
+                       int64_t projections, StringHandle precision, bool needs_inputs, bool needs_tensors) {
+  const cuda::Precision rounded = precision_named(taken(precision));
+  const Plan plan(taken(kind), std::move(activations), std::move(constants), std::move(flags));
+  const Given inputs{x, std::move(columns), std::move(v), std::move(seed), projections};
+  check_devices(inputs, tensors, {&on_projected, &on_jacobian, &on_score});
+  return in_dtype(x, rounded, [&](auto zero) {
+    using T = decltype(zero);
+    Session<T> session(x, rounded);
+    Call<Stable, T> call(plan, inputs, tensors);
+    const Problem<T>& p = call.problem;
+    const Needs needs{needs_inputs, needs_tensors};
+    const Tensor a = call.given(on_projected, p.directions.count * p.samples, "on_projected"),
+                 b = call.given(on_jacobian, p.samples, "on_jacobian"),
+                 c = call.given(on_score, p.samples * p.dim, "on_score");
+    const Gradients<T> gradients = call.gradients(needs);
+    if (p.samples > 0) {
+      // the engine reads them alone; Terms<T> is where forward passes write
+      const auto data = [](const Tensor& t) { return const_cast<T*>(t.const_data_ptr<T>()); };
+      cuda::terms_backward<T>(p, seed_of(inputs), {data(a), data(b), data(c)}, gradients, session.runtime());
+    } else {
+      call.clear();
+    }
+    return call.found(inputs, tensors, needs);
+  });
+}
+
+}  // namespace
+}  // namespace fastssm::stable
+
+#if defined(FASTSSM_EMULATED)
+#define FASTSSM_KEY CPU
+#else
+#define FASTSSM_KEY CUDA
+#endif
+#define FASTSSM_IMPL(key, library) STABLE_TORCH_LIBRARY_IMPL(fastssm, key, library)
+
+FASTSSM_IMPL(FASTSSM_KEY, library) {
+  using namespace fastssm::stable;
+  library.impl("objective", TORCH_BOX(&objective));
+  library.impl("terms", TORCH_BOX(&terms));
+  library.impl("terms_backward", TORCH_BOX(&terms_backward));
+}

@@ -1,0 +1,56 @@
+// What the engine asks for while it runs: torch's memory and torch's products, on torch's stream.
+#pragma once
+
+#include "../cuda/engine.h"
+#include "stable.h"
+
+namespace fastssm::stable {
+
+constexpr size_t kAligned = 256;  // torch's memory on a device has it anyway
+
+// out = a b, or out += a b.
+inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate) {
+  using torch::stable::detail::from;
+  if (accumulate) {
+    call<6>("aten::addmm", "out", {from(out), from(a), from(b), from(1.0), from(1.0), from(out)});
+  } else {
+    call<3>("aten::mm", "out", {from(a), from(b), from(out)});
+  }
+}
+
+// The place of a call, and the memory it uses, given back at its end: torch hands it to nobody but what comes later on
+// the same stream.
+template <class T>
+class Session {
+ public:
+  Session(const Tensor& x, cuda::Precision precision) : place_(x), x_(x), precision_(precision) {}
+
+  cuda::Runtime<T> runtime() {
+    const auto product = [this](cuda::View<const T> a, cuda::View<const T> b, cuda::View<T> c, bool accumulate) {
+      multiply(view(a), view(b), view(c), accumulate);
+    };
+    return {cuda::launcher(place_.device), place_.stream, product, [this](size_t bytes) { return allocate(bytes); },
+            precision_};
+  }
+
+ private:
+  template <class S>
+  Tensor view(const cuda::View<S>& m) const {
+    const int64_t sizes[] = {m.rows, m.columns}, strides[] = {m.row_stride, m.column_stride};
+    return torch::stable::from_blob(const_cast<T*>(m.p), {sizes, 2}, {strides, 2}, x_.device(), dtype_of<T>);
+  }
+
+  void* allocate(size_t bytes) {
+    const auto size = static_cast<int64_t>(bytes + kAligned - 1);
+    memory_.push_back(torch::stable::new_empty(x_, {&size, 1}, ScalarType::Byte));
+    const auto start = reinterpret_cast<uintptr_t>(memory_.back().mutable_data_ptr());
+    return reinterpret_cast<void*>((start + kAligned - 1) / kAligned * kAligned);
+  }
+
+  Place place_;
+  const Tensor& x_;
+  cuda::Precision precision_;
+  std::vector<Tensor> memory_;
+};
+
+}  // namespace fastssm::stable
