@@ -7,7 +7,7 @@ JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 ARGS   ?=
 BIN    := $(VENV)/bin
 RUN    := runs/white-wine
-NATIVE := setup.py tools/toolchain.py $(shell find csrc -type f)
+NATIVE := setup.py tools/amalgamate.py tools/cuda.py tools/nvcc.py tools/toolchain.py $(shell find csrc -type f)
 
 # What `make sanitize-extension` runs: sanitized code is slow, too slow to count the threads of a worker in time.
 SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_native.py -k "not data_loader"
@@ -76,7 +76,7 @@ mutants: $(VENV)/.test  ## break each term of csrc/sweep.h in turn, and see the 
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) .cache build dist site runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
-	rm -f fastssm/_C*.so fastssm/_build.json
+	rm -f fastssm/_C*.so fastssm/_cuda.so fastssm/_kernels.* fastssm/_build.json
 
 # The working tree without what git ignores, copied to $(1); $(2) picks.
 COPY = rm -rf $(1) && mkdir -p $(1) && git ls-files -z --cached --others --exclude-standard -- $(2) | \

@@ -1,7 +1,8 @@
-"""Builds the compiled module `fastssm._C` where a C++ compiler and torch are there; otherwise fastssm is pure Python.
+"""Builds the compiled module `fastssm._C`, and the CUDA engine beside it; otherwise fastssm is pure Python.
 
-Environment: FASTSSM_BUILD=auto (the default), cpu (fail where it cannot be built) or none (pure Python); CXX, CXXFLAGS,
-LDFLAGS, MAX_JOBS.
+Environment: FASTSSM_BUILD=auto (the default), none (pure Python), cpu (the module alone; fail where it cannot be built)
+or cuda (the CUDA engine too, with kernels by nvcc; likewise); CXX, CXXFLAGS, LDFLAGS, MAX_JOBS; NVCC, CUDA_HOME,
+TORCH_CUDA_ARCH_LIST. With "auto", the CUDA engine is built for a torch with CUDA, and NVRTC compiles its kernels later.
 What was built, or why nothing was, goes to `fastssm/_build.json`, which `fastssm/extension.py` reads.
 """
 
@@ -17,16 +18,17 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import cuda  # noqa: E402
 from toolchain import NotBuilt, Toolchain  # noqa: E402
 
-CHOICES = ("auto", "cpu", "none")
+CHOICES = ("auto", "none", "cpu", "cuda")
 CHOICE = os.environ.get("FASTSSM_BUILD") or "auto"
 
 
-def give_up(reason: str) -> None:
-    """Say in one sentence why the module is not built; fail if it was asked for."""
-    sentence = f"fastssm: the compiled module was not built: {reason}."
-    if CHOICE == "cpu":
+def give_up(reason: str, what: str = "the compiled module", asked_for: tuple[str, ...] = ("cpu", "cuda")) -> None:
+    """Say in one sentence why something is not built; fail if it was asked for."""
+    sentence = f"fastssm: {what} was not built: {reason}."
+    if CHOICE in asked_for:
         sys.exit(sentence)
     print(sentence, file=sys.stderr)
 
@@ -47,6 +49,19 @@ def find_toolchain() -> tuple[Toolchain | None, str]:
 TOOLCHAIN, REASON = find_toolchain()
 
 
+def build_cuda(toolchain: Toolchain, folder: Path) -> dict[str, object]:
+    """Build the CUDA engine into a folder, and return what to remember of it, or why it is not there."""
+    if CHOICE == "cpu":
+        return {"reason": "FASTSSM_BUILD=cpu asked for the CPU engine alone"}
+    try:
+        engine = cuda.CudaEngine(toolchain, asked_for=CHOICE == "cuda")
+        engine.build(folder)
+        return engine.facts()
+    except NotBuilt as reason:
+        give_up(str(reason), "the CUDA engine", ("cuda",))
+        return {"reason": str(reason)}
+
+
 class Build(build):
     """Runs BuildExtension also where there is nothing to compile, for the record."""
 
@@ -60,11 +75,12 @@ class BuildExtension(build_ext):
         """Build into the source tree (editable, --inplace) or into the build folder."""
         module = Path(self.get_ext_fullpath("fastssm._C"))
         module.unlink(missing_ok=True)  # an older one must not be taken for this one
+        cuda.remove(module.parent)
         facts = {"reason": REASON}
         if TOOLCHAIN:
             try:
                 TOOLCHAIN.build(module)
-                facts = TOOLCHAIN.facts()
+                facts = TOOLCHAIN.facts() | {"cuda": build_cuda(TOOLCHAIN, module.parent)}
             except NotBuilt as reason:
                 give_up(str(reason))
                 facts = {"reason": str(reason)}
@@ -72,10 +88,10 @@ class BuildExtension(build_ext):
         (module.parent / "_build.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     def get_outputs(self) -> list[str]:
-        """List the record, and the module if there is one."""
-        module = self.get_ext_filename("fastssm._C")
-        built = Path(self.get_ext_fullpath("fastssm._C")).exists()
-        return [str(Path(self.build_lib, name)) for name in ["fastssm/_build.json", *[module][:built]]]
+        """List the record, and what was built."""
+        module = Path(self.get_ext_fullpath("fastssm._C"))
+        names = ["_build.json", *[module.name][: module.exists()], *cuda.written(module.parent)]
+        return [str(Path(self.build_lib, "fastssm", name)) for name in names]
 
     def get_output_mapping(self) -> dict[str, str]:
         """Say where in the source tree an editable install finds each output."""

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from fastssm import checks, extension, functions, native, reference
+from fastssm import checks, cuda, extension, functions, native, ops, reference
 from fastssm.directions import Directions
 from fastssm.engine import FULL_ONLY, Form, Inputs, Static
 from fastssm.errors import FastSSMWarning, UnsupportedError
@@ -35,7 +35,7 @@ class Request(NamedTuple):
         x: data `[B, ...]`.
         cond: conditioning arguments.
         kind: "energy", "score", or "auto" where only running the model can tell.
-        precision: of the products, "full" or "bf16".
+        precision: of the products, "full", "bf16" or "tf32".
     """
 
     model: nn.Module
@@ -121,7 +121,7 @@ class Fused:
 
     def unsupported(self, request: Request) -> list[str]:
         """Return why this call cannot run: a network not recognised, or what the engine has no code for."""
-        reasons = self.missing() + self.objections(request)
+        reasons = self.objections(request)
         if isinstance(request.recognised, Refusal):
             return reasons + list(request.recognised.reasons)
         if request.x.ndim > 2 and not request.recognised.flattens:
@@ -150,30 +150,87 @@ class Fused:
 
 
 class Compiled(Fused):
-    """A compiled engine, for the tensors of one type of device, after which it is called."""
+    """A compiled engine, for the tensors of one type of device, after which it is called.
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name, native)
-        why = ": the compiled module is for the CPU" if native.DEVICES else f". {extension.status()}"
-        self._missing = [] if name in native.DEVICES else [f"the {name} engine is not built{why}"]
+    Args:
+        name: what the backend is called.
+        door: as for `Fused`.
+        unbuilt: why there is no such engine; empty if there is.
+    """
+
+    def __init__(self, name: str, door: Door, unbuilt: list[str]) -> None:
+        super().__init__(name, door)
+        self.unbuilt = unbuilt
 
     def missing(self) -> list[str]:
         """Return why nothing can run: an engine that is not built."""
-        return self._missing.copy()
+        return self.unbuilt.copy()
 
     def objections(self, request: Request) -> list[str]:
         """Name the device, the precision and the transforms that the engine has no code for."""
-        if self._missing:
-            return []
+        if self.unbuilt:
+            return self.unbuilt.copy()
         x, reasons = request.x, []
         if not getattr(x, f"is_{self.name}"):  # `x.device.type` takes half a microsecond
             reasons.append(f"x is on {x.device}, the {self.name} engine runs on {self.name.upper()} tensors")
-        if request.precision == "bf16" and x.dtype == torch.float64:
-            reasons.append('precision="bf16" is for float32 and narrower data, x is torch.float64; use x.float()')
-        if request.precision == "bf16" and not native.multiplies_bf16():
-            reasons.append('precision="bf16" needs a processor with AVX-512; pass precision="full"')
+        else:
+            reasons += self.unready(x)
+        if request.precision != "full":
+            reasons += self.unrounded(x, request.precision)
         if functions.transformed():
             reasons.append("a torch.func transform is running, and compiled code has no rules for those")
+        return reasons
+
+    def unready(self, x: Tensor) -> list[str]:
+        """Return why nothing runs on the device of x."""
+        return []
+
+    def unrounded(self, x: Tensor, precision: str) -> list[str]:
+        """Return why products cannot be rounded to a precision."""
+        if x.dtype == torch.float64:
+            return [f'precision="{precision}" is for float32 and narrower data, x is torch.float64; use x.float()']
+        return []
+
+
+class Cpu(Compiled):
+    """The engine in C++."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "cpu", native, [] if native.DEVICES else [f"the cpu engine is not built. {extension.status()}"]
+        )
+
+    def unrounded(self, x: Tensor, precision: str) -> list[str]:
+        """Return why products cannot be rounded: the data, or the processor."""
+        reasons = super().unrounded(x, precision)
+        if precision == "tf32":
+            reasons.append('precision="tf32" is what tensor cores of GPUs have; pass precision="full" or "bf16"')
+        elif not native.multiplies_bf16():
+            reasons.append('precision="bf16" needs a processor with AVX-512; pass precision="full"')
+        return reasons
+
+
+class Cuda(Compiled):
+    """The engine on GPUs."""
+
+    def __init__(self) -> None:
+        super().__init__("cuda", ops, cuda.missing())
+
+    def missing(self) -> list[str]:
+        """Return why nothing can run: an engine that is not built, or no device to run it on."""
+        return super().missing() or ([] if torch.cuda.is_available() else [cuda.NO_DEVICE])
+
+    def unready(self, x: Tensor) -> list[str]:
+        """Return why the device has no kernels; in a graph that is only being traced, leave that to its first run."""
+        return [] if torch.compiler.is_compiling() else cuda.unready(x.device)
+
+    def unrounded(self, x: Tensor, precision: str) -> list[str]:
+        """Return why products cannot be rounded: the data, or the device."""
+        reasons = super().unrounded(x, precision)
+        if x.is_cuda and not torch.compiler.is_compiling() and not cuda.rounds(x.device):
+            reasons.append(
+                f'precision="{precision}" needs a GPU of compute capability 8.0 or more; pass precision="full"'
+            )
         return reasons
 
 
@@ -189,9 +246,11 @@ class Door(Protocol):
         """Return the differentiable loss and its two terms per sample."""
 
 
-_ALL: tuple[Backend, ...] = (Compiled("cuda"), Compiled("cpu"), Fused("torch", functions), Reference())
+_ALL: tuple[Backend, ...] = (Cuda(), Cpu(), Fused("torch", functions), Reference())
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}
-_READY = tuple(backend for backend in _ALL if not backend.missing())  # the order in which "auto" tries them
+_READY = tuple(
+    backend for backend in _ALL if not getattr(backend, "unbuilt", [])
+)  # the order in which "auto" tries them
 NAMES = ("reference", "torch", "cpu", "cuda")
 _CHOICES = (*NAMES, "auto")
 

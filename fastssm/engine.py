@@ -16,7 +16,8 @@ from fastssm.errors import UnsupportedError
 from fastssm.sweeps import Needs, Plan
 
 FULL_ONLY = (
-    'precision="bf16" runs in a compiled engine only; PyTorch computes in the dtype of the data: pass precision="full"'
+    'precision="bf16" and "tf32" run in a compiled engine only; PyTorch computes in the dtype of the data: '
+    'pass precision="full"'
 )
 
 

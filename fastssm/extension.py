@@ -28,6 +28,12 @@ def status() -> str:
     return _load()[1]
 
 
+def switched_off() -> str:
+    """Return by what setting everything compiled is switched off; empty if it is not."""
+    setting = os.environ.get(OFF, "")
+    return "" if setting in ("", "0") else f"{OFF}={setting}"
+
+
 def record() -> dict[str, Any]:
     """Return what the build left: torch, python, compiler and levels, or the reason why there is no module."""
     if not RECORD.exists():
@@ -38,8 +44,8 @@ def record() -> dict[str, Any]:
 
 @functools.cache
 def _load() -> tuple[ModuleType | None, str]:
-    if os.environ.get(OFF, "") not in ("", "0"):
-        return None, f"The compiled module fastssm._C is switched off by {OFF}={os.environ[OFF]}."
+    if off := switched_off():
+        return None, f"The compiled module fastssm._C is switched off by {off}."
     try:
         return _open(record())
     except Exception as error:  # whatever it is, fastssm works without

@@ -82,7 +82,7 @@ def terms(
         kind: "energy", "score", or "auto" by the shape of the output.
         generator: source of randomness, torch's default one if None.
         backend: "auto", or the name of the one that must run.
-        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
+        precision: "full", "bf16" or "tf32", as for `fastssm.sliced_loss`.
 
     Returns:
         `Terms`. On the fused backends they can be differentiated once.

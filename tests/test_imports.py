@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "fastssm"
 
 # A module may import from the rows above its own, never from its own row or below.
 ROWS = [
-    {"activations", "errors", "extension", "refusal", "text"},
-    {"nn", "directions"},
+    {"activations", "errors", "extension", "nvrtc", "refusal", "text"},
+    {"cuda", "nn", "directions"},
     {"networks"},
     {"memory"},
     {"checks", "sweeps"},

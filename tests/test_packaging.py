@@ -183,7 +183,7 @@ def test_without_a_compiler_the_package_is_pure_and_says_why(tmp_path, environme
 
 NO_CHOICE = [
     ({"FASTSSM_BUILD": "cpu", "CXX": "/bin/false"}, "fastssm: the compiled module was not built: "),
-    ({"FASTSSM_BUILD": "gpu"}, "FASTSSM_BUILD must be one of auto, cpu, none, but is 'gpu'."),
+    ({"FASTSSM_BUILD": "gpu"}, "FASTSSM_BUILD must be one of auto, none, cpu, cuda, but is 'gpu'."),
 ]
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,8 @@ COMPILERS = ("c++", "g++", "clang++")
 FIND_TORCH = """
 import importlib.util, json, pathlib, runpy
 root = pathlib.Path(importlib.util.find_spec("torch").origin).parent
-print(json.dumps([str(root), runpy.run_path(str(root / "version.py"))["__version__"]]))
+version = runpy.run_path(str(root / "version.py"))
+print(json.dumps([str(root), version["__version__"], version.get("cuda")]))
 """
 PROGRAM = """
 #include <Python.h>
@@ -54,6 +55,7 @@ class Torch(NamedTuple):
 
     root: Path
     version: str
+    cuda: str | None = None
 
 
 def find_torch() -> Torch:
@@ -66,8 +68,8 @@ def find_torch() -> Torch:
             command = [sys.executable, *options, "-c", FIND_TORCH]
             found = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere)
         if found.returncode == 0:
-            root, version = json.loads(found.stdout)
-            return Torch(Path(root), version)
+            root, version, cuda = json.loads(found.stdout)
+            return Torch(Path(root), version, cuda)
     raise NotBuilt("the build saw no torch; install torch first, then run `pip install --no-build-isolation .`")
 
 
@@ -81,8 +83,10 @@ def find_compiler() -> list[str]:
     return [found[0], *named[1:]]
 
 
-def default_jobs() -> int:
-    """Return how many compilers to run at once: one a processor, as far as there is a gigabyte for each."""
+def jobs_at_once() -> int:
+    """Return how many compilers to run at once: $MAX_JOBS, or one a processor, with a gigabyte for each."""
+    if os.environ.get("MAX_JOBS"):
+        return int(os.environ["MAX_JOBS"])
     available = re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())
     gigabytes = int(available[1]) >> 20 if available else 1
     return max(1, min(len(os.sched_getaffinity(0)), gigabytes))
@@ -142,6 +146,11 @@ class Toolchain:
         """The instruction sets, each as its name and its flags."""
         return self.rows["level"] if platform.machine() == "x86_64" else self.rows["level"][:1]
 
+    @property
+    def headers(self) -> list[str]:
+        """The option that finds torch's headers."""
+        return [f"-isystem{self.torch.root}/include"]
+
     def facts(self) -> dict[str, object]:
         """Return what to remember of a module built by this."""
         python = ".".join(platform.python_version_tuple()[:2])
@@ -150,16 +159,19 @@ class Toolchain:
 
     def build(self, target: Path) -> None:
         """Compile what changed, several files at a time, and link."""
-        steps = list(self.steps())
-        jobs = int(os.environ.get("MAX_JOBS") or default_jobs())
+        self.link(self.compiled(list(self.steps())), target, LIBRARIES)
+
+    def compiled(self, steps: list[Step]) -> list[str]:
+        """Run steps, several at a time, and return what they made."""
+        jobs = jobs_at_once()
         print(f"fastssm: {len(steps)} objects by {self.name} for torch {self.torch.version}, {jobs} at a time")
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(Step.run, steps))
-        self.link([str(step.target) for step in steps], target)
+        return [str(step.target) for step in steps]
 
     def steps(self) -> Iterator[Step]:
         """Yield one step for each object, the slowest first."""
-        headers = [f"-isystem{self.torch.root}/include{path}" for path in ("", "/torch/csrc/api/include")]
+        headers = [*self.headers, f"-isystem{self.torch.root}/include/torch/csrc/api/include"]
         torch, plain = self.rows["torchflags"][0], self.rows["plainflags"][0]
         levelled = self.files("levelled")
         for source in self.files("torch"):
@@ -185,14 +197,14 @@ class Toolchain:
         flags = [*self.rows["flags"][0], *flags, f"-I{CSRC}", *shlex.split(os.environ.get("CXXFLAGS", ""))]
         return Step(source, target, [*self.compiler, *flags, "-MMD", "-c", str(source), "-o", str(target)])
 
-    def link(self, objects: list[str], target: Path) -> None:
-        """Link the module to torch, which is loaded before it (so no path to it), and to no OpenMP beside torch's own.
+    def link(self, objects: list[str], target: Path, libraries: Sequence[str]) -> None:
+        """Link a module to torch, which is loaded before it (so no path to it), and to no OpenMP beside torch's own.
 
         What GCC calls of OpenMP is left undefined, and found in the library that torch brings, under whatever name.
         Clang calls a library of its own.
         """
         openmp = ["-fopenmp"] if "clang" in self.name else []
-        libraries = [f"-L{self.torch.root}/lib", *LIBRARIES, *openmp, *shlex.split(os.environ.get("LDFLAGS", ""))]
+        options = [f"-L{self.torch.root}/lib", *libraries, *openmp, *shlex.split(os.environ.get("LDFLAGS", ""))]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # a running process may still use the old one
-        call([*self.compiler, "-shared", *objects, *libraries, "-o", str(target)], "cannot link the module")
+        call([*self.compiler, "-shared", *objects, *options, "-o", str(target)], "cannot link the module")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import fastssm
-from fastssm import backends, extension
+from fastssm import backends, cuda, extension
 from fastssm.cli.options import add_command
 
 OPTIONAL = ("rich", "matplotlib", "scikit-learn", "pandas", "pyarrow")
@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {name:10} {'available' if not reasons else 'no: ' + '; '.join(reasons)}")
     print(f"\n{extension.status()}")
     print(_engine(), end="")
+    print(_cuda_engine(), end="")
     return 0
 
 
@@ -48,6 +49,12 @@ def _engine() -> str:
         f"  CPU engine: {using['level']} code, products by {using['gemm']}, {torch.get_num_threads()} threads\n"
         f"  built for torch {built['torch']}, runs with torch {torch.__version__}\n"
     )
+
+
+def _cuda_engine() -> str:
+    """What was built of the CUDA engine, whether or not it can run here; nothing where the reason is said above."""
+    built = extension.record().get("cuda", {})
+    return f"  CUDA engine: {cuda.described(built)}\n" if "compiler" in built else ""
 
 
 def _version(package: str) -> str:

@@ -93,7 +93,8 @@ def sliced_loss(  # type: ignore[misc]  # the first overload leaves its options 
         generator: source of randomness, torch's default one if None.
         backend: "auto", or "reference", "torch", "cpu", "cuda", which must then run.
         precision: "full", the dtype of the data, or "bf16": products of bfloat16 numbers summed in float32, everything
-            else in float32; gradients are then right to about 1e-2, and only a compiled engine can.
+            else in float32; gradients are then right to about 1e-2, and only a compiled engine can. "tf32" likewise,
+            right to about 1e-3, on a GPU alone.
         return_terms: return `(loss, LossTerms)`.
 
     Returns:
@@ -171,7 +172,7 @@ def exact_loss(  # type: ignore[misc]  # the first overload leaves its options o
         weight: weight of each sample, `[B]`; "mean" still divides by B.
         reduction: "mean", "sum" or "none".
         backend: "auto", or the name of the one that must run.
-        precision: "full" or "bf16", as for `sliced_loss`.
+        precision: "full", "bf16" or "tf32", as for `sliced_loss`.
         return_terms: return `(loss, LossTerms)`.
 
     Returns:
