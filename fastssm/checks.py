@@ -79,6 +79,19 @@ def check_cond(cond: object, x: Tensor) -> tuple[Tensor, ...]:
     return tuple(outside_inference(c) for c in given)
 
 
+def check_rows(holds: Tensor, requirement: str, advice: str) -> None:
+    """Raise ValueError, saying how many and which first, unless what is required holds for every sample, bool `[B]`.
+
+    It waits for the device; compiled code asserts the requirement there instead, without the details.
+    """
+    if torch.compiler.is_compiling():
+        torch._assert_async(holds.all(), requirement)
+    elif not bool(holds.all()):
+        broken = (~holds).nonzero()
+        where = f"which fails in {len(broken)} of {len(holds)} row(s), first in row {int(broken[0])}"
+        raise ValueError(f"{requirement}, {where}; {advice}.")
+
+
 def check_weight(weight: object, x: Tensor) -> Tensor | None:
     """Return the weight, None or a floating-point tensor `[B]`."""
     if weight is None:

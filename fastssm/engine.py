@@ -69,7 +69,8 @@ def _problem(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweep
     return sweeps.Problem(static.plan.kind, layers, widened(inputs.x), columns, directions)
 
 
-def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Turn autocast off for the device of x inside a block."""
     return torch.autocast(x.device.type, enabled=False) if autocasting(x) else nullcontext()
 
 
@@ -81,7 +82,7 @@ def run_objective(
     batch = problem.x.shape[0]
     share = 1.0 / batch if form.mean else 1.0
     weight = problem.x.new_full((batch,), share) if weight is None else weight.to(problem.x.dtype) * share
-    with _without_autocast(problem.x):
+    with without_autocast(problem.x):
         out = sweeps.objective(problem, weight, form.variance_reduced, needs)
     loss = torch.dot(weight, out.jacobian + out.square)
     return loss, out.jacobian, out.square, _gradients(out.gradients, inputs, tensors, static, needs)
@@ -90,7 +91,7 @@ def run_objective(
 def run_terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweeps.Terms:
     """Return the terms of every sample and direction."""
     problem = _problem(inputs, tensors, static)
-    with _without_autocast(problem.x):
+    with without_autocast(problem.x):
         return sweeps.terms(problem)
 
 
@@ -99,7 +100,7 @@ def run_terms_backward(
 ) -> list[Tensor]:
     """Return the gradients of a function of the terms from its cotangents, in the order inputs, tensors, as needed."""
     problem = _problem(inputs, tensors, static)
-    with _without_autocast(problem.x):
+    with without_autocast(problem.x):
         gradients = sweeps.terms_backward(problem, given, needs)
     return _gradients(gradients, inputs, tensors, static, needs)
 

@@ -16,7 +16,7 @@ from tools import fill_tables
 from tools.fill_tables import filled
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SUBMODULES = {found.name for found in pkgutil.walk_packages(fastssm.__path__, "fastssm.")}
 MODULES = sorted({"fastssm", *SUBMODULES} - {"fastssm.__main__"})
 

@@ -2,6 +2,7 @@
 
 from fastssm.losses.annealed import AnnealedSlicedLoss, annealed_sliced_loss
 from fastssm.losses.denoising import AnnealedDenoisingLoss, DenoisingLoss, annealed_denoising_loss, denoising_loss
+from fastssm.losses.domain import DomainLoss, domain_loss
 from fastssm.losses.finite_difference import (
     FiniteDifferenceDenoisingLoss,
     FiniteDifferenceLoss,
@@ -9,23 +10,35 @@ from fastssm.losses.finite_difference import (
     finite_difference_loss,
 )
 from fastssm.losses.module import ExactScoreLoss, SlicedScoreLoss
+from fastssm.losses.preconditioned import PreconditionedLoss, preconditioned_loss
 from fastssm.losses.reduction import LossTerms
 from fastssm.losses.sliced import exact_loss, sliced_loss
+from fastssm.losses.tempered import TemperedLoss, tempered_loss
+from fastssm.losses.tempering import ContinuousTempering, GeometricTempering, Tempering
 
 __all__ = [
     "AnnealedDenoisingLoss",
     "AnnealedSlicedLoss",
+    "ContinuousTempering",
     "DenoisingLoss",
+    "DomainLoss",
     "ExactScoreLoss",
     "FiniteDifferenceDenoisingLoss",
     "FiniteDifferenceLoss",
+    "GeometricTempering",
     "LossTerms",
+    "PreconditionedLoss",
     "SlicedScoreLoss",
+    "TemperedLoss",
+    "Tempering",
     "annealed_denoising_loss",
     "annealed_sliced_loss",
     "denoising_loss",
+    "domain_loss",
     "exact_loss",
     "finite_difference_denoising_loss",
     "finite_difference_loss",
+    "preconditioned_loss",
     "sliced_loss",
+    "tempered_loss",
 ]
