@@ -157,11 +157,6 @@ ROWS = {
         ValueError,
         ("divergence must have shape [5, 3] or [3]", "[2]"),
     ),
-    "preconditioned: on another device": (
-        lambda s: preconditioned(s, torch.ones(D, device="meta")),
-        ValueError,
-        ("device of x", "meta"),
-    ),
     "tempered: no levels": (lambda s: tempered(s, tempering=10.0), TypeError, ("GeometricTempering", "float")),
     "tempered: a network without a level": (
         lambda s: fastssm.tempered_loss(s.net, s.x, tempering=LEVELS),

@@ -128,12 +128,18 @@ def test_conditioning_compiles() -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+LEVELS = fastssm.ContinuousTempering(lambda_min=1.0, radius=1.0)
 TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
     "finite difference": (fastssm.FiniteDifferenceLoss, {}, ("v",)),
     "finite difference denoising": (fastssm.FiniteDifferenceDenoisingLoss, {"sigma": 0.3}, ("noise", "v")),
     "denoising": (fastssm.DenoisingLoss, {"sigma": 0.3}, ("noise",)),
     "denoising by autograd": (fastssm.DenoisingLoss, {"sigma": 0.3, "backend": "reference"}, ("noise",)),
     "annealed denoising": (fastssm.AnnealedDenoisingLoss, {"sigmas": [1.0, 0.5]}, ("level", "noise")),
+    "domain": (fastssm.DomainLoss, {"domain": fastssm.domains.Ball(9.0)}, ("v",)),
+    "domain, exact": (fastssm.DomainLoss, {"domain": fastssm.domains.Box(-9.0, 9.0), "exact": True}, ()),
+    "preconditioned": (fastssm.PreconditionedLoss, {"precond": torch.eye(3).double() + 1}, ("v",)),
+    "preconditioned by a field": (fastssm.PreconditionedLoss, {"precond": lambda x: 1 + x.square()}, ("v",)),
+    "tempered": (fastssm.TemperedLoss, {"tempering": LEVELS}, ("beta", "noise", "v")),
     "annealed sliced": (fastssm.AnnealedSlicedLoss, {"sigmas": [1.0, 0.5]}, ("level", "noise", "v")),
 }
 
@@ -142,8 +148,9 @@ TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
 def test_a_compiled_twin_has_no_graph_break(name: str) -> None:
     make, options, names = TWINS[name]
     net = MLP(3, [8], cond_dim=1).double() if "annealed" in name else energy()
+    net = MLP(4, [8]).double() if name == "tempered" else net
     x, v = data()
-    every = {"v": v, "noise": v[0], "level": torch.tensor([0, 1, 1, 0, 1, 0])}
+    every = {"v": v, "noise": v[0], "level": torch.tensor([0, 1, 1, 0, 1, 0]), "beta": torch.linspace(0, 9, 6).double()}
     given = {key: every[key] for key in names}
     module = make(net, **options)
     compiled = torch.compile(module, fullgraph=True, backend="eager")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import oracle
 import pytest
@@ -184,20 +184,3 @@ def test_terms_no_grad_and_the_twin() -> None:
         assert torch.equal(fastssm.preconditioned_loss(net, x, precond=matrix, v=v, reduction="none"), loss.detach())
     module = fastssm.PreconditionedLoss(net, precond=matrix, reduction="none")
     assert torch.equal(module(x, v=v), loss)
-
-
-@pytest.fixture
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures("fresh_dynamo")
-@pytest.mark.parametrize("name", ["constant matrix", "matrix"])
-def test_it_compiles_without_a_graph_break(name: str) -> None:
-    net, x, v = problem()
-    module = fastssm.PreconditionedLoss(net, precond=PRECONDS[name])
-    compiled = torch.compile(module, fullgraph=True, backend="eager")
-    grads = [torch.autograd.grad(f(x, v=v), list(net.parameters())) for f in (compiled, module)]
-    oracle.assert_close(grads[0], grads[1], 1e-10)

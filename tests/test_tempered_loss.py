@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -261,21 +260,3 @@ def test_cond_reductions_images_and_the_twin() -> None:
     assert torch.equal(fastssm.tempered_loss(net, x.flatten(1), tempering=levels, reduction="none", **flat), each)
     assert torch.equal(fastssm.TemperedLoss(net, tempering=levels, reduction="none")(x, **options), each)
     assert fastssm.tempered_loss(net, x[:0], tempering=levels, cond=cond[:0], reduction="sum").item() == 0
-
-
-@pytest.fixture
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures("fresh_dynamo")
-def test_it_compiles_without_a_graph_break_draws_included() -> None:
-    net, x, z, v = problem()
-    module = fastssm.TemperedLoss(net, tempering=LEVELS["continuous"])
-    compiled = torch.compile(module, fullgraph=True, backend="eager")
-    given = {"beta": torch.linspace(0.1, 2, B).double(), "noise": z, "v": v}
-    grads = [torch.autograd.grad(f(x, **given), list(net.parameters())) for f in (compiled, module)]
-    oracle.assert_close(grads[0], grads[1], 1e-10)
-    assert compiled(x).isfinite()

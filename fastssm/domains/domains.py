@@ -84,10 +84,11 @@ class Box(Domain):
                 "Box needs lower < upper in every coordinate, each a number or a tensor [D], "
                 f"got lower={lower} and upper={upper}."
             )
+        self._width = max((len(bound) for bound in (self.lower, self.upper) if bound.ndim), default=None)
 
     def width(self) -> int | None:
         """Return D, where a bound has one entry per coordinate."""
-        return max((len(bound) for bound in (self.lower, self.upper) if bound.ndim), default=None)
+        return self._width
 
     def _gaps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x - self.lower.to(x), self.upper.to(x) - x

@@ -112,7 +112,7 @@ def _metric(rows: Tensor, x: Tensor, precond: object, divergence: object) -> Met
 
 
 def _checked(t: object, rows: Tensor, name: str, shapes: list[torch.Size]) -> Tensor:
-    """Return a tensor in the dtype of the data, and raise unless it has one of some shapes and no gradient."""
+    """Return a tensor in dtype and on device of the data; raise unless it has one of some shapes, and no gradient."""
     if not isinstance(t, Tensor):
         raise TypeError(f"{name} must return a torch.Tensor, got {type(t).__name__}; use torch.as_tensor.")
     if t.shape not in shapes:
@@ -120,9 +120,7 @@ def _checked(t: object, rows: Tensor, name: str, shapes: list[torch.Size]) -> Te
         raise ValueError(f"{name} must have shape {wanted}, one entry per coordinate, got {list(t.shape)}.")
     if t.requires_grad:
         raise ValueError(f"{name} must not require grad: it is held constant; detach it, and what it is made from.")
-    if t.device != rows.device:
-        raise ValueError(f"{name} must be on the device of x, {rows.device}, got {t.device}; use .to(x.device).")
-    return t.to(rows.dtype)
+    return t.to(rows)
 
 
 def _divergence(rows: Tensor, precond: object, given: object, diagonal: bool) -> Tensor | None:

@@ -123,9 +123,8 @@ def _boundary(chosen: Backend, call: Request, rows: Tensor, noise: Tensor, tempe
     levels = torch.cat([torch.zeros_like(rows[:, 0]), torch.full_like(rows[:, 0], tempering.largest)])
     ends = _joint(rows.repeat(2, 1), noise.repeat(2, 1), levels, tempering)
     cond = tuple(torch.cat([c, c]) if c.ndim else c for c in call.cond)
-    along = F.pad(checks.widened(torch.zeros_like(ends[None, :, :-1])), (0, 1), value=1.0)
-    found = chosen.terms(call._replace(x=ends, cond=cond), Directions(1, along.detach()))
-    first, last = (tempering.density(checks.widened(levels)) * found.projected_score[0]).chunk(2)
+    slopes = chosen.score(call._replace(x=ends, cond=cond))[:, -1]
+    first, last = (tempering.density(checks.widened(levels)) * slopes).chunk(2)
     return last - first
 
 
