@@ -37,6 +37,7 @@ T read(R r) {
 }
 template <class R, class T>
 void write(R& r, T value) {
+  static_assert(sizeof(T) == sizeof(R) || std::is_integral_v<T>);
   if constexpr (sizeof(T) == sizeof(R))
     r = bits<R>(value);
   else
@@ -104,8 +105,9 @@ T root(T a) {
 }
 
 // Without subnormal numbers, and clamped to [0, 1] with NaN as 0.
-inline float flushed(float x) {
-  return std::fabs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x;
+template <class T>
+T flushed(T x) {
+  return std::fabs(x) < std::numeric_limits<T>::min() ? std::copysign(T(0), x) : x;
 }
 template <class T>
 T saturated(T x) {
