@@ -13,6 +13,24 @@ constexpr bool activation_is_curved[] = {false, false, false, true, true, true, 
                                          true, true, true};
 constexpr int activation_parameters[] = {0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1};
 
+// X(row, name, ...) for each row of the table.
+#define FASTSSM_FOR_EACH_ACTIVATION(X, ...)               \
+  X(0, identity, __VA_ARGS__)                             \
+  X(1, relu, __VA_ARGS__)                                 \
+  X(2, leaky_relu, __VA_ARGS__)                           \
+  X(3, softplus, __VA_ARGS__)                             \
+  X(4, log_sigmoid, __VA_ARGS__)                          \
+  X(5, sigmoid, __VA_ARGS__)                              \
+  X(6, tanh, __VA_ARGS__)                                 \
+  X(7, silu, __VA_ARGS__)                                 \
+  X(8, gelu, __VA_ARGS__)                                 \
+  X(9, gelu_tanh, __VA_ARGS__)                            \
+  X(10, mish, __VA_ARGS__)                                \
+  X(11, elu, __VA_ARGS__)                                 \
+  X(12, celu, __VA_ARGS__)                                \
+  X(13, softsign, __VA_ARGS__)                            \
+  X(14, sin, __VA_ARGS__)
+
 // `z`.
 template <int ORDER, class V, class S>
 FASTSSM_HD FASTSSM_INLINE Jet<V> identity_jet(V z, const S*) {

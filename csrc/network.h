@@ -21,6 +21,14 @@ struct Layer {
   bool skip;
 };
 
+constexpr int kIdentity = 0;  // row of the table of activations
+
+// Whether a layer is a bare affine map: the top of a sweep is linear in what enters such a readout.
+template <class T>
+bool plain(const Layer<T>& layer) {
+  return layer.activation == kIdentity && !layer.skip && !layer.scale && !layer.shift;
+}
+
 // Where the gradients of one layer go; null where not needed.
 template <class T>
 struct LayerGradient {

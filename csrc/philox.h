@@ -19,13 +19,15 @@ struct PhiloxWords {
 
 // The four words of a counter and a key.
 FASTSSM_HD FASTSSM_INLINE PhiloxWords philox(PhiloxWords counter, uint64_t key) {
+  constexpr uint64_t even = philox_multipliers[0], odd = philox_multipliers[1];  // devices lack the arrays
+  constexpr uint32_t step_low = philox_weyl[0], step_high = philox_weyl[1];
   uint32_t *c = counter.word, low = static_cast<uint32_t>(key), high = static_cast<uint32_t>(key >> 32);
   for (int round = 0; round < philox_rounds; round++) {
-    const uint64_t a = uint64_t(philox_multipliers[0]) * c[0], b = uint64_t(philox_multipliers[1]) * c[2];
+    const uint64_t a = even * c[0], b = odd * c[2];
     counter = {{static_cast<uint32_t>(b >> 32) ^ c[1] ^ low, static_cast<uint32_t>(b),
                 static_cast<uint32_t>(a >> 32) ^ c[3] ^ high, static_cast<uint32_t>(a)}};
-    low += philox_weyl[0];
-    high += philox_weyl[1];
+    low += step_low;
+    high += step_high;
   }
   return counter;
 }

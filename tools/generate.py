@@ -196,6 +196,11 @@ def _array(of: str, name: str, values: Iterable[str]) -> str:
     return textwrap.fill(text, 120, subsequent_indent=" " * (text.index("{") + 1))
 
 
+def _repeated(macro: str, calls: Iterable[str]) -> str:
+    lines = [f"#define {macro}(X, ...)", *(f"  {call}" for call in calls)]
+    return "\n".join([*(f"{line:<58}\\" for line in lines[:-1]), lines[-1]])
+
+
 def header() -> str:
     """Return the text of csrc/activations.h."""
     choices = [f"  if constexpr (ID == {i}) return {row.name}_jet<ORDER>(z, c);" for i, row in enumerate(TABLE)]
@@ -212,6 +217,11 @@ def header() -> str:
             _array("const char*", "activation_names", (f'"{row.name}"' for row in TABLE)),
             _array("bool", "activation_is_curved", (str(row.curved).lower() for row in TABLE)),
             _array("int", "activation_parameters", (str(len(row.parameters)) for row in TABLE)),
+            "",
+            "// X(row, name, ...) for each row of the table.",
+            _repeated(
+                "FASTSSM_FOR_EACH_ACTIVATION", (f"X({i}, {row.name}, __VA_ARGS__)" for i, row in enumerate(TABLE))
+            ),
             "",
             "\n\n".join(function(row) for row in TABLE),
             "",

@@ -8,14 +8,8 @@
 namespace fastssm::cpu {
 namespace {
 
-constexpr int kIdentity = 0;
 static_assert(std::string_view(activation_names[kIdentity]) == "identity");
 constexpr int64_t kWorthThreads = 1 << 17;  // parameters to pack before threads pay
-
-template <class T>
-bool plain(const Layer<T>& layer) {
-  return layer.activation == kIdentity && !layer.skip && !layer.scale && !layer.shift;
-}
 
 }  // namespace
 
