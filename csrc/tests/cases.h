@@ -1,0 +1,308 @@
+// What an engine must do, whichever it is and without torch: every value and gradient against reference.h.
+#pragma once
+
+#include <cstdio>
+#include <string>
+
+#include "../network.h"
+#include "../philox.h"
+#include "reference.h"
+
+namespace cases {
+
+using namespace fastssm;
+using reference::Blocks;
+using reference::Complex;
+
+inline int failures = 0;
+
+// Compare with what the largest number of a block, or of all of them where it is small, permits.
+template <class T>
+void expect_close(const std::vector<T>& found, const std::vector<double>& expected, double least, double tolerance,
+                  const std::string& what) {
+  double scale = least, worst = 0.0;
+  for (double e : expected) scale = std::max(scale, std::abs(e));
+  for (size_t i = 0; i < expected.size(); i++)
+    if (const double off = std::abs(double(found[i]) - expected[i]); !(off <= worst)) worst = off;
+  if (found.size() == expected.size() && worst <= tolerance * scale) return;
+  if (failures++ < 20) std::printf("%s: off by %.2e of %.2e, tolerance %.0e\n", what.c_str(), worst, scale, tolerance);
+}
+
+inline double largest(const Blocks<double>& blocks) {
+  double out = 1e-3;
+  for (const auto& block : blocks)
+    for (double value : block) out = std::max(out, std::abs(value));
+  return out;
+}
+
+// ---- a call of an engine ----------------------------------------------------------------------------------------
+
+enum class Loss { sliced, reduced, terms };
+
+struct Cotangents {
+  std::vector<double> weight, projected, jacobian, score;
+};
+
+template <class T>
+struct Found {
+  std::vector<T> first, second, third;  // jacobian and square, or the three terms
+  Blocks<T> gradients;
+};
+
+template <class T>
+std::vector<T> as(const std::vector<double>& values) {
+  return {values.begin(), values.end()};
+}
+
+// Directions: 0 as given, 1 from the seed 7, 2 the basis. An engine has the three callers, of any dtype.
+template <class T, class Engine>
+Found<T> evaluate(const Engine& engine, const reference::Problem& p, Loss loss, const Cotangents& on,
+                  int directions = 0, bool inputs = true, bool tensors = true) {
+  Blocks<T> values, constants;
+  Found<T> out;
+  for (const auto& block : p.values) values.push_back(as<T>(block)), out.gradients.emplace_back(block.size(), T(-99));
+  for (const auto& layer : p.network.layers) constants.push_back(as<T>(layer.constants));
+  std::vector<Layer<T>> layers;
+  std::vector<LayerGradient<T>> layer_gradients;
+  int64_t width = p.network.dim + p.network.extra;
+  for (size_t l = 0; l < p.network.layers.size(); l++) {
+    const reference::Layer& layer = p.network.layers[l];
+    const auto at = [&](Blocks<T>& blocks, int which, bool there) {
+      return there ? blocks[reference::block_of(l, which)].data() : nullptr;
+    };
+    layers.push_back({at(values, 0, true), at(values, 1, layer.bias), at(values, 2, layer.scale),
+                      at(values, 3, layer.shift), width, layer.out, layer.activation, constants[l].data(), layer.skip});
+    layer_gradients.push_back({at(out.gradients, 0, true), at(out.gradients, 1, layer.bias),
+                               at(out.gradients, 2, layer.scale), at(out.gradients, 3, layer.shift)});
+    width = layer.out;
+  }
+  const std::vector<T> v = as<T>(p.v), weight = as<T>(on.weight);
+  std::vector<T> cotangents[] = {as<T>(on.projected), as<T>(on.jacobian), as<T>(on.score)};
+  const Problem<T> problem{p.network.energy ? Kind::energy : Kind::score,
+                           layers.data(),
+                           int64_t(layers.size()),
+                           values[0].data(),
+                           p.network.extra ? values[1].data() : nullptr,
+                           p.samples,
+                           p.network.dim,
+                           p.network.extra,
+                           {p.count, directions == 0 ? v.data() : nullptr, directions == 1, 7}};
+  const Gradients<T> gradients{inputs ? out.gradients[0].data() : nullptr,
+                               inputs && p.network.extra ? out.gradients[1].data() : nullptr,
+                               tensors ? layer_gradients.data() : nullptr};
+  out.first.resize(loss == Loss::terms ? p.count * p.samples : p.samples);
+  out.second.resize(p.samples);
+  out.third.resize(loss == Loss::terms ? p.samples * p.network.dim : 0);
+  if (loss == Loss::terms) {
+    engine.terms(problem, Terms<T>{out.first.data(), out.second.data(), out.third.data()});
+    engine.terms_backward(problem, Terms<T>{cotangents[0].data(), cotangents[1].data(), cotangents[2].data()},
+                          gradients);
+  } else {
+    engine.objective(problem, Objective<T>{loss == Loss::reduced, weight.data(), out.first.data(), out.second.data()},
+                     gradients);
+  }
+  return out;
+}
+
+// ---- the same by the reference ---------------------------------------------------------------------------------
+
+inline Complex loss_of(const reference::Problem& p, const Blocks<Complex>& values, Loss loss, const Cotangents& on,
+                       int b) {
+  const reference::SampleTerms t = reference::terms(p, values, b, loss != Loss::sliced);
+  Complex square = 0.0, out = 0.0;
+  if (loss == Loss::terms) {
+    out = on.jacobian[b] * t.jacobian;
+    for (int m = 0; m < p.count; m++) out += on.projected[m * p.samples + b] * t.projected[m];
+    for (int j = 0; j < p.network.dim; j++) out += on.score[b * p.network.dim + j] * t.score[j];
+    return out;
+  }
+  if (loss == Loss::sliced) {
+    for (Complex e : t.projected) square += e * e / (2.0 * p.count);
+  } else {
+    for (Complex s : t.score) square += s * s / 2.0;
+  }
+  return on.weight[b] * (t.jacobian + square);
+}
+
+inline Found<double> expected(const reference::Problem& p, Loss loss, const Cotangents& on) {
+  Found<double> out;
+  Blocks<Complex> values;
+  for (const auto& block : p.values) values.emplace_back(block.begin(), block.end());
+  out.first.resize(loss == Loss::terms ? p.count * p.samples : p.samples);
+  for (int b = 0; b < p.samples; b++) {
+    const reference::SampleTerms t = reference::terms(p, values, b, true);
+    double sliced = 0.0, norm = 0.0;
+    for (Complex e : t.projected) sliced += std::norm(e) / (2.0 * p.count);
+    for (Complex s : t.score) norm += std::norm(s) / 2.0;
+    for (int m = 0; loss == Loss::terms && m < p.count; m++) out.first[m * p.samples + b] = t.projected[m].real();
+    if (loss != Loss::terms) out.first[b] = t.jacobian.real();
+    out.second.push_back(loss == Loss::terms ? t.jacobian.real() : loss == Loss::sliced ? sliced : norm);
+    for (Complex s : t.score)
+      if (loss == Loss::terms) out.third.push_back(s.real());
+  }
+  out.gradients = reference::gradient(
+      p, [&](int b, const Blocks<Complex>& v) { return loss_of(p, v, loss, on, b); });
+  return out;
+}
+
+template <class T>
+void compare(const Found<T>& found, const Found<double>& wanted, double tolerance, const std::string& what) {
+  expect_close(found.first, wanted.first, 1e-3, tolerance, what + ", first values");
+  expect_close(found.second, wanted.second, 1e-3, tolerance, what + ", second values");
+  expect_close(found.third, wanted.third, 1e-3, tolerance, what + ", third values");
+  const double floor = 1e-3 * largest(wanted.gradients);
+  for (size_t k = 0; k < wanted.gradients.size(); k++)
+    expect_close(found.gradients[k], wanted.gradients[k], floor, tolerance, what + ", gradient " + std::to_string(k));
+}
+
+// ---- problems --------------------------------------------------------------------------------------------------
+
+constexpr int kTanh = reference::tanh, kSilu = reference::silu, kSoftplus = reference::softplus,
+              kSine = reference::sine, kSigmoid = reference::sigmoid, kNone = reference::identity;
+inline const std::vector<double> kSoft = {1.5, 20.0};
+
+inline Cotangents cotangents(const reference::Problem& p, unsigned seed) {
+  std::mt19937 generator(seed);
+  const auto draw = [&](size_t n) { return reference::random(n, 1.0, generator); };
+  return {draw(p.samples), draw(size_t(p.count) * p.samples), draw(p.samples), draw(p.samples * p.network.dim)};
+}
+
+// Hidden layers of one width, then the readout.
+inline reference::Network plain(const char* name, bool energy, int dim, int depth, int width, int activation,
+                         std::vector<double> constants = {}, bool skip = false) {
+  reference::Network out{name, energy, dim, 0, {}};
+  for (int l = 0; l < depth; l++) out.layers.push_back({width, activation, constants, true, false, false, l && skip});
+  out.layers.push_back({energy ? 1 : dim, kNone, {}, true, false, false, false});
+  return out;
+}
+
+// Networks, and how many samples and directions each is tried with.
+struct Case {
+  reference::Network network;
+  int samples, count;
+};
+
+inline std::vector<Case> cases() {
+  std::vector<Case> out;
+  for (bool energy : {true, false}) {
+    const int last = energy ? 1 : 3;
+    out.push_back({plain("depth 0", energy, 3, 0, 0, kNone), 5, 2});
+    out.push_back({plain("depth 1", energy, 3, 1, 5, kSoftplus, kSoft), 1, 1});
+    out.push_back({plain("depth 3", energy, 3, 3, 17, kTanh), 3, 2});
+    out.push_back({plain("skips", energy, 2, 3, 5, kSilu, {}, true), 5, 3});
+    out.push_back({plain("wide", energy, 2, 1, 67, kSine, {1.3}), 3, 2});
+    out.push_back({plain("several tiles", energy, 2, 2, 4, kTanh), 70, 4});
+    out.push_back({plain("directions in turns", energy, 2, 2, 3, kSoftplus, kSoft, true), 2, 300});
+    out.push_back({{"modulated columns", energy, 3, 2,
+                    {{6, kTanh, {}, true, true, true, false},
+                     {6, kSilu, {}, true, true, false, true},
+                     {6, kSoftplus, kSoft, false, false, true, true},
+                     {last, kNone, {}, false, false, false, false}}},
+                   5, 3});
+    out.push_back({{"modulated, in turns", energy, 3, 1,
+                    {{3, kTanh, {}, true, true, true, false}, {last, kNone, {}, true, false, false, false}}},
+                   2, 260});
+    out.push_back({{"skip at once, activation last", energy, 3, 0,
+                    {{3, kSigmoid, {}, true, false, false, true},
+                     {4, kNone, {}, true, false, false, false},
+                     {last, kTanh, {}, true, false, false, false}}},
+                   6, 2});
+    out.push_back({{"modulated activation last", energy, 3, 0,
+                    {{4, kSoftplus, kSoft, false, false, false, false}, {last, kTanh, {}, true, true, true, false}}},
+                   4, 2});
+  }
+  return out;
+}
+
+inline const char* name(Loss loss) {
+  return loss == Loss::sliced ? "sliced" : loss == Loss::reduced ? "reduced" : "terms";
+}
+constexpr Loss kLosses[] = {Loss::sliced, Loss::reduced, Loss::terms};
+
+// ---- tests -----------------------------------------------------------------------------------------------------
+
+template <class Engine>
+void test_against_reference(const std::vector<Engine>& engines) {
+  unsigned seed = 1;
+  for (const Case& c : cases()) {
+    const reference::Problem p = reference::problem(c.network, c.samples, c.count, seed);
+    const Cotangents on = cotangents(p, ++seed);
+    for (Loss loss : kLosses) {
+      const Found<double> wanted = expected(p, loss, on);
+      for (const Engine& engine : engines) {
+        const std::string what = std::string(c.network.energy ? "energy, " : "score, ") + c.network.name + ", " +
+                                 name(loss) + ", " + engine.name();
+        compare(evaluate<double>(engine, p, loss, on), wanted, 1e-11, what);
+        compare(evaluate<float>(engine, p, loss, on), wanted, 4e-5, what + ", float");
+      }
+    }
+  }
+}
+
+// Drawn directions are those given one by one.
+template <class Engine>
+void test_directions(const Engine& engine) {
+  for (bool energy : {true, false}) {
+    reference::Problem p = reference::problem(plain("directions", energy, 5, 2, 9, kTanh), 6, 5, 3);
+    const Cotangents on = cotangents(p, 4);
+    for (int directions : {1, 2}) {
+      for (int m = 0; m < p.count; m++)
+        for (int b = 0; b < p.samples; b++)
+          for (int d = 0; d < p.network.dim; d++)
+            p.v[(m * p.samples + b) * p.network.dim + d] =
+                directions == 1 ? rademacher<double>(7, b, m, d) : m == d ? std::sqrt(double(p.network.dim)) : 0.0;
+      for (Loss loss : kLosses) {
+        const Found<double> given = evaluate<double>(engine, p, loss, on);
+        compare(evaluate<double>(engine, p, loss, on, directions), given, 1e-13, "drawn directions");
+      }
+    }
+  }
+}
+
+// What nobody asked for is not written, and leaves the rest as it is.
+template <class Engine>
+void test_needs(const Engine& engine) {
+  for (bool energy : {true, false}) {
+    const reference::Problem p = reference::problem(plain("needs", energy, 3, 2, 9, kSilu), 6, 2, 5);
+    const Cotangents on = cotangents(p, 6);
+    for (Loss loss : kLosses) {
+      const Found<double> all = evaluate<double>(engine, p, loss, on);
+      for (int needs = 0; needs < 3; needs++) {
+        if (needs == 0 && loss == Loss::terms) continue;
+        Found<double> found = evaluate<double>(engine, p, loss, on, 0, needs == 1, needs == 2);
+        for (size_t k = 0; k < found.gradients.size(); k++) {
+          const bool asked = k < 2 ? needs == 1 : needs == 2;
+          const std::vector<double> untouched(all.gradients[k].size(), -99.0);
+          expect_close(found.gradients[k], asked ? all.gradients[k] : untouched, 1e-3, 1e-13, "needs");
+        }
+        expect_close(found.second, all.second, 1e-3, 1e-13, "values without gradients");
+      }
+    }
+  }
+}
+
+// A NaN anywhere makes the loss NaN, and an infinity, where no activation saturates, at least not finite.
+template <class Engine>
+void test_not_finite(const Engine& engine) {
+  for (const Case& c : cases()) {
+    if (c.count > 10) continue;
+    const reference::Problem p = reference::problem(c.network, c.samples, c.count, 11);
+    const Cotangents on = cotangents(p, 12);
+    const bool saturates = c.network.layers[0].activation != kSine && c.network.layers.size() > 1;
+    for (double broken : {std::nan(""), double(INFINITY), -double(INFINITY)})
+      for (size_t k = 0; k < p.values.size(); k++) {
+        if (p.values[k].empty() || (saturates && std::isinf(broken))) continue;
+        reference::Problem q = p;
+        q.values[k].back() = broken;
+        for (Loss loss : {Loss::sliced, Loss::reduced}) {
+          const Found<float> found = evaluate<float>(engine, q, loss, on);
+          double sum = 0.0;
+          for (int b = 0; b < p.samples; b++) sum += double(found.first[b]) + double(found.second[b]);
+          if (!std::isnan(std::isnan(broken) ? sum : sum * 0.0) && failures++ < 20)
+            std::printf("%s, %s: %g in block %zu gave %g\n", c.network.name, name(loss), broken, k, sum);
+        }
+      }
+  }
+}
+
+}  // namespace cases
