@@ -1,0 +1,105 @@
+// Sixteen bytes of numbers at once, and how the threads of a block share out rows and columns.
+#pragma once
+
+#include "portable.cuh"
+
+#include "params.h"
+
+#define FASTSSM_DEVICE __device__ FASTSSM_INLINE
+
+#if defined(FASTSSM_EMULATOR)
+#define FASTSSM_UNROLL
+#else
+#define FASTSSM_UNROLL _Pragma("unroll")
+#endif
+
+namespace fastssm::cuda {
+
+constexpr int kAhead = 4;  // directions whose loads are under way together
+
+FASTSSM_DEVICE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <class T>
+struct alignas(kAccess) Pack {
+  T lane[kLanes<T>];
+};
+
+// A pack of f(0), f(1), ...
+template <class T, class F>
+FASTSSM_DEVICE Pack<T> pack_of(const F& f) {
+  Pack<T> out;
+  FASTSSM_UNROLL
+  for (int i = 0; i < kLanes<T>; i++) out.lane[i] = f(i);
+  return out;
+}
+
+template <class T>
+FASTSSM_DEVICE Pack<T> all(T value) {
+  return pack_of<T>([&](int) { return value; });
+}
+
+template <class T>
+FASTSSM_DEVICE Pack<T> operator+(const Pack<T>& a, const Pack<T>& b) {
+  return pack_of<T>([&](int i) { return a.lane[i] + b.lane[i]; });
+}
+
+template <class T>
+FASTSSM_DEVICE Pack<T> operator*(const Pack<T>& a, const Pack<T>& b) {
+  return pack_of<T>([&](int i) { return a.lane[i] * b.lane[i]; });
+}
+
+template <class T>
+FASTSSM_DEVICE Pack<T> load(const T* p) {
+  return *reinterpret_cast<const Pack<T>*>(p);
+}
+
+template <class T>
+FASTSSM_DEVICE void store(T* p, const Pack<T>& a) {
+  *reinterpret_cast<Pack<T>*>(p) = a;
+}
+
+// The first n numbers, zeros behind them, from wherever.
+template <class T>
+FASTSSM_DEVICE Pack<T> load_loose(const T* p, int64_t n) {
+  return pack_of<T>([&](int i) { return i < n ? p[i] : T(0); });
+}
+
+// The first n numbers of a pack in a row of a stack, zeros behind them.
+template <class T>
+FASTSSM_DEVICE Pack<T> load_some(const T* p, int64_t n) {
+  return n < kLanes<T> ? load_loose(p, n) : load(p);
+}
+
+// The first n numbers to wherever, perhaps on top of what is there.
+template <class T>
+FASTSSM_DEVICE void store_loose(T* p, int64_t n, const Pack<T>& a, bool add) {
+  FASTSSM_UNROLL
+  for (int i = 0; i < kLanes<T>; i++)
+    if (i < n) p[i] = add ? p[i] + a.lane[i] : a.lane[i];
+}
+
+// A thread's columns, and its first row, the end of its block's, and the step between its own.
+struct Place {
+  int64_t column, row, end, step;
+  FASTSSM_DEVICE Place(const Walk& walk, int64_t rows, int lanes)
+      : column((int64_t(blockIdx.x) * walk.abreast + threadIdx.x % walk.abreast) * lanes),
+        row(int64_t(blockIdx.y) * walk.rows + threadIdx.x / walk.abreast),
+        end(least((int64_t(blockIdx.y) + 1) * walk.rows, rows)),
+        step(blockDim.x / walk.abreast) {}
+};
+
+// Fetch and use what belongs to tangents 1, 2, ..., with several fetched before the first is used.
+template <class Fetch, class Use>
+FASTSSM_DEVICE void for_tangents(int64_t tangents, const Fetch& fetch, const Use& use) {
+  for (int64_t first = 1; first <= tangents; first += kAhead) {
+    decltype(fetch(first)) ahead[kAhead];
+    FASTSSM_UNROLL
+    for (int i = 0; i < kAhead; i++)
+      if (first + i <= tangents) ahead[i] = fetch(first + i);
+    FASTSSM_UNROLL
+    for (int i = 0; i < kAhead; i++)
+      if (first + i <= tangents) use(first + i, ahead[i]);
+  }
+}
+
+}  // namespace fastssm::cuda
