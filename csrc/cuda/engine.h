@@ -1,4 +1,4 @@
-// The engine on a device: the three callers of cpu/engine.h, over kernels started by name and products of strided views.
+// The engine on a device: the three callers of cpu/engine.h, by kernels started by name and products of strided views.
 //
 // In Problem, Objective, Terms and Gradients every tensor is in device memory; the arrays of layers and of their
 // gradients, and the constants of activations, are the host's. Nothing here waits for the device.

@@ -1,0 +1,117 @@
+// Energy nets, log p = -E: with E1_m = v_m . dE/dx and E2 = sum_m v_m^T (d2E/dx2) v_m, the score's terms are
+// v_m . s = -E1_m and sum_m v_m^T J v_m = -E2.
+#include "launch.h"
+#include "pass.h"
+
+namespace fastssm::cuda {
+
+// Sliced score matching in three stacked products per layer: -E2 / M + mean_m E1_m^2 / 2.
+template <class T>
+void Pass<T>::sliced(const Objective<T>& objective) {
+  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 3 : 2, true, false);
+  SlicedTop<T> top{};
+  top.shape = top_shape(), top.curved = depth() > 0;
+  top.h = this->top().p, top.readout = readout_.weight, top.bias = readout_.bias;
+  top.count = count(), top.add = !tile_.leading();
+  top.weight = of_tile(objective.weight, 1);
+  top.coefficients = use_.gradients ? coefficients_ : nullptr;
+  top.jacobian = of_tile(objective.jacobian, 1), top.square = of_tile(objective.square, 1);
+  over_samples(runtime_, "sliced_top", tile_.samples, tile_.tangents + 1 + top.curved, top);
+  if (use_.gradients) sliced_down();
+}
+
+// The cotangents at the top: none on E itself, c1 = E1 / M and c2 = -1 / M, each times the sample's weight.
+template <class T>
+void Pass<T>::sliced_down() {
+  const int64_t samples = tile_.samples, tangents = tile_.tangents;
+  const T *c1 = coefficients_ + samples, *c2 = coefficients_ + (tangents + 1) * samples;
+  if (given_readout_ && gradients_.layers)
+    weighted_sum(readout_sum_, (tangents + (depth() > 0)) * samples, {top().p + samples * top().ld, top().ld}, c1);
+  for (int64_t l = depth() - 1; l >= 0; l--) {
+    const bool last = l == depth() - 1;
+    Down<T> down{};
+    down.back = back(l, true);
+    down.above = last ? Above::outer : Above::stack;
+    down.fresh = l == 0;
+    down.d3 = stages_[l].d3;
+    down.c1 = c1, down.c2 = c2, down.readout = last ? readout_.weight : nullptr;
+    const int64_t height = over_rows(runtime_, "down", samples, largest_.samples, stages_[l].ld, down, down.back.walk);
+    descend(l, down.back, height, tangents + 1 + !down.fresh, down.fresh ? 1 : tangents + 2);
+  }
+  leave(depth() > 0);
+}
+
+// All terms: the chain g = dE/dh runs down right after the way up, and gives the score; `sums`: E2 as well.
+template <class T>
+void Pass<T>::merged_up(bool sums) {
+  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 3 : 2, false, true);
+  for (int64_t l = depth() - 1; l >= 0; l--) chain_step(l, sums);
+}
+
+// One layer of the chain, E2 = sum_l f'' q . g on the way; what leaves the first layer is dE/dx.
+template <class T>
+void Pass<T>::chain_step(int64_t l, bool sums) {
+  const Layer<T>& layer = hidden_[l];
+  const Stage& s = stages_[l];
+  const bool last = l == depth() - 1;
+  const Rows below = l == 0 ? score_ : Rows{stages_[l - 1].g, stages_[l - 1].ld};
+  Chain<T> chain{};
+  chain.shape = shape(l);
+  chain.g = last ? nullptr : s.g, chain.readout = readout_.weight;
+  chain.d1 = s.d1, chain.d2 = s.d2, chain.q = s.q;
+  chain.scale = of_tile(layer.scale, layer.out);
+  chain.bar = s.bars + chain.shape.curve();
+  chain.kept = layer.skip ? below.p : nullptr;
+  chain.e2 = sums ? e2_ : nullptr, chain.add = !last;
+  over_samples(runtime_, "chain", tile_.samples, divided_up(s.ld, kLanes<T> * kWarp), chain);
+  product_down(layer, tile_.samples, {chain.bar, s.ld}, below, layer.skip);
+}
+
+// Carry k <- f' zk + c2 f'' q up, from k = dLoss/du = -dLoss/ds.
+template <class T>
+void Pass<T>::curvature_step(int64_t l) {
+  const Layer<T>& layer = hidden_[l];
+  const Stage& s = stages_[l];
+  const Rows in = entering(l), entered{in.p + (tile_.tangents + 1) * tile_.samples * in.ld, in.ld};
+  Curve<T> curve{};
+  curve.shape = shape(l);
+  T* zk = s.z + curve.shape.curve();
+  product_up(layer, tile_.samples, entered, {zk, s.ld});
+  curve.zk = zk, curve.d1 = s.d1, curve.d2 = s.d2, curve.q = s.q;
+  curve.c2 = coefficients_;
+  curve.scale = of_tile(layer.scale, layer.out);
+  curve.entered = layer.skip ? entered.p : nullptr;
+  curve.out = s.out + curve.shape.curve();
+  over_rows(runtime_, "curve", tile_.samples, tile_.samples, s.ld, curve, curve.walk);
+}
+
+// The gradient of any function of the terms: one curvature row carries both cotangents of the chain.
+template <class T>
+void Pass<T>::merged_down() {
+  const int64_t samples = tile_.samples, tangents = tile_.tangents;
+  for (int64_t l = 0; l < depth(); l++) curvature_step(l);
+  if (given_readout_ && gradients_.layers)
+    weighted_sum(readout_sum_, samples, {top().p + (tangents + 1) * samples * top().ld, top().ld}, nullptr);
+  for (int64_t l = depth() - 1; l >= 0; l--) {
+    const bool last = l == depth() - 1;
+    Down<T> down{};
+    down.back = back(l, !last);
+    down.above = last ? Above::none : Above::stack;
+    down.merged = true;
+    down.d3 = stages_[l].d3;
+    down.c2 = coefficients_;
+    down.readout = last ? readout_.weight : nullptr, down.chain = last ? nullptr : stages_[l].g;
+    const int64_t height = over_rows(runtime_, "down", samples, largest_.samples, stages_[l].ld, down, down.back.walk);
+    descend(l, down.back, height, tangents + 2, l == 0 ? 1 : tangents + 1);
+  }
+  leave(depth() > 0);
+}
+
+#define FASTSSM_INSTANTIATE(T)                            \
+  template void Pass<T>::sliced(const Objective<T>&);     \
+  template void Pass<T>::merged_up(bool);                 \
+  template void Pass<T>::merged_down();
+FASTSSM_INSTANTIATE(float)
+FASTSSM_INSTANTIATE(double)
+
+}  // namespace fastssm::cuda

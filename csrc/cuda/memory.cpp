@@ -1,0 +1,113 @@
+// The buffers of a call: one block of device memory, and the largest tile of samples that it has room for.
+#include "launch.h"
+#include "pass.h"
+
+namespace fastssm::cuda {
+namespace {
+
+constexpr size_t kWorkspace = size_t(256) << 20;  // bytes of a call's buffers, unless a single sample takes more
+constexpr int64_t kMostTangents = 254;            // more directions are taken in turns
+constexpr int64_t kTrial = 64;                    // samples to estimate the bytes of one from
+
+}  // namespace
+
+// Hands out pieces of a block; where there is none yet, it only counts.
+class Taker {
+ public:
+  explicit Taker(void* block) : block_(static_cast<char*>(block)) {}
+  size_t used() const { return used_; }
+
+  template <class T>
+  T* take(int64_t count) {
+    char* piece = block_ ? block_ + used_ : nullptr;
+    used_ += (static_cast<size_t>(count) * sizeof(T) + kAligned - 1) / kAligned * kAligned;
+    return reinterpret_cast<T*>(piece);
+  }
+
+ private:
+  static constexpr size_t kAligned = 256;
+  char* block_;
+  size_t used_ = 0;
+};
+
+template <class T>
+Pass<T>::Pass(const Problem<T>& problem, const int64_t* seed, const Gradients<T>& gradients, const Runtime<T>& runtime,
+              Use use)
+    : problem_(problem), seed_(seed), gradients_(gradients), runtime_(runtime), use_(use) {
+  split();
+  largest_.tangents = std::min(problem.directions.count, kMostTangents);
+  const auto bytes = [&](int64_t samples) {
+    Taker counter(nullptr);
+    lay_out(counter, samples);
+    return counter.used();
+  };
+  const int64_t fit = std::max<int64_t>(1, kWorkspace / (bytes(kTrial) / kTrial + 1));
+  const int64_t tiles = std::max<int64_t>(1, divided_up(problem.samples, fit));
+  largest_.samples = std::max<int64_t>(1, divided_up(problem.samples, tiles));
+  if (problem.samples == 0) return;
+  Taker taker(runtime.allocate(bytes(largest_.samples)));
+  lay_out(taker, largest_.samples);
+  if (given_readout_) return;
+  const Identity<T> identity{readout_.in, identity_};
+  const int64_t blocks = divided_up(readout_.in * readout_.in, kThreads);
+  start(runtime, "identity", {{static_cast<unsigned>(blocks)}, kThreads}, identity);
+  readout_.weight = identity_;
+}
+
+// The readout is the last layer where that is a bare affine map, else the identity.
+template <class T>
+void Pass<T>::split() {
+  const Layer<T>& last = problem_.layers[problem_.depth - 1];
+  given_readout_ = plain(last);
+  hidden_.assign(problem_.layers, problem_.layers + problem_.depth - given_readout_);
+  readout_ = last;
+  if (!given_readout_)
+    readout_ = {nullptr, nullptr, nullptr, nullptr, last.out, last.out, kIdentity, nullptr, false};
+}
+
+template <class T>
+void Pass<T>::lay_out(Taker& taker, int64_t samples) {
+  const int64_t kinds = largest_.tangents + 2, rows = kinds * samples;
+  const auto pad = [](int64_t width) { return divided_up(width, kLanes<T>) * kLanes<T>; };
+  const auto stack = [&](int64_t ld) { return taker.template take<T>(rows * ld); };
+  const auto single = [&](int64_t ld) { return taker.template take<T>(samples * ld); };
+  const auto sum = [&](int64_t most, int64_t ld) {
+    return Sum{taker.template take<T>(walking(most, ld / kLanes<T>).down(most) * ld), 0, ld};
+  };
+  const int64_t in_ld = pad(problem_.dim + problem_.extra), top_ld = pad(readout_.in);
+  int64_t widest = in_ld;
+  for (const Layer<T>& layer : hidden_) widest = std::max(widest, pad(layer.out));
+  first_ = {stack(in_ld), in_ld};
+  entry_ = {single(in_ld), in_ld};
+  score_ = {single(in_ld), in_ld};
+  T* bars[2] = {nullptr, nullptr};
+  if (use_.gradients && !use_.merged) bars[0] = stack(widest), bars[1] = stack(widest);
+  stages_.clear();
+  bias_sums_.clear();
+  for (const Layer<T>& layer : hidden_) {
+    Stage s{};
+    s.ld = pad(layer.out);
+    s.z = stack(s.ld);
+    s.out = stack(s.ld);
+    s.bars = use_.merged ? stack(s.ld) : bars[stages_.size() % 2];
+    s.d1 = layer.scale ? single(s.ld) : s.z;
+    s.d2 = single(s.ld);
+    s.d3 = single(s.ld);
+    s.q = use_.merged ? single(s.ld) : nullptr;
+    s.g = use_.merged ? single(s.ld) : nullptr;
+    stages_.push_back(s);
+    bias_sums_.push_back(use_.gradients ? sum(samples, s.ld) : Sum{});
+  }
+  if (!energy()) lifted_ = {stack(top_ld), top_ld};
+  if (use_.gradients) readout_sum_ = sum(rows, energy() ? top_ld : in_ld);
+  e2_ = single(1);
+  coefficients_ = stack(1);
+  if (!given_readout_) identity_ = taker.template take<T>(readout_.in * readout_.in);
+}
+
+#define FASTSSM_INSTANTIATE(T) \
+  template Pass<T>::Pass(const Problem<T>&, const int64_t*, const Gradients<T>&, const Runtime<T>&, Use);
+FASTSSM_INSTANTIATE(float)
+FASTSSM_INSTANTIATE(double)
+
+}  // namespace fastssm::cuda

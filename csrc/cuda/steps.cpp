@@ -1,0 +1,166 @@
+// What all sweeps share: the way through one layer, up and down, and what crosses the border of a tile or a call.
+#include <cmath>
+
+#include "../activations.h"
+#include "../philox.h"
+#include "launch.h"
+#include "pass.h"
+
+namespace fastssm::cuda {
+
+// ---- products --------------------------------------------------------------------------------------------------
+
+// out = in W^T
+template <class T>
+void Pass<T>::product_up(const Layer<T>& layer, int64_t rows, Rows in, Rows out) {
+  runtime_.product({in.p, rows, layer.in, in.ld, 1}, {layer.weight, layer.in, layer.out, 1, layer.in},
+                   {out.p, rows, layer.out, out.ld, 1}, false);
+}
+
+// out (+)= bars W
+template <class T>
+void Pass<T>::product_down(const Layer<T>& layer, int64_t rows, Rows bars, Rows out, bool accumulate) {
+  runtime_.product({bars.p, rows, layer.out, bars.ld, 1}, {layer.weight, layer.out, layer.in, layer.in, 1},
+                   {out.p, rows, layer.in, out.ld, 1}, accumulate);
+}
+
+// dW += bars^T entered, where dW is wanted; `more`: not the first of this tile.
+template <class T>
+void Pass<T>::product_outer(int64_t l, int64_t rows, Rows bars, Rows entered, bool more) {
+  if (!gradients_.layers) return;
+  const Layer<T>& layer = problem_.layers[l];
+  runtime_.product({bars.p, layer.out, rows, 1, bars.ld}, {entered.p, rows, layer.in, entered.ld, 1},
+                   {gradients_.layers[l].weight, layer.out, layer.in, layer.in, 1}, begun_ || more);
+}
+
+// ---- up --------------------------------------------------------------------------------------------------------
+
+// Lay out x, the conditioning columns behind it, and the directions, whose tangents of those columns are zero.
+template <class T>
+void Pass<T>::enter(const Tile& tile) {
+  tile_ = tile;
+  const Directions<T>& given = problem_.directions;
+  const int64_t dim = problem_.dim, extra = problem_.extra;
+  Enter<T> rows{};
+  rows.samples = tile.samples;
+  rows.kinds = given.seeded ? 1 : tile.tangents + 1;
+  rows.dim = dim, rows.extra = extra, rows.ld = first_.ld;
+  rows.x = of_tile(problem_.x, dim), rows.columns = of_tile(problem_.columns, extra);
+  rows.v = given.v ? given.v + (tile.direction * problem_.samples + tile.first) * dim : nullptr;
+  rows.v_stride = problem_.samples * dim;
+  rows.direction = tile.direction, rows.unit = std::sqrt(T(dim));
+  rows.out = first_.p;
+  const int64_t count = rows.kinds * tile.samples;
+  over_rows(runtime_, "enter", count, count, first_.ld, rows, rows.walk);
+  if (!given.seeded) return;
+  const int64_t counters = tile.tangents * tile.samples * divided_up(first_.ld, signs_per_counter);
+  start(runtime_, "rademacher", {{static_cast<unsigned>(divided_up(counters, kThreads))}, kThreads},
+        Rademacher{seed_, tile.first, tile.samples, tile.direction, tile.tangents, dim, first_.ld, direction(0)});
+}
+
+template <class T>
+void Pass<T>::climb(int64_t l, int order, bool curvature, bool squares) {
+  const Layer<T>& layer = hidden_[l];
+  const Stage& s = stages_[l];
+  const bool fresh = l == 0;
+  product_up(layer, (tile_.tangents + 1 + (curvature && !fresh)) * tile_.samples, entering(l), {s.z, s.ld});
+  Up<T> up{};
+  up.shape = shape(l);
+  std::copy_n(layer.constants, activation_parameters[layer.activation], up.constants);
+  up.curvature = curvature, up.fresh = fresh;
+  up.bias = layer.bias;
+  up.scale = of_tile(layer.scale, layer.out), up.shift = of_tile(layer.shift, layer.out);
+  up.entered = layer.skip ? entering(l).p : nullptr;
+  up.z = s.z, up.out = s.out, up.d1 = s.d1;
+  up.d2 = order > 1 ? s.d2 : nullptr, up.d3 = order > 2 ? s.d3 : nullptr;
+  up.q = squares ? s.q : nullptr;
+  over_rows(runtime_, std::string("up_") + activation_names[layer.activation], tile_.samples, tile_.samples, s.ld, up,
+            up.walk);
+}
+
+// ---- down ------------------------------------------------------------------------------------------------------
+
+// What the kernels down take of a layer. Where it skips, what comes from above reaches below as it is.
+template <class T>
+Back<T> Pass<T>::back(int64_t l, bool anything_above) const {
+  const Layer<T>& layer = hidden_[l];
+  const Stage& s = stages_[l];
+  const bool down = l > 0 || gradients_.x;
+  Back<T> back{};
+  back.shape = shape(l);
+  back.z = s.z, back.d1 = s.d1, back.d2 = s.d2;
+  back.scale = of_tile(layer.scale, layer.out);
+  back.bars = s.bars;
+  back.kept = layer.skip && down && anything_above ? bars_below(l).p : nullptr;
+  back.kept_all = l > 0;
+  back.add_partial = begun_, back.add_samples = !tile_.leading();
+  if (!gradients_.layers) return back;
+  back.partial = layer.bias ? bias_sums_[l].partial : nullptr;
+  back.on_scale = of_tile(gradients_.layers[l].scale, layer.out);
+  back.on_shift = of_tile(gradients_.layers[l].shift, layer.out);
+  return back;
+}
+
+// Behind the kernel down, whose grid was of this height: the gradient of the matrix from `kinds` rows of each sample,
+// and what `passed` of them bring below.
+template <class T>
+void Pass<T>::descend(int64_t l, const Back<T>& back, int64_t height, int64_t kinds, int64_t passed) {
+  const Rows bars{stages_[l].bars, stages_[l].ld};
+  if (!begun_) bias_sums_[l].rows = height;
+  product_outer(l, kinds * tile_.samples, bars, entering(l), false);
+  if (l > 0 || gradients_.x)
+    product_down(hidden_[l], passed * tile_.samples, bars, bars_below(l), back.kept != nullptr);
+}
+
+template <class T>
+void Pass<T>::leave(bool anything) {
+  if (!gradients_.x) return;
+  Leave<T> leave{};
+  leave.samples = tile_.samples, leave.dim = problem_.dim, leave.extra = problem_.extra, leave.ld = entry_.ld;
+  leave.rows = anything ? entry_.p : nullptr;
+  leave.x = of_tile(gradients_.x, problem_.dim), leave.columns = of_tile(gradients_.columns, problem_.extra);
+  leave.add = !tile_.leading();
+  over_rows(runtime_, "leave", tile_.samples, tile_.samples, entry_.ld, leave, leave.walk);
+}
+
+// ---- sums over tiles -------------------------------------------------------------------------------------------
+
+template <class T>
+void Pass<T>::weighted_sum(Sum& sum, int64_t rows, Rows a, const T* coefficients) {
+  WeightedSum<T> parameters{{}, rows, a.ld, a.p, coefficients, sum.partial, begun_};
+  const int64_t most = (largest_.tangents + 2) * largest_.samples;
+  const int64_t height = over_rows(runtime_, "weighted_sum", rows, most, a.ld, parameters, parameters.walk);
+  if (!begun_) sum.rows = height;
+}
+
+// Bring the sums to the caller's tensors; what nothing was added to is zero.
+template <class T>
+void Pass<T>::finish() {
+  std::vector<Segment<T>> segments;
+  const auto end = [&](const Sum& sum, T* out, int64_t width) {
+    if (out) segments.push_back({sum.partial, sum.rows, sum.ld, out, width});
+  };
+  for (int64_t l = 0; l < problem_.depth; l++) {
+    const Layer<T>& layer = problem_.layers[l];
+    const LayerGradient<T>& out = gradients_.layers[l];
+    const bool readout = l == depth();
+    if (readout && energy()) end(readout_sum_, out.weight, layer.in);
+    else if (!begun_) end({}, out.weight, layer.in * layer.out);
+    if (readout) end(energy() ? Sum{} : readout_sum_, out.bias, layer.out);  // an energy's constant does not matter
+    else end(bias_sums_[l], out.bias, layer.out);
+  }
+  for (size_t first = 0; first < segments.size(); first += kSegments) {
+    Finish<T> finish{};
+    finish.count = static_cast<int>(std::min<size_t>(kSegments, segments.size() - first));
+    std::copy_n(segments.begin() + first, finish.count, finish.segments);
+    int64_t widest = 0;
+    for (int i = 0; i < finish.count; i++) widest = std::max(widest, finish.segments[i].width);
+    const Grid grid{static_cast<unsigned>(divided_up(widest, kFinished * kLanes<T>)), unsigned(finish.count)};
+    start(runtime_, "finish", {grid, kThreads, kThreads * size_t(kAccess)}, finish);
+  }
+}
+
+template class Pass<float>;
+template class Pass<double>;
+
+}  // namespace fastssm::cuda
