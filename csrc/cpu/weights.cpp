@@ -8,6 +8,7 @@ namespace {
 
 constexpr int64_t kNarrowest = 32;     // smaller products stay in full precision: they cost nothing
 constexpr int64_t kOuterRows = 256;    // block of the gradient that stays in the second-level cache
+constexpr int64_t kOuterColumns = 64;
 
 int64_t even(int64_t n) { return n + n % 2; }
 
@@ -92,20 +93,20 @@ void Weights<T>::outer(int64_t rows, const T* turned, int64_t turned_ld, const T
                        bool accumulate, const NarrowScratch& scratch) const {
   const int64_t deep = even(rows);
   const bool whole = panel_ >= pad(in_);
-  const int64_t height = whole ? out_ : kOuterRows, width = whole ? in_ : panel_;
+  const int64_t height = whole ? out_ : kOuterRows, width = whole ? in_ : kOuterColumns;
   if constexpr (kSingle<T>) {
     if (narrow_) {
       kernels_.narrow(out_, rows, turned, turned_ld, scratch.a, deep);
       kernels_.interleave(rows, in_, b, ldb, scratch.b, in_);
-      for (int64_t i = 0; i < out_; i += height)
-        for (int64_t j = 0; j < in_; j += width)
+      for (int64_t j = 0; j < in_; j += width)
+        for (int64_t i = 0; i < out_; i += height)
           gemms_.narrow(std::min(height, out_ - i), std::min(width, in_ - j), deep, scratch.a + i * deep, deep,
                         scratch.b + 2 * j, in_, c + i * in_ + j, in_, accumulate);
       return;
     }
   }
-  for (int64_t i = 0; i < out_; i += height)
-    for (int64_t j = 0; j < in_; j += width)
+  for (int64_t j = 0; j < in_; j += width)
+    for (int64_t i = 0; i < out_; i += height)
       gemms_.gemm(std::min(height, out_ - i), std::min(width, in_ - j), rows, turned + i * turned_ld, turned_ld, b + j,
                   ldb, c + i * in_ + j, in_, accumulate);
 }

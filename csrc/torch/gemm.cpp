@@ -13,9 +13,7 @@
 namespace fastssm::torch_gemm {
 namespace {
 
-// Columns that the micro-kernel is given at a time: four vectors of AVX-512. In float32 two are up to a tenth faster on
-// Intel's processors (Sapphire Rapids: 185 against 170 GFLOP/s), not on AMD's.
-constexpr int64_t kPanel = 64, kIntelPanel = 32;
+constexpr int64_t kPanel = 64;  // of the micro-kernel: four vectors of AVX-512
 constexpr int64_t kWhole = std::numeric_limits<int64_t>::max() / 2 / cpu::kAlign * cpu::kAlign;
 
 template <class T>
@@ -37,15 +35,6 @@ void aten(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, 
 // at::native::cpublas falls back to slow code of its own where oneDNN has no kernel, so ask for the processor first.
 bool has_micro_kernel() {
   return cpu::level() == cpu::Level::avx512 && at::globalContext().userEnabledMkldnn();
-}
-
-bool is_intel() {
-#if defined(__x86_64__)
-  static const bool found = __builtin_cpu_is("intel");
-  return found;
-#else
-  return false;
-#endif
 }
 
 #ifdef CPUBLAS_BRGEMM_F32F32F32
@@ -79,8 +68,7 @@ template <>
 cpu::Gemms<float> gemms(bool narrow) {
   cpu::Gemms<float> out = {"ATen (addmm)", aten<float>, kWhole, nullptr, nullptr};
 #ifdef CPUBLAS_BRGEMM_F32F32F32
-  const int64_t panel = !narrow && is_intel() ? kIntelPanel : kPanel;
-  if (has_micro_kernel()) out = {"oneDNN micro-kernel (brgemm)", micro_kernel, panel, nullptr, nullptr};
+  if (has_micro_kernel()) out = {"oneDNN micro-kernel (brgemm)", micro_kernel, kPanel, nullptr, nullptr};
 #endif
 #ifdef CPUBLAS_BRGEMM_BF16BF16F32
   if (narrow) out.narrow = bfloat16, out.release = release;
