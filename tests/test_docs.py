@@ -60,6 +60,12 @@ def test_every_public_name_has_a_page_and_an_example():
     assert [name for name in public if f"::: fastssm.{name}\n" not in api] == []
 
 
+def test_every_rule_of_the_sweeps_is_traced_to_its_recursion():
+    rules = set(re.findall(r"INLINE V (\w+)\(", (ROOT / "csrc" / "sweep.h").read_text()))
+    table = (ROOT / "docs" / "mathematics.md").read_text().partition("| recursion |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"\| `(\w+)` \|", table)) == rules
+
+
 def test_the_list_of_activations_is_complete():
     listed = re.findall(r"`(?:fastssm\.nn\.)?(\w+)`", (ROOT / "docs" / "recognised.md").read_text())
     assert {row.module for row in TABLE} - set(listed) == set()
