@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import oracle
+import oracle_weights
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,23 +92,9 @@ def problem(kind: str, domain: Domain) -> tuple[nn.Module, Tensor, Tensor]:
     return net, x[domain.contains(x)][:B], torch.randn(M, B, D, dtype=torch.float64)
 
 
-def by_autograd(
-    model: nn.Module, x: Tensor, v: Tensor, g: Callable[[Tensor], Tensor], energy: bool, form: str
-) -> Tensor:
-    """Return the losses `[B]`; exact: `sum_j g_j s_j^2 / 2 + d(g_j s_j)/dx_j`, by plain differentiation."""
-    x = x.detach().clone().requires_grad_()
-    weight = g(x)
-    weight = weight if weight.ndim == 2 else weight[:, None].expand_as(x)
-    out = model(x)
-    s = -oracle.derivative(out, x) if energy else out
-    if form == "exact":
-        divergence = sum(oracle.derivative(weight[:, j] * s[:, j], x)[:, j] for j in range(D))
-        return (weight * s.square()).sum(1) / 2 + divergence
-    slope = torch.stack([oracle.derivative(weight[:, j], x)[:, j] for j in range(D)], 1).detach()
-    w = weight.detach().sqrt() * v
-    found = oracle.terms(model, x, w, energy=energy)
-    square = (weight.detach() * s.square()).sum(1) if form == "vr" else found.projected_score.square().mean(0)
-    return found.along.mean(0) + square / 2 + (slope * s).sum(1)
+def diagonal(g: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return weights `[B, D]` or `[B]` as matrices `[B, D, D]`."""
+    return lambda x: torch.diag_embed(g(x).reshape(len(x), -1).expand_as(x))
 
 
 FORMS: dict[str, dict[str, object]] = {"vr": {}, "ssm": {"variance_reduced": False}, "exact": {"exact": True}}
@@ -141,7 +128,8 @@ def test_value_and_gradients_are_those_of_plain_autograd(
     )
     other = copy.deepcopy(net)
     g = case.g if weighting == "coordinate" else case.g0
-    expected = oracle.reduced(by_autograd(other, x, v, g, kind == "energy", form), weight, "mean")
+    each = oracle_weights.generalized(other, x, v, diagonal(g), energy=kind == "energy", form=form)
+    expected = oracle.reduced(each, weight, "mean")
     grads = torch.autograd.grad(loss, list(net.parameters()))
     oracle.assert_close([loss, *grads], [expected, *oracle.gradients(expected, other.parameters())], 1e-10, name)
 

@@ -47,11 +47,18 @@ def test_the_batch_of_two_ranks_is_that_of_one(prepared: Any, loss: str, monkeyp
         assert torch.equal(torch.cat([drawn[name] for _, drawn in parts], axis), tensor)
 
 
-@pytest.mark.parametrize("loss", [name for name in LOSSES if OBJECTIVES[name].blurs])
+@pytest.mark.parametrize("loss", [n for n in LOSSES if OBJECTIVES[n].blurs and "noise" in OBJECTIVES[n].draws])
 def test_losses_that_learn_from_noise_need_some(prepared: Any, loss: str) -> None:
     clean = prepare(load("moons"), noise=0.0)
     with pytest.raises(ValueError, match="pass --noise"):
         Training(config(loss=loss), clean, Ranks(CPU))
+
+
+def test_the_tempered_network_is_evaluated_without_noise(prepared: Any) -> None:
+    training = Training(config(loss="tempered"), prepared, Ranks(CPU))
+    x = torch.randn(5, 2)
+    found = OBJECTIVES["tempered"].evaluated(training.net, training.config, prepared)
+    torch.testing.assert_close(found(x), training.net(nn.functional.pad(x, (0, 1))))
 
 
 def test_a_loss_refuses_the_kind_that_it_does_not_train() -> None:

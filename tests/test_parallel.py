@@ -2,10 +2,12 @@
 
 import functools
 import inspect
+import math
 from datetime import timedelta
 
 import oracle
 import oracle_noise
+import oracle_weights
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -22,6 +24,7 @@ NETS = {
     "energy": lambda: nn.Sequential(nn.Linear(D, 7), nn.Softplus(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 1)),
     "score": lambda: nn.Sequential(nn.Linear(D, 7), nn.SiLU(), nn.Linear(7, D)),
     "film": lambda: MLP(D, [7, 7], 1, "softplus", cond_dim=2, conditioning="film", residual=True),
+    "joint": lambda: MLP(D + 1, [7, 7], 1, "softplus"),
     "told": lambda: MLP(D, [7, 7], 1, "softplus", cond_dim=1),
 }
 LOSSES = {
@@ -35,6 +38,13 @@ SIGMAS = [1.0, 0.5, 0.3]
 
 def told(level):
     return torch.tensor(SIGMAS, dtype=torch.float64)[level]
+
+
+LEVELS = fastssm.GeometricTempering(0.2, 3.0)
+
+
+def metric(x):
+    return torch.diag_embed(1 + x.square()) + 0.1
 
 
 # Twins: the class, its options, its network, and what autograd says of a batch and the tensors that come with it.
@@ -72,6 +82,37 @@ TWINS = {
         lambda net, x, level, noise, v: (
             told(level) ** 2
             * oracle.losses(net, x + told(level)[:, None] * noise, v, "vr", energy=True, cond=[told(level)])
+        ),
+    ),
+}
+TWINS |= {
+    "domain": (
+        fastssm.DomainLoss,
+        {"domain": fastssm.domains.Box(-9.0, 9.0), "variance_reduced": False},
+        "energy",
+        lambda net, x, v: oracle_weights.generalized(
+            net, x, v, lambda x: torch.diag_embed((9 - x.abs()).clamp(max=1)), energy=True, form="ssm"
+        ),
+    ),
+    "preconditioned": (
+        fastssm.PreconditionedLoss,
+        {"precond": metric},
+        "energy",
+        lambda net, x, v: oracle_weights.generalized(net, x, v, metric, energy=True, form="vr"),
+    ),
+    "tempered": (
+        fastssm.TemperedLoss,
+        {"tempering": LEVELS},
+        "joint",
+        lambda net, x, beta, noise, v: oracle_weights.tempered(
+            net,
+            x,
+            beta,
+            noise,
+            v,
+            variance=lambda b: 0.2 * b.expm1(),
+            log_r=lambda b: 0.0 * b - math.log(LEVELS.largest),
+            ends=(torch.zeros_like(beta), torch.full_like(beta, LEVELS.largest)),
         ),
     ),
 }
@@ -149,6 +190,7 @@ def companions(twin):
     drawn = {
         "v": (torch.randn(STEPS, M, B, D).double(), 2),
         "noise": (torch.randn(STEPS, B, D).double(), 1),
+        "beta": (LEVELS.largest * torch.rand(STEPS, B).double(), 1),
         "level": (torch.randint(len(SIGMAS), (STEPS, B)), 1),
     }
     return {name: drawn[name] for name in inspect.signature(TWINS[twin][3]).parameters if name in drawn}

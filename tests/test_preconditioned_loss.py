@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 import oracle
+import oracle_weights
 import pytest
 import torch
 from torch import Tensor, nn
@@ -47,30 +48,15 @@ def problem(kind: str = "energy") -> tuple[nn.Module, Tensor, Tensor]:
     return net, torch.randn(B, D, dtype=torch.float64), torch.randn(M, B, D, dtype=torch.float64)
 
 
-def full(precond: Tensor | Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    d = precond(x) if callable(precond) else precond.expand(B, *precond.shape)
-    return torch.diag_embed(d) if d.ndim == 2 else d
+def full(precond: Tensor | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a metric of any form as a function to matrices `[B, D, D]`, which follows x."""
 
+    def matrices(x: Tensor) -> Tensor:
+        d = precond(x) if callable(precond) else precond.expand(len(x), *precond.shape)
+        d = d + 0.0 * x.sum()
+        return torch.diag_embed(d) if d.ndim == 2 else d
 
-def by_autograd(model: nn.Module, x: Tensor, v: Tensor, precond: object, energy: bool, form: str) -> Tensor:
-    """Return the losses `[B]`; exact: `s . D s / 2 + div(D s)`, the divergence by plain differentiation."""
-    x = x.detach().clone().requires_grad_()
-    d = full(precond, x)
-    out = model(x)
-    s = -oracle.derivative(out, x) if energy else out
-    pushed = (d * s[:, None, :]).sum(2)
-    if form == "exact":
-        return (pushed * s).sum(1) / 2 + sum(oracle.derivative(pushed[:, i], x)[:, i] for i in range(D))
-    slopes = [[oracle.derivative(d[:, i, j], x)[:, i].detach() for i in range(D)] for j in range(D)]
-    divergence = torch.stack([sum(row) for row in slopes], 1)
-    w = torch.stack([(torch.linalg.cholesky(d.detach()) * u[:, None, :]).sum(2) for u in v])
-    found = oracle.terms(model, x, w, energy=energy)
-    square = (
-        found.projected_score.square().mean(0)
-        if form == "ssm"
-        else (pushed.detach() * 0 + (d.detach() * s[:, None, :]).sum(2) * s).sum(1)
-    )
-    return found.along.mean(0) + square / 2 + (divergence * s).sum(1)
+    return matrices
 
 
 EQUAL = [
@@ -89,7 +75,8 @@ def test_value_and_gradients_are_those_of_plain_autograd(name: str, kind: str, f
         net, x, precond=PRECONDS[name], backend=backend, weight=weight, **FORMS[form], **given
     )
     other = copy.deepcopy(net)
-    expected = oracle.reduced(by_autograd(other, x, v, PRECONDS[name], kind == "energy", form), weight, "mean")
+    each = oracle_weights.generalized(other, x, v, full(PRECONDS[name]), energy=kind == "energy", form=form)
+    expected = oracle.reduced(each, weight, "mean")
     grads = torch.autograd.grad(loss, list(net.parameters()))
     oracle.assert_close([loss, *grads], [expected, *oracle.gradients(expected, other.parameters())], 1e-10, name)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import NamedTuple
 
 import numpy as np
 import oracle
+import oracle_weights
 import pytest
 import torch
 from torch import Tensor, nn
@@ -46,28 +48,6 @@ def density(name: str, beta: Tensor) -> Tensor:
     return log_r(name, beta).exp() / (weights * log_r(name, nodes).exp()).sum()
 
 
-def by_autograd(
-    net: nn.Module, x: Tensor, beta: Tensor, z: Tensor, v: Tensor, name: str, energy: bool, variance_reduced: bool
-) -> Tensor:
-    """Return the losses `[B]`, each derivative in beta by differentiating once more."""
-
-    def at(level: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        y = (x + noise_of(name, level).sqrt()[:, None] * z).detach().requires_grad_()
-        b = level.detach().clone().requires_grad_()
-        out = net(torch.cat([y, b[:, None]], 1))
-        if energy:
-            return y, b, -oracle.derivative(out, y), -oracle.derivative(out, b)
-        return y, b, out[:, :-1], out[:, -1]
-
-    y, b, s, t = at(beta)
-    along = torch.stack([(oracle.derivative((s * u).sum(), y) * u).sum(1) for u in v]).mean(0)
-    square = s.square().sum(1) if variance_reduced else (v * s).sum(2).square().mean(0)
-    slope = oracle.derivative(log_r(name, b), b).detach()
-    loss = along + square / 2 + t.square() / 2 + slope * t + oracle.derivative(t, b)
-    first, last = torch.zeros_like(beta), torch.full_like(beta, LARGEST[name])
-    return loss - (density(name, last) * at(last)[3] - density(name, first) * at(first)[3])
-
-
 def problem(kind: str = "energy") -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     torch.manual_seed(2)
     net = MLP(D + 1, [5, 4], 1 if kind == "energy" else D + 1, "silu").double()
@@ -88,7 +68,18 @@ def test_value_and_gradients_are_those_of_plain_autograd(
     options = {"tempering": LEVELS[name], "beta": beta, "noise": z, "v": v, "weight": weight, "backend": backend}
     loss = fastssm.tempered_loss(net, x, variance_reduced=variance_reduced, **options)
     other = copy.deepcopy(net)
-    each = by_autograd(other, x, beta, z, v, name, kind == "energy", variance_reduced)
+    each = oracle_weights.tempered(
+        other,
+        x,
+        beta,
+        z,
+        v,
+        variance=functools.partial(noise_of, name),
+        log_r=lambda b: density(name, b).log(),
+        ends=(torch.zeros_like(beta), torch.full_like(beta, LARGEST[name])),
+        energy=kind == "energy",
+        variance_reduced=variance_reduced,
+    )
     expected = oracle.reduced(each, weight, "mean")
     grads = torch.autograd.grad(loss, list(net.parameters()))
     oracle.assert_close([loss, *grads], [expected, *oracle.gradients(expected, other.parameters())], 1e-10, name)

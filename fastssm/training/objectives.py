@@ -14,12 +14,17 @@ from fastssm import (
     AnnealedDenoisingLoss,
     AnnealedSlicedLoss,
     DenoisingLoss,
+    DomainLoss,
     ExactScoreLoss,
     FiniteDifferenceDenoisingLoss,
     FiniteDifferenceLoss,
+    GeometricTempering,
+    PreconditionedLoss,
     SlicedScoreLoss,
+    TemperedLoss,
 )
 from fastssm.directions import draw
+from fastssm.domains import Box
 from fastssm.losses.module import ScoreLoss
 from fastssm.nn import MLP
 
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 KINDS = ("energy", "score")
 LEVELS = 10  # of the noise-conditional losses
 LARGEST_SIGMA = 2.0  # of them, in units of the scaled data; the smallest is the data's own noise
+TEMPERING = GeometricTempering(lambda_min=0.01, largest_variance=LARGEST_SIGMA**2)  # of the scaled data
 
 
 class Batch(NamedTuple):
@@ -63,6 +69,12 @@ def levels(batch: Batch) -> Tensor:
     return torch.randint(LEVELS, (batch.config.batch,), generator=batch.generator)[batch.share].to(batch.device)
 
 
+def temperatures(batch: Batch) -> Tensor:
+    """Draw `[B]` levels of the tempered loss."""
+    whole = TEMPERING.sample(torch.empty(batch.config.batch, 1), batch.generator)
+    return whole[batch.share].to(batch.device)
+
+
 def perceptron(config: TrainConfig, features: int) -> nn.Module:
     """Return an MLP of the configured shape for an energy or a score."""
     return MLP(features, config.hidden, 1 if config.kind == "energy" else features, config.activation)
@@ -79,6 +91,19 @@ def at_smallest_level(net: nn.Module, config: TrainConfig, prepared: Prepared) -
     return net.at(torch.full((1, 1), math.log(_noise(prepared))).to(net.readout.weight))
 
 
+def with_level(config: TrainConfig, features: int) -> nn.Module:
+    """Return the same with the level of the tempered loss for one more coordinate."""
+    return perceptron(config, features + 1)
+
+
+def at_level_zero(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn.Module:
+    """Return what such a network is without noise: its last coordinate, taken for a conditioning argument, at zero."""
+    assert isinstance(net, MLP)
+    conditional = MLP(prepared.train.shape[1], config.hidden, 1, config.activation, cond_dim=1).to(net.readout.weight)
+    conditional.load_state_dict(net.state_dict())
+    return conditional.at(torch.zeros(1, 1).to(net.readout.weight))
+
+
 def _noise(prepared: Prepared) -> float:
     if prepared.noise <= 0:
         raise ValueError("this loss learns from noise on the rows, and there is none; pass --noise, say 0.1")
@@ -93,6 +118,16 @@ def _sigmas(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
     smallest = _noise(prepared)
     ratio = (max(LARGEST_SIGMA, smallest) / smallest) ** (1 / (LEVELS - 1))
     return {"sigmas": [smallest * ratio**power for power in reversed(range(LEVELS))], "condition": "log_sigma"}
+
+
+def _box(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    return {"domain": Box(*prepared.train.aminmax(dim=0))}
+
+
+def _covariance(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    rows, features = prepared.train.double(), prepared.train.shape[1]
+    blur = max(prepared.noise, 1e-3) ** 2 * torch.eye(features, dtype=rows.dtype)
+    return {"precond": torch.cov(rows.T).reshape(features, features) + blur}
 
 
 def _no_options(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
@@ -113,7 +148,7 @@ class Objective:
         about: what it is, in a phrase.
         kinds: the kinds of network that it trains.
         draws: the random tensors of a batch, by their names in the twin's `forward`.
-        blurs: whether the loss adds the data's noise itself; it then gets clean rows.
+        blurs: whether the loss adds the data's noise itself, or wants none; it then gets clean rows.
         options: further options of the twin, from the settings and the data.
         network: makes the network, from the settings and the number of features.
         evaluated: from the trained network to the energy or score whose exact loss is measured, and which is drawn.
@@ -174,6 +209,28 @@ OBJECTIVES: dict[str, Objective] = {
         "sliced score matching at many noise levels",
         draws={"level": levels, "noise": normal, "v": directions},
         **_NOISE_CONDITIONAL,
+    ),
+    "domain": Objective(
+        DomainLoss,
+        "score matching on the box that the training rows fill",
+        draws={"v": directions},
+        blurs=True,  # noise would carry rows out of the box
+        options=_box,
+    ),
+    "preconditioned": Objective(
+        PreconditionedLoss,
+        "sliced score matching in the metric of the rows' covariance",
+        draws={"v": directions},
+        options=_covariance,
+    ),
+    "tempered": Objective(
+        TemperedLoss,
+        "score matching over data and noise level together, for modes far apart",
+        kinds=("energy",),
+        draws={"beta": temperatures, "noise": normal, "v": directions},
+        options=lambda config, prepared: {"tempering": TEMPERING},
+        network=with_level,
+        evaluated=at_level_zero,
     ),
 }
 LOSSES = tuple(OBJECTIVES)
