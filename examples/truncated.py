@@ -118,8 +118,9 @@ def draw(found: dict[str, Tensor], rows: Tensor, path: Path) -> None:
     data, *panels = figure.subplots(1, 1 + len(found))
     data.scatter(*rows[:3000].T, s=1.5, color="#0072B2", linewidths=0)
     data.set_title("data")
+    top = float(found["truth"].nan_to_num().max())
     for panel, (name, density) in zip(panels, found.items(), strict=True):
-        image = panel.imshow(density, origin="lower", extent=(-1, 1, -1, 1), cmap="viridis", vmin=0, vmax=1.0)
+        image = panel.imshow(density, origin="lower", extent=(-1, 1, -1, 1), cmap="viridis", vmin=0, vmax=top)
         panel.set_title(name)
     for panel in (data, *panels):
         panel.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
