@@ -86,15 +86,17 @@ def filled(structure: type[ctypes.Structure], **values: Any) -> ctypes.Structure
     if unset := kinds.keys() ^ values.keys():
         raise TypeError(f"{structure.__name__} has {', '.join(kinds)}: not as given: {', '.join(sorted(unset))}")
     for name, value in values.items():
-        if isinstance(value, np.ndarray):
-            setattr(made, name, value.ctypes.data)
-        elif isinstance(value, dict):
-            setattr(made, name, filled(kinds[name], **value))
-        elif isinstance(value, (tuple, list)):
-            setattr(made, name, kinds[name](*value))
-        else:
-            setattr(made, name, value)
+        setattr(made, name, converted(kinds[name], value))
     return made
+
+
+def converted(kind: Any, value: Any) -> Any:
+    """Return a value as a field of a struct takes it."""
+    if isinstance(value, np.ndarray):
+        return value.ctypes.data
+    if isinstance(value, dict):
+        return filled(kind, **value)
+    return kind(*(converted(kind._type_, each) for each in value)) if isinstance(value, (tuple, list)) else value
 
 
 def aligned(shape: int | tuple[int, ...], dtype: Any, fill: float = np.nan) -> np.ndarray:

@@ -29,10 +29,10 @@ FIELD = re.compile(
 
 
 class Structures:
-    """The structs of a header, by name; templates by name and type, as in `Up<float>`."""
+    """The structs of headers, by name; templates by name and type, as in `Up<float>`."""
 
-    def __init__(self, header: Path) -> None:
-        text = re.sub(r"//[^\n]*", "", header.read_text())
+    def __init__(self, *headers: Path) -> None:
+        text = re.sub(r"//[^\n]*", "", "\n".join(header.read_text() for header in headers if header.exists()))
         self.bodies = {name: body for _, name, body in STRUCT.findall(text)}
         self.templates = {name for template, name, _ in STRUCT.findall(text) if template}
         self.constants = {name: int(value) for name, value in CONSTANT.findall(text)}
@@ -57,7 +57,7 @@ class Structures:
         found = FIELD.match(line)
         if found is None:
             raise ValueError(f"cannot read the declaration {line!r}: update tests/cuda/structures.py")
-        kind, template, pointer, _, names = found.groups()
+        kind, template, pointer, names = found.groups()
         if pointer or "*" in names:
             return [(name.strip(" *"), ctypes.c_void_p) for name in names.split(",")]
         element = self.type(kind, real if template or kind == "T" else "")

@@ -34,7 +34,7 @@ def nvcc(source: Path, arguments: Sequence[str], suffix: str) -> Path:
     """Compile a kernel file, once, and return what came out."""
     compiler = program("nvcc")
     assert compiler is not None, ABSENT.format("nvcc")
-    flags = ["-std=c++17", f"-I{CSRC}", f"-I{HERE}", *arguments]
+    flags = ["-std=c++17", "--expt-relaxed-constexpr", f"-I{CSRC}", f"-I{HERE}", *arguments]
     return made(source.stem, included(source), [compiler, *flags, source], suffix)
 
 
