@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "ptx")]
+sys.path[:0] = [str(HERE), str(HERE / "ptx"), str(HERE.parents[1] / "tools")]
 
 import machines  # noqa: E402
 

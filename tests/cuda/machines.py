@@ -66,9 +66,14 @@ def lanes(dtype: Any) -> int:
     return ACCESS // np.dtype(dtype).itemsize
 
 
+def parts(whole: int, size: int) -> int:
+    """Return how many parts of a size it takes."""
+    return (whole + size - 1) // size
+
+
 def padded(width: int, dtype: Any, extra: int = 0) -> int:
     """Return a distance of rows that keeps them aligned."""
-    return (-(-width // lanes(dtype)) + extra) * lanes(dtype)
+    return (parts(width, lanes(dtype)) + extra) * lanes(dtype)
 
 
 class Rows:

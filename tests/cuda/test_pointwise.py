@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from machines import DTYPES, Machine, Rows, close, exact, lanes, padded
+from machines import DTYPES, Machine, Rows, close, exact, lanes, padded, parts
 from torch import Tensor, nn
 
 from fastssm.activations import TABLE
@@ -20,7 +20,18 @@ from fastssm.nn import make_activation
 
 ABOVE = {"stack": 0, "outer": 1, "none": 2}
 THREADS = 64
-SHAPES = [(1, 1, 1), (3, 5, 2), (2, 7, 9), (6, 16, 4), (5, 33, 3), (9, 130, 1), (4, 64, 5), (7, 3, 8), (1, 20, 6), (2, 9, 7)]
+SHAPES = [
+    (1, 1, 1),
+    (3, 5, 2),
+    (2, 7, 9),
+    (6, 16, 4),
+    (5, 33, 3),
+    (9, 130, 1),
+    (4, 64, 5),
+    (7, 3, 8),
+    (1, 20, 6),
+    (2, 9, 7),
+]
 NETWORKS = {row.name: make_activation(row.name) for row in TABLE}
 CONSTANTS = {row.name: [float(getattr(NETWORKS[row.name], name)) for name in row.parameters] for row in TABLE}
 
@@ -91,7 +102,7 @@ class Given:
         """Return some division of the rows among blocks, and the grid for it."""
         rows, abreast = int(self.random.integers(1, 2 * self.samples + 1)), 2 ** int(self.random.integers(0, 7))
         packs = self.ld // lanes(self.dtype)
-        return {"rows": rows, "abreast": abreast}, (-(-packs // abreast), -(-self.samples // rows))
+        return {"rows": rows, "abreast": abreast}, (parts(packs, abreast), parts(self.samples, rows))
 
     def optional(self, memory: Any, wanted: bool) -> Any:
         return memory if wanted else None
@@ -182,7 +193,9 @@ def test_down(machine: Machine, real: str, above: str, merged: bool, fresh: bool
         close(found["kept"].values[: len(kept)], np.stack(kept), dtype, f"{what} kept")
 
 
-def back(case: Given, here: Layer, bars: Rows, index: int, walk: dict[str, int]) -> tuple[dict[str, Any], dict[str, Any]]:
+def back(
+    case: Given, here: Layer, bars: Rows, index: int, walk: dict[str, int]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments that the passes down share, and what they write to."""
     partial = Rows(np.zeros((64, case.width)), case.dtype, case.ld)
     samples = {key: exact(np.ones((case.samples, case.width)), case.dtype)[0] for key in ("on_scale", "on_shift")}
@@ -202,8 +215,8 @@ def back(case: Given, here: Layer, bars: Rows, index: int, walk: dict[str, int])
 def run_down(machine: Machine, real: str, case: Given, here: Layer, bars: Rows, index: int,
              walk: dict[str, int], blocks: tuple[int, int], **own: Any) -> dict[str, Any]:  # fmt: skip
     arguments, found = back(case, here, bars, index, walk)
-    machine.launch(f"down_{real}", f"Down<{real}>", blocks, THREADS, THREADS * 16, back=arguments, d3=found["d3"].memory,
-                   **own)  # fmt: skip
+    own |= {"back": arguments, "d3": found["d3"].memory}
+    machine.launch(f"down_{real}", f"Down<{real}>", blocks, THREADS, THREADS * 16, **own)
     return found
 
 
@@ -247,7 +260,8 @@ def test_chain(machine: Machine, real: str) -> None:
         machine.launch(
             f"chain_{real}", f"Chain<{real}>", (case.samples,), THREADS, THREADS * 16,
             shape=case.shape, g=None if outer else g.memory, readout=readout, d1=d1.memory, d2=d2.memory, q=q.memory,
-            scale=case.optional(case.scale, case.modulated), bar=bar.memory, kept=kept.memory, e2=e2, add=index % 3 == 0,
+            scale=case.optional(case.scale, case.modulated), bar=bar.memory, kept=kept.memory, e2=e2,
+            add=index % 3 == 0,
         )  # fmt: skip
         above = np.broadcast_to(wide, g.values[0].shape) if outer else g.values[0]
         what = f"chain {real} outer={outer} {SHAPES[index // 2]}"

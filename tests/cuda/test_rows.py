@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from device import aligned
-from machines import DTYPES, Machine, Rows, close, exact, lanes, padded
+from machines import DTYPES, Machine, Rows, close, exact, lanes, padded, parts
 
 from fastssm.directions import rademacher
 
 THREADS = 64
 SIGNS = {"float": np.float32, "double": np.float64, "int8": np.int8, "bfloat16": np.uint16}
-SHAPES = [(1, 1, 1), (2, 3, 5), (9, 2, 127), (1, 5, 128), (3, 4, 129), (5, 7, 300), (4, 1, 64)]  # directions, samples, dim
+SHAPES = [
+    (1, 1, 1),
+    (2, 3, 5),
+    (9, 2, 127),
+    (1, 5, 128),
+    (3, 4, 129),
+    (5, 7, 300),
+    (4, 1, 64),
+]  # directions, samples, dim
 
 
 def blocks_for(rows: int, columns: int, dtype: Any, walk: dict[str, int]) -> tuple[int, int]:
-    return -(-(-(-columns // lanes(dtype))) // walk["abreast"]), -(-rows // walk["rows"])
+    return parts(parts(columns, lanes(dtype)), walk["abreast"]), parts(rows, walk["rows"])
 
 
 @pytest.mark.parametrize("kind", SIGNS)
@@ -29,9 +36,9 @@ def test_rademacher_has_the_bits_of_the_library(machine: Machine, kind: str, see
     for directions, samples, dim in SHAPES:
         first, projection, ld = 2**32 - 1, 3, padded(dim, dtype, extra=dim % 2)
         out = aligned((directions, samples, ld), dtype, 77)
-        draws = directions * samples * -(-ld // 128)
+        draws = directions * samples * parts(ld, 128)
         machine.launch(
-            f"rademacher_{kind}", "Rademacher", (-(-draws // THREADS),), THREADS,
+            f"rademacher_{kind}", "Rademacher", (parts(draws, THREADS),), THREADS,
             seed=np.array([seed]), first_sample=first, samples=samples, first_projection=projection,
             projections=directions, dim=dim, ld=ld, out=out,
         )  # fmt: skip
@@ -87,7 +94,9 @@ def test_leave(machine: Machine, real: str, given: bool, add: bool) -> None:
 def test_identity(machine: Machine, real: str) -> None:
     for size in (1, 2, 9, 40):
         out = aligned((size, size), DTYPES[real])
-        machine.launch(f"identity_{real}", f"Identity<{real}>", (-(-size * size // THREADS),), THREADS, size=size, out=out)
+        machine.launch(
+            f"identity_{real}", f"Identity<{real}>", (parts(size * size, THREADS),), THREADS, size=size, out=out
+        )
         assert np.array_equal(out, np.eye(size))
 
 
@@ -118,7 +127,7 @@ def finished(machine: Machine, real: str, partial: Rows, expected: Any) -> None:
     segment = {"partial": partial.memory, "rows": len(partial.memory), "ld": partial.ld, "out": out, "width": width}
     nothing = {"partial": None, "rows": 0, "ld": lanes(dtype), "out": empty, "width": 3}
     machine.launch(
-        f"finish_{real}", f"Finish<{real}>", (-(-partial.ld // (8 * lanes(dtype))), 2), THREADS, THREADS * 16, count=2,
+        f"finish_{real}", f"Finish<{real}>", (parts(partial.ld, 8 * lanes(dtype)), 2), THREADS, THREADS * 16, count=2,
         segments=[segment, nothing],
     )  # fmt: skip
     close(out, expected, dtype, "finished", 4)
@@ -129,10 +138,12 @@ def test_total(machine: Machine, real: str) -> None:
     dtype = DTYPES[real]
     for samples in (1, 5, 64, 1000):
         random = np.random.default_rng(samples).standard_normal
-        (jacobian, wide), (square, wide_square), (weight, wide_weight) = (exact(random(samples), dtype) for _ in range(3))
+        (jacobian, wide), (square, wide_square), (weight, wide_weight) = (
+            exact(random(samples), dtype) for _ in range(3)
+        )
         partial, loss = aligned(4, np.float64), aligned(1, dtype)
         rows = {"samples": samples, "jacobian": jacobian, "square": square, "weight": weight, "loss": loss}
-        blocks = min(4, math.ceil(samples / THREADS))
+        blocks = min(4, parts(samples, THREADS))
         for stage in ((blocks, 0), (1, blocks)) if blocks > 1 else ((1, 0),):
             machine.launch(
                 f"total_{real}", f"Total<{real}>", stage[:1], THREADS, THREADS * 16, **rows, partial=partial,

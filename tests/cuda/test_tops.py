@@ -7,10 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 from device import aligned
-from machines import DTYPES, Machine, Rows, close, exact, lanes, padded
+from machines import DTYPES, Machine, Rows, close, exact, lanes, padded, parts
 
 THREADS = 64
-SHAPES = [(1, 1, 1), (3, 5, 2), (2, 7, 9), (4, 16, 4), (5, 33, 3), (2, 130, 1), (3, 600, 2)]  # samples, width, directions
+SHAPES = [
+    (1, 1, 1),
+    (3, 5, 2),
+    (2, 7, 9),
+    (4, 16, 4),
+    (5, 33, 3),
+    (2, 130, 1),
+    (3, 600, 2),
+]  # samples, width, directions
 
 
 class Top:
@@ -36,7 +44,7 @@ class Top:
         return {"samples": self.samples, "tangents": self.directions, "width": rows.width, "ld": rows.ld}
 
     def walk(self, ld: int) -> tuple[dict[str, int], tuple[int, int]]:
-        return {"rows": 2, "abreast": 4}, (-(-ld // lanes(self.dtype) // 4), -(-self.samples // 2))
+        return {"rows": 2, "abreast": 4}, (parts(ld, 4 * lanes(self.dtype)), parts(self.samples, 2))
 
     def agree(self, jacobian: Any, square: Any, what: str) -> None:
         close(self.results["jacobian"] - self.added, jacobian, self.dtype, f"{what} jacobian", 4)
@@ -91,9 +99,15 @@ def test_score_top(machine: Machine, real: str, shape: tuple[int, int, int], bia
 @pytest.mark.parametrize("shape", SHAPES)
 def test_terms_top(machine: Machine, real: str, shape: tuple[int, int, int], kind: str) -> None:
     case, energy = Top(shape, DTYPES[real]), kind != "score"
-    rows = Rows(case.random((1 if kind == "flat energy" else case.samples, case.dim)), case.dtype, padded(case.dim, case.dtype))
+    rows = Rows(
+        case.random((1 if kind == "flat energy" else case.samples, case.dim)), case.dtype, padded(case.dim, case.dtype)
+    )
     v, h, lifted = case.rows(case.directions, case.dim), case.rows(case.directions + 1), case.rows(case.directions)
-    (bias, wide_bias), (readout, _), (e2, wide_e2) = case.numbers(case.dim), case.numbers(case.width), case.numbers(case.samples)
+    (bias, wide_bias), (readout, _), (e2, wide_e2) = (
+        case.numbers(case.dim),
+        case.numbers(case.width),
+        case.numbers(case.samples),
+    )
     projected = aligned((case.directions, case.samples + 1), case.dtype)
     score, on_score = aligned((case.samples, case.dim), case.dtype), aligned((case.samples, v.ld), case.dtype)
     coefficients = aligned(case.samples, case.dtype)
@@ -122,7 +136,10 @@ def test_terms_top(machine: Machine, real: str, shape: tuple[int, int, int], kin
 def test_given(machine: Machine, real: str, shape: tuple[int, int, int]) -> None:
     case, sign = Top(shape, DTYPES[real]), -1 if shape[0] % 2 else 1
     dim, v = case.width, case.rows(case.directions)
-    (projected, wide), (jacobian, wide_jacobian) = case.numbers(case.directions, case.samples), case.numbers(case.samples)
+    (projected, wide), (jacobian, wide_jacobian) = (
+        case.numbers(case.directions, case.samples),
+        case.numbers(case.samples),
+    )
     score, wide_score = case.numbers(case.samples, dim)
     rows, coefficients = aligned((case.samples, v.ld), case.dtype), aligned(case.samples, case.dtype)
     walk, blocks = case.walk(v.ld)

@@ -1,49 +1,49 @@
-"""Finds nvcc and the disassembler, and calls them: from CUDA_HOME, the PATH, or the wheels of the [cuda-test] extra."""
+"""Calls the programs of the CUDA toolkit, from wherever `tools/nvcc.py` looks for them."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from libraries import CSRC, HERE, included, made, run
+from libraries import CSRC, HERE, included, made
+from nvcc import find_nvcc, places
+from toolchain import NotBuilt
 
-ABSENT = "there is no {} in CUDA_HOME, on the PATH, or from PyPI: pip install '.[cuda-test]'"
+ABSENT = "{} was not found: pip install '.[cuda-test]'"
+FLAGS = next(
+    line.split()[1:] for line in (CSRC / "sources.txt").read_text().splitlines() if line.startswith("kernelflags")
+)
 
 
 @cache
 def program(name: str) -> Path | None:
     """Return the path of a program of the CUDA toolkit, or None."""
-    homes = [os.environ.get("CUDA_HOME", ""), *wheels()]
-    path = os.pathsep.join([*(f"{home}/bin" for home in homes if home), os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
+    if name == "nvcc":
+        try:
+            return Path(find_nvcc().path)
+        except NotBuilt:
+            return None
+    folders = [str(Path(place).parent) for place in places()]
+    found = shutil.which(name, path=os.pathsep.join([*folders, os.environ.get("PATH", "")]))
     return Path(found) if found else None
 
 
-def wheels() -> list[str]:
-    """Return where NVIDIA's wheels lie in this environment."""
-    spec = importlib.util.find_spec("nvidia")
-    places = [Path(place) for place in spec.submodule_search_locations or ()] if spec else []
-    return [str(home) for place in places for home in (place / "cu13",) if home.is_dir()]
-
-
-def nvcc(source: Path, arguments: Sequence[str], suffix: str) -> Path:
-    """Compile a kernel file, once, and return what came out."""
+def compile_kernels(source: Path, arguments: Sequence[str], suffix: str) -> Path:
+    """Compile a kernel file with nvcc, once, and return what came out."""
     compiler = program("nvcc")
     assert compiler is not None, ABSENT.format("nvcc")
-    flags = ["-std=c++17", "--expt-relaxed-constexpr", f"-I{CSRC}", f"-I{HERE}", *arguments]
-    return made(source.stem, included(source), [compiler, *flags, source], suffix)
+    command = [compiler, *FLAGS, f"-I{CSRC}", f"-I{HERE}", *arguments, source]
+    return made(source.stem, included(source), command, suffix)
 
 
 def ptx(source: Path, capability: int) -> str:
     """Return nvcc's PTX of a kernel file for `compute_<capability>`."""
-    return nvcc(source, ["-ptx", f"-arch=compute_{capability}"], ".ptx").read_text()
+    return compile_kernels(source, ["-ptx", f"-arch=compute_{capability}"], ".ptx").read_text()
 
 
-def cubin(source: Path, architecture: str) -> tuple[Path, str]:
-    """Return nvcc's machine code of a kernel file, and what ptxas says of its resources."""
-    path = nvcc(source, ["-cubin", f"-arch={architecture}"], ".cubin")
-    return path, run([program("cuobjdump") or "cuobjdump", "--dump-resource-usage", path])
+def cubin(source: Path, architecture: str) -> Path:
+    """Return nvcc's machine code of a kernel file for one architecture."""
+    return compile_kernels(source, ["-cubin", f"-arch={architecture}"], ".cubin")
