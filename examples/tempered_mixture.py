@@ -1,14 +1,17 @@
-"""How much mass has each mode? Plain score matching cannot see it across a gap; tempered score matching can.
+"""How much mass has each mode? Score matching cannot see it across a gap; tempered score matching can.
 
 The score is the slope of log p: between two far-off modes there are no data, and nothing ties their heights together.
 Tempered score matching blurs the data at every level of noise, up to where all modes are one, and learns the slope in
-the level too. So the heights hang together along the levels.
+the level too. So the heights hang together along the levels. Learning each level by itself (`annealed`, sliced score
+matching at ten levels by a network that is told which) leaves that to the network's own continuity.
 
 Run `python examples/tempered_mixture.py`; with `--csv` (and the repository on the path) a row per seed goes there.
 """
 
 import argparse
 import csv
+import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,9 +50,9 @@ SETTINGS = {
 }
 
 
-def levels(mixture: Mixture) -> fastssm.GeometricTempering:
-    """Return levels from no noise to as much as the modes are apart."""
-    return fastssm.GeometricTempering(DEVIATION**2, float(torch.cdist(mixture.centres, mixture.centres).max()) ** 2)
+def span(mixture: Mixture) -> float:
+    """Return the largest distance between two modes, which is also the deviation of the strongest noise."""
+    return float(torch.cdist(mixture.centres, mixture.centres).max())
 
 
 def train(objective: nn.Module, rows: Tensor, steps: int, generator: Generator) -> None:
@@ -76,12 +79,21 @@ def plain(mixture: Mixture, rows: Tensor, steps: int, generator: Generator) -> E
 
 def tempered(mixture: Mixture, rows: Tensor, steps: int, generator: Generator) -> Energy:
     """Learn `E(x, level)`, and return it without noise."""
+    levels = fastssm.GeometricTempering(DEVIATION**2, span(mixture) ** 2)
     net = fastssm.nn.MLP(rows.shape[1] + 1, WIDTHS, activation="silu")
-    train(fastssm.TemperedLoss(net, tempering=levels(mixture)), rows, steps, generator)
+    train(fastssm.TemperedLoss(net, tempering=levels), rows, steps, generator)
     return lambda x: net(nn.functional.pad(x, (0, 1)))
 
 
-METHODS = {"sliced": plain, "tempered": tempered}
+def annealed(mixture: Mixture, rows: Tensor, steps: int, generator: Generator) -> Energy:
+    """Learn `E(x; level)` at ten levels, each by itself, and return it at the smallest."""
+    net = fastssm.nn.MLP(rows.shape[1], WIDTHS, activation="silu", cond_dim=1)
+    sigmas = torch.logspace(math.log10(DEVIATION / 10), math.log10(span(mixture)), 10)
+    train(fastssm.AnnealedSlicedLoss(net, sigmas=sigmas, condition="log_sigma"), rows, steps, generator)
+    return net.at(sigmas[:1, None].log())
+
+
+METHODS = {"sliced": plain, "annealed": annealed, "tempered": tempered}
 
 
 @torch.no_grad()
@@ -117,6 +129,11 @@ def experiment(name: str, method: str, seed: int, steps: int) -> tuple[dict[str,
     return row, energy
 
 
+def place(row: dict[str, Any]) -> tuple[int, int]:
+    """Return where a row stands in the file."""
+    return [*SETTINGS].index(row["setting"]), [*METHODS].index(row["loss"])
+
+
 def write(rows: list[dict[str, Any]], path: Path) -> None:
     """Write the rows, with where and when they were measured."""
     from bench.harness import environment
@@ -125,7 +142,7 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
     with path.open("w", newline="") as file:
         table = csv.DictWriter(file, [*shared, *rows[0]])
         table.writeheader()
-        table.writerows(shared | row for row in rows)
+        table.writerows(shared | row for row in sorted(rows, key=place))
 
 
 def draw(rows: list[dict[str, Any]], energies: dict[str, Energy], path: Path) -> None:
@@ -159,7 +176,7 @@ def draw(rows: list[dict[str, Any]], energies: dict[str, Energy], path: Path) ->
     figure.savefig(path)
 
 
-COLOURS = ("#D55E00", "#0072B2")
+COLOURS = ("#D55E00", "#666666", "#0072B2")
 
 
 def main() -> None:
@@ -167,23 +184,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--out", type=Path, default=Path("runs/tempered.png"), help="where the figure goes")
     parser.add_argument("--csv", type=Path, help="where the rows go")
     options = parser.parse_args()
     seeds, steps = (1, 20) if options.smoke else (options.seeds, options.steps)
     rows, energies = [], {}
-    for name in SETTINGS:
-        for method in METHODS:
-            for seed in range(seeds):
-                row, energy = experiment(name, method, seed, steps)
-                rows.append(row)
-                energies |= {method: energy} if (name, seed) == ("two modes", 0) else {}
-                print(
-                    f"{name:15} {method:9} seed {seed}: {row['learnt_weights']} for {row['true_weights']}", flush=True
-                )
-            if options.csv:
-                write(rows, options.csv)
+    for seed, name, method in itertools.product(range(seeds), SETTINGS, METHODS):
+        row, energy = experiment(name, method, seed, steps)
+        rows.append(row)
+        energies |= {method: energy} if (name, seed) == ("two modes", 0) else {}
+        print(f"seed {seed}, {name:15} {method:9} {row['learnt_weights']} for {row['true_weights']}", flush=True)
+        if options.csv:
+            write(rows, options.csv)
     try:
         draw(rows, energies, options.out)
     except ImportError:
