@@ -57,6 +57,13 @@ template <class T>
 FASTSSM_DEVICE void store(T* p, const Pack<T>& a) {
   *reinterpret_cast<Pack<T>*>(p) = a;
 }
+// These by CUDA's own function: for older architectures nvcc takes any other store apart, number by number.
+FASTSSM_DEVICE void store(float* p, const Pack<float>& a) {
+  __stwb(reinterpret_cast<float4*>(p), make_float4(a.lane[0], a.lane[1], a.lane[2], a.lane[3]));
+}
+FASTSSM_DEVICE void store(double* p, const Pack<double>& a) {
+  __stwb(reinterpret_cast<double2*>(p), make_double2(a.lane[0], a.lane[1]));
+}
 
 // The first n numbers, zeros behind them, from wherever.
 template <class T>

@@ -40,19 +40,13 @@ FASTSSM_DEVICE void up_rows(const Up<T>& a) {
     if (a.d2) store(a.d2 + at, d2);
     if (a.d3) store(a.d3 + at, d3);
     Pack<T> q = all(T(0));
-    struct Fetched {
-      Pack<T> zd, entered;
-    };
     for_tangents(
-        s.tangents,
-        [&](int64_t m) {
+        s.tangents, [&](int64_t m) { return load(a.z + m * s.kind() + at); },
+        [&](int64_t m, const Pack<T>& raw) {
           const int64_t mine = m * s.kind() + at;
-          return Fetched{load(a.z + mine), a.entered ? load(a.entered + mine) : all(T(0))};
-        },
-        [&](int64_t m, const Fetched& given) {
-          const Pack<T> zd = given.zd * scale, hd = tangent(d1, zd);
+          const Pack<T> zd = raw * scale, hd = tangent(d1, zd);
           q = add_square(q, zd);
-          store(a.out + m * s.kind() + at, a.entered ? hd + given.entered : hd);
+          store(a.out + mine, a.entered ? hd + load(a.entered + mine) : hd);
         });
     if (a.q) store(a.q + at, q);
     if (!a.curvature) continue;

@@ -3,7 +3,7 @@
 //
 // The emulator knows threadIdx, blockIdx, blockDim, gridDim (blocks are one-dimensional), __syncthreads, __syncwarp,
 // __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, float2, float4, double2, int4, uint4
-// and their make_ functions, __ldg, and in `emulator::` the tensor-core operations of mma.h. Shared memory is what
+// and their make_ functions, __ldg, __stwb, and in `emulator::` the tensor-core operations of mma.h. Shared memory is what
 // FASTSSM_SHARED gives, all of it dynamic, so that the emulator can poison it and hold it against the limits.
 #pragma once
 
@@ -17,13 +17,18 @@
 #endif
 
 // A kernel: FASTSSM_KERNEL(256, rademacher_float, Rademacher<float>) { ... } has one argument, `parameters`, of the given
-// type, and is launched with at most so many threads in a block. The emulator enters it in its table by name.
+// type, and is launched with at most so many threads in a block. The emulator enters it in its table by name. With
+// FASTSSM_CROWDED_KERNEL registers are shared out so that a multiprocessor has room for `blocks` of them at a time: left
+// to itself, ptxas may rather spill than do with fewer.
 #if defined(FASTSSM_EMULATOR)
 #define FASTSSM_KERNEL(threads, name, ...)                                                 \
   static void name(const __VA_ARGS__ parameters);                                          \
   static const emulator::Registered<__VA_ARGS__> name##_registered_{#name, threads, name}; \
   static void name(const __VA_ARGS__ parameters)
+#define FASTSSM_CROWDED_KERNEL(threads, blocks, name, ...) FASTSSM_KERNEL(threads, name, __VA_ARGS__)
 #else
 #define FASTSSM_KERNEL(threads, name, ...) \
   extern "C" __global__ void __launch_bounds__(threads) name(const __VA_ARGS__ parameters)
+#define FASTSSM_CROWDED_KERNEL(threads, blocks, name, ...) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __VA_ARGS__ parameters)
 #endif

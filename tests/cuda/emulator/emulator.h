@@ -58,3 +58,8 @@ template <class T>
 T __ldg(const T* p) {
   return *p;
 }
+
+template <class T>
+void __stwb(T* p, const T& value) {
+  *p = value;
+}
