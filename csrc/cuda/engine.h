@@ -31,6 +31,7 @@ struct Runtime {
   // Uninitialised bytes, aligned to 256, that stay until all that this call put on the stream is done.
   std::function<void*(size_t)> allocate;
   Precision precision;
+  bool whole_net = true;  // in one kernel, where it is small enough for that
 };
 
 // The two terms of the sliced loss per sample, loss = sum_b weight_b loss_b, and its gradient, in one pass. `seed` is

@@ -1,7 +1,9 @@
 // Every kernel, by the name that host code starts it with: nvcc and NVRTC compile this file, the emulator includes it.
+#include "gemm.cuh"
 #include "pointwise.cuh"
 #include "random.cuh"
 #include "rows.cuh"
+#include "small.cuh"
 #include "tops.cuh"
 
 #define FASTSSM_LAYER_KERNEL(name, ...) FASTSSM_CROWDED_KERNEL(kThreads, 2, name, __VA_ARGS__)
@@ -32,9 +34,14 @@ FASTSSM_LAYER_KERNEL(rademacher_int8, Rademacher) { rademacher_rows<int8_t>(para
   FASTSSM_LAYER_KERNEL(score_seed_##T, ScoreSeed<T>) { score_seed_rows(parameters); }                \
   FASTSSM_LAYER_KERNEL(weighted_sum_##T, WeightedSum<T>) { weighted_sum_rows(parameters); }          \
   FASTSSM_LAYER_KERNEL(finish_##T, Finish<T>) { finish_rows(parameters); }                           \
-  FASTSSM_LAYER_KERNEL(total_##T, Total<T>) { total_rows(parameters); }
+  FASTSSM_LAYER_KERNEL(total_##T, Total<T>) { total_rows(parameters); }                              \
+  FASTSSM_KERNEL(kSmallThreads, small_objective_##T, Small<T>) { small_objective(parameters); }      \
+  FASTSSM_KERNEL(kSmallThreads, small_reduce_##T, Small<T>) { small_reduce(parameters); }
 
 FASTSSM_KERNELS(float)
 FASTSSM_KERNELS(double)
+
+FASTSSM_KERNEL(kProductThreads, product_tf32, Product) { product<Tf32>(parameters); }
+FASTSSM_KERNEL(kProductThreads, product_bf16, Product) { product<Bf16>(parameters); }
 
 }  // namespace fastssm::cuda

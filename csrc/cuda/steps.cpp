@@ -3,6 +3,7 @@
 
 #include "../activations.h"
 #include "../philox.h"
+#include "gemm.h"
 #include "launch.h"
 #include "pass.h"
 
@@ -13,15 +14,15 @@ namespace fastssm::cuda {
 // out = in W^T
 template <class T>
 void Pass<T>::product_up(const Layer<T>& layer, int64_t rows, Rows in, Rows out) {
-  runtime_.product({in.p, rows, layer.in, in.ld, 1}, {layer.weight, layer.in, layer.out, 1, layer.in},
-                   {out.p, rows, layer.out, out.ld, 1}, false);
+  multiply<T>(runtime_, {in.p, rows, layer.in, in.ld, 1}, {layer.weight, layer.in, layer.out, 1, layer.in},
+              {out.p, rows, layer.out, out.ld, 1}, false);
 }
 
 // out (+)= bars W
 template <class T>
 void Pass<T>::product_down(const Layer<T>& layer, int64_t rows, Rows bars, Rows out, bool accumulate) {
-  runtime_.product({bars.p, rows, layer.out, bars.ld, 1}, {layer.weight, layer.out, layer.in, layer.in, 1},
-                   {out.p, rows, layer.in, out.ld, 1}, accumulate);
+  multiply<T>(runtime_, {bars.p, rows, layer.out, bars.ld, 1}, {layer.weight, layer.out, layer.in, layer.in, 1},
+              {out.p, rows, layer.in, out.ld, 1}, accumulate);
 }
 
 // dW += bars^T entered, where dW is wanted; `more`: not the first of this tile.
@@ -29,8 +30,8 @@ template <class T>
 void Pass<T>::product_outer(int64_t l, int64_t rows, Rows bars, Rows entered, bool more) {
   if (!gradients_.layers) return;
   const Layer<T>& layer = problem_.layers[l];
-  runtime_.product({bars.p, layer.out, rows, 1, bars.ld}, {entered.p, rows, layer.in, entered.ld, 1},
-                   {gradients_.layers[l].weight, layer.out, layer.in, layer.in, 1}, begun_ || more);
+  multiply<T>(runtime_, {bars.p, layer.out, rows, 1, bars.ld}, {entered.p, rows, layer.in, entered.ld, 1},
+              {gradients_.layers[l].weight, layer.out, layer.in, layer.in, 1}, begun_ || more);
 }
 
 // ---- up --------------------------------------------------------------------------------------------------------

@@ -49,9 +49,17 @@ class Machine:
     ) -> None:
         """Run a kernel with one parameter struct; `blocks` are of up to three dimensions."""
         x, y, z = (*blocks, 1, 1)[:3]
+        self.watch()
+        self.device.launch(kernel, (x, y, z), threads, filled(STRUCTURES[structure], **values), shared)
+        self.judge()
+
+    def watch(self) -> None:
+        """Prepare for one launch."""
         self.launches += 1
         self.device.schedule(self.launches if self.name == "random" else None)
-        self.device.launch(kernel, (x, y, z), threads, filled(STRUCTURES[structure], **values), shared)
+
+    def judge(self) -> None:
+        """Raise if the launch raced."""
         if self.name == "race":
             assert self.device.races() == []
 

@@ -51,6 +51,7 @@ void multiply(cuda::View<const T> a, cuda::View<const T> b, cuda::View<T> c, boo
 
 struct CudaEngine {
   cuda::Launcher& launcher;
+  bool whole_net;
   mutable int products = 0;
 
   std::string name() const { return "cuda"; }
@@ -96,22 +97,23 @@ struct CudaEngine {
       products++;
       multiply(a, b, c, accumulate);
     };
-    call({launcher, nullptr, product, allocate, cuda::Precision::full});
+    call({launcher, nullptr, product, allocate, cuda::Precision::full, whole_net});
   }
 };
 
 // A network of two hidden layers: what a loss and all gradients of its parameters start.
 void test_launches() {
   struct Expected {
-    bool energy;
+    bool whole_net, energy;
     Loss loss;
     int kernels, products;
   };
-  for (const Expected& e : {Expected{true, Loss::sliced, 10, 5}, Expected{true, Loss::reduced, 14, 9},
-                            Expected{false, Loss::sliced, 11, 7}, Expected{false, Loss::reduced, 11, 10}}) {
+  for (const Expected& e : {Expected{false, true, Loss::sliced, 10, 5}, Expected{false, true, Loss::reduced, 14, 9},
+                            Expected{true, true, Loss::sliced, 2, 0}, Expected{true, true, Loss::reduced, 2, 0},
+                            Expected{false, false, Loss::sliced, 11, 7}, Expected{false, false, Loss::reduced, 11, 10}}) {
     const reference::Problem p = reference::problem(plain("launches", e.energy, 3, 2, 8, kTanh), 6, 2, 3);
     Counter counter(emulator::launcher());
-    const CudaEngine engine{counter};
+    const CudaEngine engine{counter, e.whole_net};
     evaluate<float>(engine, p, e.loss, cotangents(p, 4), 1, false, true);
     if (counter.total() == e.kernels && engine.products == e.products) continue;
     failures++;
@@ -123,11 +125,12 @@ void test_launches() {
 
 }  // namespace
 
-// Returns the number of failures; `random` runs threads and blocks in some random order.
-extern "C" int fastssm_test_engine(bool random) {
+// Returns the number of failures; `random` runs threads and blocks in some random order, `whole_net` small networks in
+// one kernel.
+extern "C" int fastssm_test_engine(bool random, bool whole_net) {
   emulator::schedule = {random, 1};
   failures = 0;
-  const CudaEngine engine{emulator::launcher()};
+  const CudaEngine engine{emulator::launcher(), whole_net};
   test_against_reference(std::vector<CudaEngine>{engine});
   test_directions(engine);
   test_needs(engine);

@@ -19,11 +19,13 @@ def emulated(flavour: str) -> Device:
 
 
 @pytest.mark.parametrize("random", [False, True], ids=["in order", "at random"])
-def test_every_value_and_gradient(random: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    assert emulated("plain").library.fastssm_test_engine(random) == 0, capfd.readouterr().out
+@pytest.mark.parametrize("whole_net", [False, True], ids=["layer by layer", "whole nets"])
+def test_every_value_and_gradient(random: bool, whole_net: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    assert emulated("plain").library.fastssm_test_engine(random, whole_net) == 0, capfd.readouterr().out
 
 
-def test_no_races(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("whole_net", [False, True], ids=["layer by layer", "whole nets"])
+def test_no_races(whole_net: bool, capfd: pytest.CaptureFixture[str]) -> None:
     device = emulated("race")
-    assert device.library.fastssm_test_engine(False) == 0, capfd.readouterr().out
+    assert device.library.fastssm_test_engine(False, whole_net) == 0, capfd.readouterr().out
     assert device.races() == []

@@ -1,0 +1,111 @@
+"""The whole-net path: every sweep of a small energy against the oracle, on the emulator and as executed PTX."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, BY_NAME, Architecture
+from whole_net import Case, WholeNet, problem
+
+from fastssm.activations import TABLE
+
+F32, F64 = torch.float32, torch.float64
+
+SHAPES = {
+    "one sample": Case(widths=(8,), samples=1, count=1),
+    "one layer": Case(widths=(8,), samples=6, count=1),
+    "odd": Case(widths=(9, 13, 5), dim=3, samples=23, count=3),
+    "narrow": Case(widths=(1, 2, 3), dim=1, samples=11, count=1),
+    "wide at the entrance": Case(widths=(6,), dim=117, extra=11, samples=3, count=1),
+    "columns": Case(extra=3, count=1, samples=11),
+    "directions in turns": Case(count=19, samples=5, extra=1),
+    "skips": Case(widths=(4, 4, 4), dim=4, skips=(0, 1, 2), samples=9),
+    "a skip below": Case(widths=(5, 6, 6), dim=3, skips=(2,), count=9),
+    "mixed": Case(widths=(6, 5, 4), activations=("gelu", "tanh", "softplus")),
+    "without biases": Case(bias=False),
+    "given directions": Case(source="given", count=5, dim=3),
+    "basis": Case(source="basis", dim=10, samples=4),
+    "deep": Case(widths=(5,) * 8, count=1),
+    "weights alone": Case(of_inputs=False),
+    "inputs alone": Case(of_layers=False, extra=2),
+    "no gradient": Case(of_layers=False, of_inputs=False),
+}
+
+
+@pytest.fixture(autouse=True)
+def ampere(whole_net: WholeNet) -> None:
+    whole_net.limit(BY_NAME["sm_86"])
+
+
+@pytest.mark.parametrize("vr", [False, True], ids=["ssm", "vr"])
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape(whole_net: WholeNet, shape: str, dtype: torch.dtype, vr: bool) -> None:
+    whole_net.check(SHAPES[shape].with_(dtype=dtype, variance_reduced=vr))
+
+
+@pytest.mark.parametrize("vr", [False, True], ids=["ssm", "vr"])
+@pytest.mark.parametrize("name", [row.name for row in TABLE])
+def test_every_activation(whole_net: WholeNet, name: str, vr: bool) -> None:
+    for dtype in (F32, F64):
+        whole_net.check(Case(widths=(6, 7), activations=name, samples=5, variance_reduced=vr, dtype=dtype))
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_every_number_of_directions(whole_net: WholeNet, count: int) -> None:
+    whole_net.check(Case(widths=(5, 6), samples=4, count=count))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+def test_the_tile_fits_the_device(whole_net: WholeNet, architecture: Architecture) -> None:
+    net = Case(widths=(64, 64), samples=40, count=1, dtype=F32)
+    whole_net.limit(architecture, multiprocessors=2)
+    whole_net.check(net)
+    assert whole_net.launches[0].blocks == (2, 1, 1)
+    assert whole_net.launches[0].shared <= architecture.shared_per_block
+
+
+def test_what_does_not_fit_is_left_alone(whole_net: WholeNet) -> None:
+    large = Case(widths=(128, 128), samples=5, count=1, dtype=F32)
+    whole_net.limit(BY_NAME["sm_90"])
+    whole_net.check(large)
+    whole_net.limit(BY_NAME["sm_75"])
+    assert not whole_net.run(large, problem(large)).done
+    assert not whole_net.launches
+
+
+@pytest.mark.parametrize(
+    "case",
+    [Case(widths=(129,)), Case(dim=129), Case(widths=(4,) * 9), Case(samples=0), Case(precision="tf32", dtype=F32)],
+    ids=["wide", "wide entrance", "deep", "empty", "tf32"],
+)
+def test_what_it_is_not_for(whole_net: WholeNet, case: Case) -> None:
+    found = whole_net.run(case, problem(case))
+    assert not found.done
+    assert not whole_net.launches
+    assert all(bool(t.isnan().all()) for t in found.tensors), "something was written"
+
+
+@pytest.mark.parametrize("vr", [False, True], ids=["ssm", "vr"])
+def test_the_same_bits_again(whole_net: WholeNet, vr: bool) -> None:
+    case = Case(widths=(9, 6), samples=17, count=3, variance_reduced=vr, dtype=F32)
+    p = problem(case)
+    first, *others = (whole_net.run(case, p) for _ in range(3))
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first.tensors, other.tensors, strict=True))
+
+
+@pytest.mark.parametrize("vr", [False, True], ids=["ssm", "vr"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_shows(whole_net: WholeNet, value: float, vr: bool) -> None:
+    for name in ("softplus", "tanh", "sigmoid", "relu"):
+        case = Case(activations=name, samples=5, variance_reduced=vr)
+        for place in ("x", "weight", "readout"):
+            p = problem(case)
+            with torch.no_grad():
+                if place == "x":
+                    p.x[2, 1] = value
+                else:
+                    p.net.linears[0 if place == "weight" else -1].weight[0, 1] = value
+            jacobian, _, loss, *_ = whole_net.run(case, p).tensors
+            assert loss.isnan().all(), f"{name}, {place}"
+            assert jacobian.isnan().tolist() == [place != "x" or b == 2 for b in range(5)], f"{name}, {place}"
