@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastssm
 from fastssm import backends, engine, networks, ops
+from fastssm.diffusion import VE, VP, CustomSDE, ElboLoss, SlicedDiffusionLoss, SoftTruncation
 from fastssm.directions import Directions
 from fastssm.nn import MLP
 from fastssm.sweeps import Needs
@@ -141,16 +142,34 @@ TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
     "preconditioned by a field": (fastssm.PreconditionedLoss, {"precond": lambda x: 1 + x.square()}, ("v",)),
     "tempered": (fastssm.TemperedLoss, {"tempering": LEVELS}, ("beta", "noise", "v")),
     "annealed sliced": (fastssm.AnnealedSlicedLoss, {"sigmas": [1.0, 0.5]}, ("level", "noise", "v")),
+    "likelihood bound": (ElboLoss, {"sde": VP()}, ("t", "noise", "v")),
+    "weighed bound": (
+        ElboLoss,
+        {"sde": VE(), "form": "denoising", "time_weight": SoftTruncation().weight},
+        ("t", "noise"),
+    ),
+    "sliced diffusion": (
+        SlicedDiffusionLoss,
+        {"sde": CustomSDE(lambda x, t: -x, torch.zeros_like, steps=2)},
+        ("t", "v"),
+    ),
 }
+TOLD = ("annealed denoising", "annealed sliced", "likelihood bound", "weighed bound", "sliced diffusion")
 
 
 @pytest.mark.parametrize("name", TWINS)
 def test_a_compiled_twin_has_no_graph_break(name: str) -> None:
     make, options, names = TWINS[name]
-    net = MLP(3, [8], cond_dim=1).double() if "annealed" in name else energy()
+    net = MLP(3, [8], cond_dim=1).double() if name in TOLD else energy()
     net = MLP(4, [8]).double() if name == "tempered" else net
     x, v = data()
-    every = {"v": v, "noise": v[0], "level": torch.tensor([0, 1, 1, 0, 1, 0]), "beta": torch.linspace(0, 9, 6).double()}
+    every = {
+        "v": v,
+        "noise": v[0],
+        "level": torch.tensor([0, 1, 1, 0, 1, 0]),
+        "beta": torch.linspace(0, 9, 6).double(),
+        "t": torch.linspace(0.1, 0.9, 6).double(),
+    }
     given = {key: every[key] for key in names}
     module = make(net, **options)
     compiled = torch.compile(module, fullgraph=True, backend="eager")
@@ -160,6 +179,16 @@ def test_a_compiled_twin_has_no_graph_break(name: str) -> None:
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
     assert compiled(x).isfinite()  # what it draws, it draws inside the graph
+
+
+def test_soft_truncation_compiles() -> None:
+    net, x = MLP(3, [8], 3, cond_dim=1).double(), data()[0]
+    module = ElboLoss(net, sde=VP(), form="denoising", predicts="noise", truncation=SoftTruncation())
+    values = []
+    for call in (torch.compile(module, fullgraph=True, backend="eager"), module):
+        torch.manual_seed(0)
+        values.append(call(x))
+    torch.testing.assert_close(*values, rtol=1e-7, atol=1e-9)
 
 
 def flat_call(

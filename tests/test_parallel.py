@@ -6,6 +6,7 @@ import math
 from datetime import timedelta
 
 import oracle
+import oracle_diffusion
 import oracle_noise
 import oracle_weights
 import pytest
@@ -16,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import fastssm
+from fastssm.diffusion import VP, ElboLoss, SlicedDiffusionLoss
 from fastssm.nn import MLP
 
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch.distributed is not built")
@@ -45,6 +47,12 @@ LEVELS = fastssm.GeometricTempering(0.2, 3.0)
 
 def metric(x):
     return torch.diag_embed(1 + x.square()) + 0.1
+
+
+def diffusion_bound(net, x, t, noise, v):
+    kernel = oracle_diffusion.KERNELS["VP"]
+    prior, path, _ = oracle_diffusion.bound(kernel, net, x, t, noise, v, 1.0, energy=True)
+    return path - prior
 
 
 # Twins: the class, its options, its network, and what autograd says of a batch and the tensors that come with it.
@@ -83,6 +91,15 @@ TWINS = {
             told(level) ** 2
             * oracle.losses(net, x + told(level)[:, None] * noise, v, "vr", energy=True, cond=[told(level)])
         ),
+    ),
+    "likelihood bound": (ElboLoss, {"sde": VP(), "times": "uniform"}, "told", diffusion_bound),
+    "sliced diffusion": (
+        SlicedDiffusionLoss,
+        {"sde": VP()},
+        "told",
+        lambda net, x, t, noise, v: oracle_diffusion.bound(
+            oracle_diffusion.KERNELS["VP"], net, x, t, noise, v, 1.0, energy=True
+        )[1],
     ),
 }
 TWINS |= {
@@ -192,6 +209,7 @@ def companions(twin):
         "noise": (torch.randn(STEPS, B, D).double(), 1),
         "beta": (LEVELS.largest * torch.rand(STEPS, B).double(), 1),
         "level": (torch.randint(len(SIGMAS), (STEPS, B)), 1),
+        "t": (torch.rand(STEPS, B).double(), 1),
     }
     return {name: drawn[name] for name in inspect.signature(TWINS[twin][3]).parameters if name in drawn}
 
