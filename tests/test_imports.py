@@ -24,7 +24,7 @@ ROWS = [
     {"backends"},
     {"operators", "sampling"},
     {"losses"},
-    {"diagnostics"},
+    {"diagnostics", "diffusion", "integrations"},
     {"__init__"},  # the public names
     {"data"},
     {"training"},
