@@ -6,7 +6,7 @@ Weighting coordinate j by `g_j(x) = min(x_j, 1)`, which vanishes at the edge, re
     J_g = E sum_j [ g_j s_j^2 / 2 + g_j ds_j/dx_j + (dg_j/dx_j) s_j ]
 
 The middle term is a weighted trace, so its sliced form is `w . J w` with the direction `w = sqrt(g) * v`: nothing but
-another `v=`.
+another `v=`. (`fastssm.domain_loss` is this loss on many domains and with many weights.)
 
 Run `python examples/custom_loss.py`.
 """

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fastssm
 from fastssm import native
-from fastssm.domains import Box, Weight
+from fastssm.domains import Box, Halfspaces, Weight
 from fastssm.nn import MLP
 
 B, D, M = 6, 3, 2
@@ -156,11 +156,36 @@ def test_sliced_is_unbiased(variance_reduced: bool) -> None:
 def test_autocast_leaves_the_weights_alone(backend: str) -> None:
     net, x, v = problem()
     net, x, v = net.float(), x.float(), v.float()
-    d = PRECONDS["constant matrix"].float()
-    plain = fastssm.preconditioned_loss(net, x, precond=d, v=v, backend=backend)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = fastssm.preconditioned_loss(net, x, precond=d, v=v, backend=backend)
-    assert found.item() == pytest.approx(plain.item(), rel=1e-5 if backend != "reference" else 0.1)
+    faces = Halfspaces(torch.randn(4, D), torch.full((4,), 99.0))
+    for loss, more in (
+        (fastssm.preconditioned_loss, {"precond": PRECONDS["constant matrix"].float()}),
+        (
+            fastssm.preconditioned_loss,
+            {"precond": lambda x: torch.eye(D) + 0.1 * (x @ x.mT).sum().expand(B, 1, 1)},
+        ),
+        (fastssm.domain_loss, {"domain": faces, "h": Weight("tanh", 0.02)}),
+    ):
+        plain = loss(net, x, v=v, backend=backend, **more)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = loss(net, x, v=v, backend=backend, **more)
+        assert found.item() == pytest.approx(plain.item(), rel=1e-5 if backend != "reference" else 0.1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_float32(half: torch.dtype, backend: str) -> None:
+    net, x, v = problem()
+    net, x, v = net.to(half), x.sigmoid().to(half), v.to(half)
+    options: dict[str, object] = {"v": v, "backend": backend}
+    for loss, more in (
+        (fastssm.preconditioned_loss, {"precond": PRECONDS["constant matrix"]}),
+        (fastssm.preconditioned_loss, {"precond": diagonal}),
+        (fastssm.domain_loss, {"domain": Box(0.0, 1.0)}),
+    ):
+        found = loss(net, x, **options, **more)
+        assert found.dtype == torch.float32
+        exact = loss(copy.deepcopy(net).float(), x.float(), v=v.float(), **more)
+        assert found.item() == pytest.approx(exact.item(), rel=0.05, abs=0.02)
 
 
 def test_terms_no_grad_and_the_twin() -> None:

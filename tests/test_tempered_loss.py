@@ -234,6 +234,17 @@ def test_levels_follow_their_density(name: str) -> None:
         assert float((weights * density(name, nodes)).sum()) == pytest.approx(share, abs=0.006)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_half_precision_is_summed_in_float32(backend: str) -> None:
+    net, x, z, v = (t.bfloat16() for t in problem())
+    options = {"tempering": LEVELS["geometric"], "noise": z, "v": v, "beta": torch.linspace(0.25, 2.5, B).bfloat16()}
+    found = fastssm.tempered_loss(net, x, backend=backend, **options)
+    assert found.dtype == torch.float32
+    wide = {name: t.double() if isinstance(t, Tensor) else t for name, t in options.items()}
+    exact = fastssm.tempered_loss(copy.deepcopy(net).double(), x.double(), **wide)
+    assert found.item() == pytest.approx(exact.item(), rel=0.05, abs=0.02)
+
+
 def test_cond_reductions_images_and_the_twin() -> None:
     torch.manual_seed(0)
     net = MLP(4 + 1, [6], cond_dim=2).double()

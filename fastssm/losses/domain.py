@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastssm import backends, checks
 from fastssm.domains import Domain, Weight
+from fastssm.engine import without_autocast
 from fastssm.losses import generalized
 from fastssm.losses.generalized import Metric, rows_of
 from fastssm.losses.module import ScoreLoss
@@ -95,7 +96,8 @@ def domain_loss(
     generalized.check_exact(exact, v, n_projections)
     chosen = backends.select(call, backend)
     generalized.check_held_constant(x)
-    metric = _metric(rows_of(call.x), domain, Weight("power", 1.0, cap=1.0) if h is None else h, weighting)
+    with without_autocast(x):
+        metric = _metric(rows_of(call.x), domain, Weight("power", 1.0, cap=1.0) if h is None else h, weighting)
     directions = None if exact else choose_directions(x, v, n_projections, projection, generator)
     terms = generalized.terms(chosen, call, metric, directions, variance_reduced)
     return finish(*terms, weight, reduction, return_terms)

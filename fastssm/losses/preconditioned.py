@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssm import backends, checks
+from fastssm.engine import without_autocast
 from fastssm.losses import generalized
 from fastssm.losses.generalized import Metric, rows_of
 from fastssm.losses.module import ScoreLoss
@@ -90,7 +91,8 @@ def preconditioned_loss(
     weight = check_reduction(x, weight, reduction)
     generalized.check_exact(exact, v, n_projections)
     chosen = backends.select(call, backend)
-    metric = _metric(rows_of(call.x), x, precond, divergence)
+    with without_autocast(x):
+        metric = _metric(rows_of(call.x), x, precond, divergence)
     directions = None if exact else choose_directions(x, v, n_projections, projection, generator)
     terms = generalized.terms(chosen, call, metric, directions, variance_reduced)
     return finish(*terms, weight, reduction, return_terms)
