@@ -52,11 +52,13 @@ template <class T>
 Tensor shares(const Call<Stable, T>& call, const Given& inputs, const Optional& weight, bool mean) {
   const int64_t samples = call.problem.samples;
   const double share = mean ? 1.0 / static_cast<double>(samples) : 1.0;
-  if (!weight)
-    return torch::stable::full({&samples, 1}, share, dtype_of<T>, std::nullopt, inputs.x.device());
+  const auto filled = [&](int64_t count) {
+    return torch::stable::full({&count, 1}, share, dtype_of<T>, std::nullopt, inputs.x.device());
+  };
+  if (!weight) return filled(samples);
   using torch::stable::detail::from;
   const Tensor given = call.given(*weight, samples, "weight");
-  return mean ? stable::call<2>("aten::mul", "Scalar", {from(given), from(share)}) : given;
+  return mean ? stable::call<2>("aten::mul", "Tensor", {from(given), from(filled(1))}) : given;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensors> objective(

@@ -8,14 +8,17 @@ namespace fastssm::stable {
 
 constexpr size_t kAligned = 256;  // torch's memory on a device has it anyway
 
-// out = a b, or out += a b.
-inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out, bool accumulate) {
+inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
   using torch::stable::detail::from;
-  if (accumulate) {
-    call<6>("aten::addmm", "out", {from(out), from(a), from(b), from(1.0), from(1.0), from(out)});
-  } else {
-    call<3>("aten::mm", "out", {from(a), from(b), from(out)});
-  }
+  call<3>("aten::mm", "out", {from(a), from(b), from(out)});
+}
+
+// out += a b. The obvious addmm takes factors of the type Scalar, which torch 2.13's stable interface cannot hand over.
+// Only weights' gradients are added up, and only of samples that do not fit into one tile.
+inline void multiply_and_add(const Tensor& a, const Tensor& b, Tensor out) {
+  const Tensor product = torch::stable::empty_like(out);
+  multiply(a, b, product);
+  torch::stable::copy_(out, torch::stable::subtract(out, product, -1.0));
 }
 
 // The place of a call, and the memory it uses, given back at its end: torch hands it to nobody but what comes later on
@@ -27,7 +30,7 @@ class Session {
 
   cuda::Runtime<T> runtime() {
     const auto product = [this](cuda::View<const T> a, cuda::View<const T> b, cuda::View<T> c, bool accumulate) {
-      multiply(view(a), view(b), view(c), accumulate);
+      accumulate ? multiply_and_add(view(a), view(b), view(c)) : multiply(view(a), view(b), view(c));
     };
     return {cuda::launcher(place_.device), place_.stream, product, [this](size_t bytes) { return allocate(bytes); },
             precision_};
