@@ -97,9 +97,7 @@ def emulator_headers() -> frozenset[Path]:
     return included(HERE / "emulator" / "emulator.h")
 
 
-def library(
-    name: str, sources: Iterable[Path], flavour: str, flags: Sequence[str] = (), libraries: Sequence[str] = ()
-) -> Path:
+def library(name: str, sources: Iterable[Path], flavour: str, flags: Sequence[str] = ()) -> Path:
     """Link kernels, the emulator, and what watches it, into a library.
 
     Args:
@@ -107,7 +105,6 @@ def library(
         sources: kernels, as `.cu` for the emulator or as C++ translated from PTX.
         flavour: "plain", "address" (AddressSanitizer and UBSan), "race" or "profile".
         flags: more of the compiler for `sources`.
-        libraries: more for the linker.
 
     Returns:
         The path of the library.
@@ -119,19 +116,11 @@ def library(
     jobs += [(HERE / "observers" / f"{flavour}.cpp", ())] if flavour in ("race", "profile") else []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: compiled(*job, f"{job[0].stem}-{flavour}"), jobs))
-    link = [*COMPILER, "-shared", *machine, *objects, "-ldl", *libraries]
+    link = [*COMPILER, "-shared", *machine, *objects, "-ldl"]
     return made(f"{name}-{flavour}", objects, link, ".so")
 
 
-def translated(
-    name: str,
-    text: str,
-    flavour: str,
-    count: int = 1,
-    others: Sequence[Path] = (),
-    flags: Sequence[str] = (),
-    libraries: Sequence[str] = (),
-) -> Path:
+def translated(name: str, text: str, flavour: str, count: int = 1) -> Path:
     """Return a library of kernels that are PTX, translated and executed.
 
     Args:
@@ -139,9 +128,6 @@ def translated(
         text: the PTX.
         flavour: as of `library`.
         count: of the files to compile it in.
-        others: sources to link with it.
-        flags: more of the compiler.
-        libraries: more for the linker.
 
     Returns:
         The path of the library.
@@ -154,4 +140,4 @@ def translated(
             for index, body in enumerate(files(text, count)):
                 (partial / f"{name}-{index}.cpp").write_text(body)
             partial.rename(folder)
-    return library(name, [*sorted(folder.iterdir()), *others], flavour, (*PTX, *flags), libraries)
+    return library(name, sorted(folder.iterdir()), flavour, PTX)

@@ -10,7 +10,7 @@ and with `python tests/cuda/operators.py 80`, the same on nvcc's PTX for compute
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -18,16 +18,16 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [path for path in (str(HERE), str(HERE / "ptx")) if path not in sys.path]
 
-from libraries import CSRC, library, translated  # noqa: E402
+import toolkit  # noqa: E402
+from libraries import COMPILER, CSRC, compiled, library, made, translated  # noqa: E402
 
 TORCH = Path(torch.__file__).parent
-ROWS = {
-    key: words
-    for key, *words in (line.split("#")[0].split() or [""] for line in (CSRC / "sources.txt").read_text().splitlines())
-}
-FLAGS = (*ROWS["cudatorchflags"], "-DFASTSSM_EMULATED", f"-isystem{TORCH}/include", "-DNDEBUG")
+LINES = [line.split("#")[0].split() for line in (CSRC / "sources.txt").read_text().splitlines()]
+ROWS = {words[0]: words[1:] for words in LINES if words}
+FLAGS = (*ROWS["cudatorchflags"], "-DFASTSSM_EMULATED", f"-isystem{TORCH}/include")
 LIBRARIES = (f"-L{TORCH}/lib", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{TORCH}/lib")
 KERNELS = CSRC / ROWS["kernels"][0]
+PTX_FILES = 8  # that the kernels of one architecture are compiled in
 
 
 def host_code() -> list[Path]:
@@ -37,23 +37,23 @@ def host_code() -> list[Path]:
     return [*found, HERE / "emulator" / "devices.cpp"]
 
 
-def operators(capability: int | None = None, flavour: str = "plain", flags: Sequence[str] = ()) -> Path:
+def operators(capability: int | None = None) -> Path:
     """Return a library of the operators, for `torch.ops.load_library`.
 
     Args:
         capability: 80 for kernels that are nvcc's PTX for 8.0; None for the same source on the emulator.
-        flavour: as of `libraries.library`.
-        flags: more of the compiler.
 
     Returns:
         The path of the library.
     """
-    more = (*FLAGS, *flags)
     if capability is None:
-        return library("operators", [KERNELS, *host_code()], flavour, more, LIBRARIES)
-    from toolkit import ptx
-
-    return translated(f"operators{capability}", ptx(KERNELS, capability), flavour, 8, host_code(), more, LIBRARIES)
+        kernels = library("kernels", [KERNELS], "plain")
+    else:
+        kernels = translated(f"kernels-ptx-{capability}", toolkit.ptx(KERNELS, capability), "plain", PTX_FILES)
+    with ThreadPoolExecutor() as pool:
+        objects = list(pool.map(lambda source: compiled(source, FLAGS, f"{source.stem}-operators"), host_code()))
+    link = [*COMPILER, "-shared", *objects, kernels, *LIBRARIES]
+    return made(f"operators-{capability or 'emulator'}", [*objects, kernels], link, ".so")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,182 @@
+"""The whole engine behind the dispatcher: what tests any engine, on the real launch code with kernels that run here.
+
+Each run is a process of its own, since a compiled module would have operators for CPU tensors too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toolkit
+from libraries import ROOT
+from operators import operators
+
+OPERATORS = "ops or operators or opcheck or gradcheck"
+
+
+def passed(library: Path, *arguments: str) -> int:
+    """Run tests on a library of operators, and return how many passed; none may fail."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
+    environment = {**os.environ, "FASTSSM_NO_NATIVE": "1", "FASTSSM_OPERATORS": str(library)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    return int(re.search(r"(\d+) passed", done.stdout)[1])
+
+
+@pytest.mark.slow
+def test_the_whole_matrix_on_the_emulator() -> None:
+    assert passed(operators(), "tests/test_equivalence.py", "-k", "ops") >= 110
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["test_contract.py", "test_contract_autograd.py", "test_compile.py"])
+def test_the_contract_opcheck_and_gradcheck_on_the_emulator(file: str) -> None:
+    assert passed(operators(), f"tests/{file}", "-k", OPERATORS) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 100])
+@pytest.mark.skipif(toolkit.program("nvcc") is None, reason=toolkit.ABSENT.format("nvcc"))
+def test_the_matrix_on_executed_ptx(capability: int) -> None:
+    assert passed(operators(capability), "tests/test_equivalence.py", "-k", "ops and not option") >= 80
+
+
+PROBLEMS = """
+import torch
+import oracle
+import fastssm
+from fastssm import backends, ops
+
+torch.ops.load_library({library!r})
+backends.BACKENDS["torch"] = backends.Fused("torch", ops)
+"""
+
+
+def run(library: Path, body: str) -> str:
+    """Run Python code on a library of operators, and return what it prints."""
+    environment = {**os.environ, "FASTSSM_NO_NATIVE": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    code = PROBLEMS.format(library=str(library)) + body
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+MANY_DIRECTIONS = """
+torch.manual_seed(0)
+for out in (1, 3):
+    net = fastssm.nn.MLP(3, [6, 5], out, activation="tanh").double()
+    x, v = torch.randn(4, 3).double().requires_grad_(), torch.randn(300, 4, 3).double()
+    for loss in ("ssm", "vr"):
+        found = fastssm.sliced_loss(net, x, v=v, backend="torch", **oracle.OPTIONS[loss])
+        expected = oracle.losses(net, x, v, loss, energy=out == 1).mean()
+        leaves = [x, *net.parameters()]
+        every = [torch.autograd.grad(found, leaves), oracle.gradients(expected, leaves)]
+        oracle.assert_close([found, *every[0]], [expected, *every[1]], 1e-10, loss)
+print("right")
+"""
+
+
+def test_products_that_are_added_up() -> None:
+    """More directions than are taken at once: the weights' gradients are sums of several products."""
+    assert run(operators(), MANY_DIRECTIONS) == "right\n"
+
+
+EMPTY = """
+for out in (1, 2):
+    net = fastssm.nn.MLP(2, [4], out).double()
+    x = torch.empty(0, 2).double().requires_grad_()
+    loss = fastssm.sliced_loss(net, x, backend="torch", reduction="sum")
+    grads = torch.autograd.grad(loss, [x, *net.parameters()])
+    print(loss.item(), all((g == 0).all() for g in grads), [len(t) for t in fastssm.terms(net, x, backend="torch")])
+"""
+
+
+def test_no_samples() -> None:
+    assert run(operators(), EMPTY) == "0.0 True [1, 0, 0, 0]\n" * 2
+
+
+REFUSED = """
+net = fastssm.nn.MLP(2, [4])
+x = torch.randn(3, 2)
+calls = []
+original = torch.ops.fastssm.objective
+def remember(*a):
+    calls.append(a)
+    return original(*a)
+torch.ops.fastssm.objective = remember
+fastssm.sliced_loss(net, x, backend="torch")
+(given,) = calls
+def refusal(**changed):
+    names = ["x", "columns", "v", "seed", "tensors", "weight", "kind", "activations", "constants", "flags",
+             "n_projections", "precision", "variance_reduced", "mean", "needs_inputs", "needs_tensors"]
+    values = dict(zip(names, given)) | changed
+    try:
+        original(*values.values())
+    except RuntimeError as error:
+        return str(error)
+    return "accepted"
+tensors = list(given[4])
+print(refusal())
+print(refusal(tensors=tensors[:-1]))
+print(refusal(tensors=[t.t() for t in tensors[:1]] + tensors[1:]))
+print(refusal(kind="other"))
+print(refusal(precision="double"))
+print(refusal(x=x.double(), precision="tf32"))
+print(refusal(x=torch.ones(3, 2, dtype=torch.int64)))
+print(refusal(weight=torch.ones(2)))
+print(refusal(seed=torch.zeros(2, dtype=torch.int64)))
+print(refusal(seed=torch.zeros((), dtype=torch.int32)))
+print(refusal(n_projections=0))
+print(refusal(v=torch.ones(1, 3, 5)))
+print(refusal(columns=torch.ones(3)))
+"""
+SENTENCES = [
+    "accepted",
+    "the plan of this network has 4 tensors, got 3.",
+    "a layer takes 4 inputs, but 2 reach it.",
+    "kind must be energy or score, got other.",
+    "precision must be full, tf32 or bf16, got double.",
+    'only products of float32 can be rounded; use precision="full" for float64.',
+    "x must be of a floating-point type, got Long.",
+    "weight must have 3 elements, got [2].",
+    "seed must be one int64.",
+    "seed must be one int64.",
+    "there must be a direction, got 0.",
+    "a tensor of the network must have 6 elements, got [1, 3, 5].",
+    "columns must be a matrix.",
+]
+
+
+def test_what_does_not_fit_is_refused_in_words() -> None:
+    assert run(operators(), REFUSED).splitlines() == SENTENCES
+
+
+LEAK = """
+import ctypes
+net = fastssm.nn.MLP(2, [4])
+x = torch.randn(3, 2)
+class Memory(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks used free top".split()
+    _fields_ = [(name, ctypes.c_size_t) for name in names]
+allocator = ctypes.CDLL(None)
+allocator.mallinfo2.restype = Memory
+def used(calls):
+    with torch.no_grad():
+        for _ in range(calls):
+            fastssm.sliced_loss(net, x, backend="torch")
+    return allocator.mallinfo2().used
+before = used(100)
+print(used(1000) - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="the C library does not count its memory")
+def test_calls_leave_nothing_behind() -> None:
+    """Torch 2.13's own conversion of strings loses two of them a call."""
+    assert int(run(operators(), LEAK)) < 20 * 1000
