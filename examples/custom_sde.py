@@ -1,6 +1,6 @@
 """Learn the scores of a diffusion that has no closed-form kernel: noise that whirls.
 
-The drift `beta(t) / 2 (-x + w(|x|) J x)` pulls points inwards and turns them, faster the further out they are.
+The drift `beta(t) / 2 (-x + w(|x|) J x)` pulls points inwards and turns them, faster the further in they are.
 The turning is free of divergence and moves points along circles alone, so that `N(0, I)` stays stationary, and the
 process forgets its data as fast as the usual one. But nobody knows the density of x_t given x_0, so denoising score
 matching has no target. The sliced loss needs samples alone.
@@ -28,7 +28,7 @@ def beta(t: torch.Tensor) -> torch.Tensor:
 
 def whirl(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """Return the drift."""
-    speed = 2.0 * x.square().sum(1, keepdim=True)
+    speed = 3.0 / (1.0 + x.square().sum(1, keepdim=True))
     return 0.5 * beta(t)[:, None] * (speed * (x @ TURN.T) - x)
 
 
