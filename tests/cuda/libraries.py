@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -141,3 +142,16 @@ def translated(name: str, text: str, flavour: str, count: int = 1) -> Path:
                 (partial / f"{name}-{index}.cpp").write_text(body)
             partial.rename(folder)
     return library(name, sorted(folder.iterdir()), flavour, PTX)
+
+
+def sanitized() -> dict[str, str]:
+    """Return an environment in which libraries of the flavour "address" load, and find what is imported here."""
+    names = ("libasan.so", "libstdc++.so")
+    preload = " ".join(run([*COMPILER, f"-print-file-name={name}"]).strip() for name in names)
+    options = {
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "FASTSSM_CUDA_FLAVOUR": "address",
+    }
+    path = os.pathsep.join(filter(None, sys.path))
+    return {**os.environ, **options, "LD_PRELOAD": preload, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import libraries
+import machines
 import pytest
 from device import Device
 
@@ -21,7 +22,8 @@ def emulated(flavour: str) -> Device:
 @pytest.mark.parametrize("random", [False, True], ids=["in order", "at random"])
 @pytest.mark.parametrize("whole_net", [False, True], ids=["layer by layer", "whole nets"])
 def test_every_value_and_gradient(random: bool, whole_net: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    assert emulated("plain").library.fastssm_test_engine(random, whole_net) == 0, capfd.readouterr().out
+    flavour = machines.FLAVOUR or "plain"
+    assert emulated(flavour).library.fastssm_test_engine(random, whole_net) == 0, capfd.readouterr().out
 
 
 @pytest.mark.parametrize("whole_net", [False, True], ids=["layer by layer", "whole nets"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from functools import cache
@@ -157,19 +156,9 @@ def test_traffic(kernel: str, count: int, sectors: int) -> None:
 
 @pytest.mark.parametrize("kernel", ["reverse", "past_shared", "past_global"])
 def test_address_sanitizer_sees_what_leaves_an_array(kernel: str) -> None:
-    done = subprocess.run([sys.executable, __file__, kernel], env=sanitized(), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, __file__, kernel], env=libraries.sanitized(), capture_output=True, text=True)
     assert (done.returncode == 0) == (kernel == "reverse"), done.stderr
     assert ("AddressSanitizer" in done.stderr) == (kernel != "reverse"), done.stderr
-
-
-def sanitized() -> dict[str, str]:
-    """Return an environment in which a library built with AddressSanitizer loads."""
-    preload = [
-        libraries.run([*libraries.COMPILER, f"-print-file-name={name}"]).strip()
-        for name in ("libasan.so", "libstdc++.so")
-    ]
-    path = os.pathsep.join(str(place) for place in (libraries.HERE, libraries.HERE / "ptx"))
-    return {**os.environ, "LD_PRELOAD": " ".join(preload), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": path}
 
 
 if __name__ == "__main__":

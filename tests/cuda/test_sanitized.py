@@ -1,0 +1,23 @@
+"""The tests of kernels and of the engine once more, under AddressSanitizer and UndefinedBehaviorSanitizer."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import libraries
+import machines
+import pytest
+
+TESTS = ("test_rows.py", "test_pointwise.py", "test_tops.py", "test_engine.py")
+OPTIONS = ("-q", "-p", "no:cacheprovider", "--capture=sys", "--deselect", "tests/cuda/test_engine.py::test_no_races")
+
+
+@pytest.mark.skipif(machines.FLAVOUR != "", reason="this is such a run")
+@pytest.mark.parametrize("name", TESTS)
+def test_no_access_out_of_bounds_and_nothing_undefined(name: str) -> None:
+    command = [sys.executable, "-m", "pytest", *OPTIONS, f"tests/cuda/{name}"]
+    done = subprocess.run(command, env=libraries.sanitized(), cwd=libraries.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert re.search(r"\b[1-9]\d* passed", done.stdout), done.stdout
