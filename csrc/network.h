@@ -84,6 +84,7 @@ struct Terms {
   T* projected;  // [count, samples]: v_m . s
   T* jacobian;   // [samples]: mean_m v_m^T J v_m
   T* score;      // [samples, dim]: s
+  bool each = false;  // jacobian is [count, samples]: v_m^T J v_m
 };
 
 }  // namespace fastssm

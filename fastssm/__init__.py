@@ -2,10 +2,12 @@
 
 from fastssm import domains, nn
 from fastssm.backends import Plan, backend, explain
+from fastssm.conditionals import composite_log_prob, composite_sample
 from fastssm.errors import FastSSMWarning, UnsupportedError
 from fastssm.losses import (
     AnnealedDenoisingLoss,
     AnnealedSlicedLoss,
+    CompositeLoss,
     ContinuousTempering,
     DenoisingLoss,
     DomainLoss,
@@ -19,6 +21,7 @@ from fastssm.losses import (
     TemperedLoss,
     annealed_denoising_loss,
     annealed_sliced_loss,
+    composite_loss,
     denoising_loss,
     domain_loss,
     exact_loss,
@@ -29,13 +32,14 @@ from fastssm.losses import (
     tempered_loss,
 )
 from fastssm.networks import Network, Refusal, recognize
-from fastssm.operators import Terms, score, terms
+from fastssm.operators import Terms, divergence, hvp_form, jacobian_diag, laplacian, score, terms
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AnnealedDenoisingLoss",
     "AnnealedSlicedLoss",
+    "CompositeLoss",
     "ContinuousTempering",
     "DenoisingLoss",
     "DomainLoss",
@@ -56,13 +60,20 @@ __all__ = [
     "annealed_denoising_loss",
     "annealed_sliced_loss",
     "backend",
+    "composite_log_prob",
+    "composite_loss",
+    "composite_sample",
     "denoising_loss",
+    "divergence",
     "domain_loss",
     "domains",
     "exact_loss",
     "explain",
     "finite_difference_denoising_loss",
     "finite_difference_loss",
+    "hvp_form",
+    "jacobian_diag",
+    "laplacian",
     "nn",
     "preconditioned_loss",
     "recognize",

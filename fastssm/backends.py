@@ -58,8 +58,8 @@ class Backend(Protocol):
     def unsupported(self, request: Request) -> list[str]:
         """Return why the backend cannot run this call; empty if it can."""
 
-    def terms(self, request: Request, directions: Directions) -> Terms:
-        """Return the differentiable terms of every sample and direction."""
+    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
+        """Return the differentiable terms of every sample and direction; with `each` no mean over the directions."""
 
     def objective(
         self, request: Request, directions: Directions, weight: Tensor | None, form: Form
@@ -83,9 +83,9 @@ class Reference:
         """It runs any module, in the dtype of its data."""
         return [] if request.precision == "full" else [FULL_ONLY]
 
-    def terms(self, request: Request, directions: Directions) -> Terms:
+    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
         """Differentiate twice."""
-        return reference.terms(request.model, request.x, request.cond, request.kind, directions)
+        return reference.terms(request.model, request.x, request.cond, request.kind, directions, each)
 
     def objective(
         self, request: Request, directions: Directions, weight: Tensor | None, form: Form
@@ -131,9 +131,10 @@ class Fused:
             )
         return reasons
 
-    def terms(self, request: Request, directions: Directions) -> Terms:
+    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
         """Run the sweeps, and again for their gradient."""
-        return self.door.terms(*_flat(request, directions))
+        inputs, tensors, static = _flat(request, directions)
+        return self.door.terms(inputs, tensors, static._replace(each=each) if each else static)
 
     def objective(
         self, request: Request, directions: Directions, weight: Tensor | None, form: Form

@@ -38,11 +38,19 @@ class Inputs(NamedTuple):
 
 
 class Static(NamedTuple):
-    """The part of a call that is not tensors: the network's plan, M, and the precision of its products."""
+    """The part of a call that is not tensors.
+
+    Attributes:
+        plan: the network's.
+        n_projections: M.
+        precision: of the products.
+        each: whether the Jacobian's term is wanted for each direction, `[M, B]`, instead of their mean.
+    """
 
     plan: Plan
     n_projections: int
     precision: str = "full"
+    each: bool = False
 
 
 class Form(NamedTuple):
@@ -92,7 +100,7 @@ def run_terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> swee
     """Return the terms of every sample and direction."""
     problem = _problem(inputs, tensors, static)
     with without_autocast(problem.x):
-        return sweeps.terms(problem)
+        return sweeps.terms(problem, static.each)
 
 
 def run_terms_backward(

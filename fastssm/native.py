@@ -36,16 +36,16 @@ def objective(
     """Return the loss and its terms per sample, differentiable once in x, the columns and the tensors."""
     if _watched(inputs):
         return ops.objective(inputs, weight, tensors, static, form)
-    plan, count, precision = static
+    plan, count, precision, _ = static
     loss, jacobian, square = _C.objective(_compiled(plan), *inputs, tensors, weight, count, *form, precision)
     return loss, jacobian, square
 
 
 def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
     """Return the terms of every sample and direction, differentiable once in x, the columns and the tensors."""
-    if _watched(inputs):
+    if static.each or _watched(inputs):
         return ops.terms(inputs, tensors, static)
-    plan, count, precision = static
+    plan, count, precision, _ = static
     return Terms(*_C.terms(_compiled(plan), *inputs, tensors, count, precision))
 
 

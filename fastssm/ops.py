@@ -6,6 +6,7 @@ Schemas, plain-PyTorch kernels, fake kernels, autograd and autocast are declared
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -32,9 +33,11 @@ _SCHEMAS = {
     "objective": f"({_NETWORK}, Tensor? weight, {_STATIC}, bool variance_reduced, bool mean, {_NEEDS})"
     " -> (Tensor, Tensor, Tensor, Tensor[])",
     "terms": f"({_NETWORK}, {_STATIC}) -> (Tensor, Tensor, Tensor)",
+    "terms_each": f"({_NETWORK}, {_STATIC}) -> (Tensor, Tensor, Tensor)",
     "terms_backward": f"(Tensor on_projected, Tensor on_jacobian, Tensor on_score, {_NETWORK}, {_STATIC}, {_NEEDS})"
     " -> Tensor[]",
 }
+_SCHEMAS["terms_each_backward"] = _SCHEMAS["terms_backward"]
 _LIBRARY: Any = torch.library.Library("fastssm", "DEF")  # type: ignore[no-untyped-call]
 for _name, _schema in _SCHEMAS.items():
     _LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -53,6 +56,11 @@ def _objective(*a: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
 def _terms(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
     x, columns, v, seed, tensors, *static = a
     return run_terms(Inputs(x, columns, v, seed), tensors, _static(*static))
+
+
+def _terms_each(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x, columns, v, seed, tensors, *static = a
+    return run_terms(Inputs(x, columns, v, seed), tensors, _static(*static)._replace(each=True))
 
 
 def _terms_backward(*a: Any) -> list[Tensor]:
@@ -84,6 +92,11 @@ def _fake_terms(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty((count, batch), dtype=wide), x.new_empty(batch, dtype=wide), x.new_empty(x.shape, dtype=wide)
 
 
+def _fake_terms_each(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
+    projected, _, score = _fake_terms(*a)
+    return projected, torch.empty_like(projected), score
+
+
 def _fake_terms_backward(*a: Any) -> list[Tensor]:
     return _like(Needs(*a[-2:]), a[3], a[4], a[7])
 
@@ -110,10 +123,11 @@ def _terms_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(x, columns, v, seed, *tensors)
 
 
-def _terms_gradient(ctx: Any, *given: Tensor) -> tuple[Any, ...]:
+def _terms_gradient(backward: str, ctx: Any, *given: Tensor) -> tuple[Any, ...]:
     x, columns, v, seed, *tensors = ctx.saved_tensors
     needs = Needs(any(ctx.needs_input_grad[:2]), any(t.requires_grad for t in tensors))
-    grads = torch.ops.fastssm.terms_backward(*given, x, columns, v, seed, tensors, *ctx.static, *needs)
+    operator = getattr(torch.ops.fastssm, backward)
+    grads = operator(*given, x, columns, v, seed, tensors, *ctx.static, *needs)
     of_x, of_columns, of_tensors = spread(grads, columns is not None, len(tensors), needs)
     return of_x, of_columns, None, None, of_tensors, *[None] * len(ctx.static)
 
@@ -125,7 +139,9 @@ def _refuse(ctx: Any, *_: Any) -> NoReturn:
 for _name, _kernel, _fake in (
     ("objective", _objective, _fake_objective),
     ("terms", _terms, _fake_terms),
+    ("terms_each", _terms_each, _fake_terms_each),
     ("terms_backward", _terms_backward, _fake_terms_backward),
+    ("terms_each_backward", _terms_backward, _fake_terms_backward),
 ):
     _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastssm::{_name}", _fake, lib=_LIBRARY)
@@ -134,8 +150,10 @@ for _name, _kernel, _fake in (
 torch.library.register_autograd(
     "fastssm::objective", _objective_backward, setup_context=_objective_context, lib=_LIBRARY
 )
-torch.library.register_autograd("fastssm::terms", _terms_gradient, setup_context=_terms_context, lib=_LIBRARY)
-torch.library.register_autograd("fastssm::terms_backward", _refuse, lib=_LIBRARY)
+for _name in ("terms", "terms_each"):
+    _gradient = partial(_terms_gradient, f"{_name}_backward")
+    torch.library.register_autograd(f"fastssm::{_name}", _gradient, setup_context=_terms_context, lib=_LIBRARY)
+    torch.library.register_autograd(f"fastssm::{_name}_backward", _refuse, lib=_LIBRARY)
 
 
 def objective(
@@ -149,7 +167,8 @@ def objective(
 
 def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
     """Return the terms of every sample and direction through the dispatcher."""
-    return Terms(*torch.ops.fastssm.terms(*inputs, tensors, *_numbers(static)))
+    operator = torch.ops.fastssm.terms_each if static.each else torch.ops.fastssm.terms
+    return Terms(*operator(*inputs, tensors, *_numbers(static)))
 
 
 def _numbers(static: Static) -> tuple[Any, ...]:

@@ -16,7 +16,9 @@ from fastssm.directions import Directions
 from fastssm.sweeps import Terms
 
 
-def terms(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions) -> Terms:
+def terms(
+    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions, each: bool = False
+) -> Terms:
     """Return the terms of every sample and direction, differentiable as often as the module is.
 
     Samples are taken to be independent: a layer that mixes them (batch normalisation in train mode) mixes their
@@ -28,15 +30,16 @@ def terms(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, dire
         cond: conditioning arguments.
         kind: "energy", "score" or "auto".
         directions: M directions per sample.
+        each: return the Jacobian's term of each direction, `[M, B]`, instead of their mean.
     """
     if torch.compiler.is_compiling():
-        return _functional_terms(model, x, cond, kind, directions)
+        return _functional_terms(model, x, cond, kind, directions, each)
     keep_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         score, energy, point = _score(model, x, cond, kind, keep_graph=keep_graph, twice=True)
         if directions.v is not None:
             directions = replace(directions, v=outside_inference(directions.v))
-        found = _from_score(score, energy, point, directions, keep_graph)
+        found = _from_score(score, energy, point, directions, keep_graph, each)
     return found if keep_graph else Terms(*(t.detach() for t in found))
 
 
@@ -77,18 +80,26 @@ def _score(
     return -_gradient(output, point, keep_graph=twice), energy, point
 
 
-def _from_score(score: Tensor, energy: Tensor | None, point: Tensor, directions: Directions, keep_graph: bool) -> Terms:
+def _from_score(
+    score: Tensor, energy: Tensor | None, point: Tensor, directions: Directions, keep_graph: bool, each: bool
+) -> Terms:
     score = score.reshape(point.flatten(1).shape)
     wide = widened(score)
-    projected, jacobian = [], torch.zeros_like(wide[:, 0])
+    projected, along = [], []
     for m in range(directions.count):
         v = directions.tile(slice(0, len(point)), slice(m, m + 1), wide)[0]
         projected.append((wide * v).sum(1))
         pulled = _gradient(projected[-1], point, keep_graph=keep_graph or m + 1 < directions.count)
-        jacobian = jacobian + (pulled.reshape(v.shape) * v).sum(1) / directions.count
+        along.append((pulled.reshape(v.shape) * v).sum(1))
+    jacobian = _joined(along, each)
     if energy is not None:
         jacobian = jacobian + 0.0 * energy  # every parameter gets a gradient, and a NaN anywhere shows
     return Terms(torch.stack(projected), jacobian, wide)
+
+
+def _joined(along: list[Tensor], each: bool) -> Tensor:
+    """Return the directions' terms `[M, B]`, or their mean `[B]`."""
+    return torch.stack(along) if each else sum(along[1:], along[0]) / len(along)
 
 
 def _gradient(of: Tensor, point: Tensor, *, keep_graph: bool) -> Tensor:
@@ -101,17 +112,18 @@ def _gradient(of: Tensor, point: Tensor, *, keep_graph: bool) -> Tensor:
 
 
 def _functional_terms(
-    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions
+    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions, each: bool
 ) -> Terms:
     """The same through torch.func, which torch.compile can trace: forward over reverse."""
     output, kind, score_of = _functional_score(model, x, cond, kind)
     v = directions.tile(slice(0, len(x)), slice(0, directions.count), x.reshape(len(x), -1))
-    projected, jacobian, score = [], torch.zeros_like(v[0, :, 0]), output
+    projected, along, score = [], [], output
     for row in v:
-        score, along = torch.func.jvp(score_of, (x,), (row.reshape(x.shape).clone(),))  # type: ignore[misc]
+        score, moved = torch.func.jvp(score_of, (x,), (row.reshape(x.shape).clone(),))  # type: ignore[misc]
         score = score.reshape(row.shape)
         projected.append((score * row).sum(1))
-        jacobian = jacobian + (along.reshape(row.shape) * row).sum(1) / directions.count
+        along.append((moved.reshape(row.shape) * row).sum(1))
+    jacobian = _joined(along, each)
     if kind == "energy":
         jacobian = jacobian + 0.0 * output.reshape(len(x))
     return Terms(torch.stack(projected), jacobian, score)

@@ -22,7 +22,7 @@ ROWS = [
     {"ops"},
     {"native"},
     {"backends"},
-    {"operators", "sampling"},
+    {"conditionals", "operators", "sampling"},
     {"losses"},
     {"diagnostics", "diffusion", "integrations"},
     {"__init__"},  # the public names

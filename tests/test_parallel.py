@@ -12,13 +12,14 @@ import oracle_weights
 import pytest
 import torch
 import torch.multiprocessing as mp
+from test_composite import transcription
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import fastssm
 from fastssm.diffusion import VP, ElboLoss, SlicedDiffusionLoss
-from fastssm.nn import MLP
+from fastssm.nn import MLP, MADEContext
 
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch.distributed is not built")
 RANKS, B, D, M, STEPS = 2, 8, 3, 2, 3
@@ -225,6 +226,20 @@ def run_twin(rank, twin):
     )
 
 
+def composite():
+    """Return the nets of an autoregressive model, and its data."""
+    torch.manual_seed(4)
+    nets = MADEContext(D, 4, [6]).double(), MLP(1, [7, 7], cond_dim=4).double()
+    return *nets, torch.randn(STEPS, B, D).double()
+
+
+def run_composite(rank, wrapper):
+    context, head, x = composite()
+    module = WRAPPERS[wrapper](fastssm.CompositeLoss(context, head))
+    mine = slice(rank * B // RANKS, (rank + 1) * B // RANKS)
+    return train(list(module.parameters()), lambda step: module(x[step][mine]))
+
+
 def refusal(call):
     try:
         return call(torch.zeros(B, D))
@@ -238,6 +253,7 @@ def worker(rank, folder):
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS, timeout=patience)
     found = {key: run(rank, *key) for key in sorted(RUNS)}
     found |= {twin: run_twin(rank, twin) for twin in TWINS}
+    found |= {("composite", wrapper): run_composite(rank, wrapper) for wrapper in ("DDP", "FSDP")}
     found |= {name: refusal(call) for name, call in REFUSED.items()}
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
@@ -283,6 +299,20 @@ def test_two_ranks_are_one_for_every_twin(found, twin):
     expected_steps = train(list(net.parameters()), forward)
     for rank in found:
         for step, other in zip(rank[twin], expected_steps, strict=True):
+            torch.testing.assert_close(step, other, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("wrapper", ["DDP", "FSDP"])
+def test_two_ranks_are_one_for_both_nets_of_an_autoregressive_model(found, wrapper):
+    context, head, x = composite()
+
+    def forward(step):
+        constant = head(x[step][:, :1], context(x[step])[:, 0]).sum()  # gives the last bias its zero
+        return transcription(context, head, x[step], energy=True).mean() + 0.0 * constant
+
+    wanted = train([*head.parameters(), *context.parameters()], forward)
+    for rank in found:
+        for step, other in zip(rank["composite", wrapper], wanted, strict=True):
             torch.testing.assert_close(step, other, rtol=1e-6, atol=1e-9)
 
 

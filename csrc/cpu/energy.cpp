@@ -71,9 +71,9 @@ void Lane<T>::sliced_down(const T* weight) {
 template <class T>
 void Lane<T>::merged_terms() {
   const int64_t samples = tile_.samples, tangents = tile_.tangents, width = pad(model_.problem.dim);
-  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 3 : 2, false, true);
+  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 3 : 2, false, !use_.each);
   kernels_.dots(samples, pad(model_.readout.in), top().p, top().ld, model_.readout_row, energy_);
-  std::fill_n(jacobian_, samples, T(0));
+  std::fill_n(jacobian_, jacobians() * samples, T(0));
   for (int64_t l = depth() - 1; l >= 0; l--) chain_step(l);
   for (int64_t r = 0; r < samples; r++) {
     T* s = score_.p + r * score_.ld;
@@ -85,9 +85,10 @@ void Lane<T>::merged_terms() {
   for (int64_t m = 0; m < tangents; m++)
     kernels_.pair_dots(samples, width, direction(m), first_.ld, score_.p, score_.ld, projected_ + m * samples);
   for (int64_t r = 0; r < samples; r++) {
-    T e2 = jacobian_[r];
-    for (int64_t m = 0; depth() == 0 && m < tangents; m++) e2 += projected_[m * samples + r] * T(0);
-    jacobian_[r] = broken_of_energy(r) - e2 / T(model_.problem.directions.count);
+    for (int64_t m = 0; depth() == 0 && m < tangents; m++)
+      jacobian_[(use_.each ? m : 0) * samples + r] += projected_[m * samples + r] * T(0);
+    for (int64_t m = 0; m < jacobians(); m++)
+      jacobian_[m * samples + r] = broken_of_energy(r) - jacobian_[m * samples + r] / averaged();
   }
 }
 
@@ -99,7 +100,7 @@ void Lane<T>::chain_step(int64_t l) {
   const bool last = l == depth() - 1;
   const T* g = last ? model_.readout_row : s.g;
   T* bar = s.bars + s.shape.curve();
-  kernels_.chain({s.shape, g, last ? 0 : s.ld, s.z, s.d2, s.q, bar, jacobian_});
+  kernels_.chain({s.shape, g, last ? 0 : s.ld, s.z, s.d2, s.q, bar, jacobian_, use_.each});
   if (layer.scale) {
     std::copy_n(bar, s.shape.kind(), s.gz);
     for (int64_t r = 0; r < tile_.samples; r++)

@@ -41,11 +41,12 @@ Cut cut(const Problem<T>& problem, int64_t threads) {
 template <class T>
 class Call {
  public:
-  Call(const Problem<T>& problem, const Gradients<T>& gradients, const Runtime<T>& runtime, bool merged, bool down)
+  Call(const Problem<T>& problem, const Gradients<T>& gradients, const Runtime<T>& runtime, bool merged, bool down,
+       bool each = false)
       : problem_(problem),
         gradients_(gradients),
         runtime_(runtime),
-        use_{merged && problem.kind == Kind::energy, down},
+        use_{merged && problem.kind == Kind::energy, down, each},
         cut_(cut(problem, runtime.threads)),
         model_(problem, runtime, fresh(shared_arena())) {
     for (int64_t lane = 0; lane < cut_.lanes; lane++) sums_.push_back(sums_of(lane));
@@ -177,7 +178,7 @@ void objective(const Problem<T>& problem, const Objective<T>& out, const Gradien
 template <class T>
 void terms(const Problem<T>& problem, const Terms<T>& out, const Runtime<T>& runtime) {
   const Gradients<T> none{};
-  Call<T> call(problem, none, runtime, true, false);
+  Call<T> call(problem, none, runtime, true, false, out.each);
   call.run([&](Lane<T>& lane, const Tile& tile) { lane.terms(tile, out); });
 }
 

@@ -231,17 +231,37 @@ void down_score(const DownScore<T>& a) {
 
 // ---- the chain of a merged sweep -------------------------------------------------------------------------------
 
+// sum_j bend zd^2, in two chains of additions, so that they overlap
+template <class T>
+FASTSSM_INLINE T bent(int64_t width, const T* bend, const T* zd) {
+  const auto add = [&](Native<T> e2, int64_t j) {
+    return add_inner(e2, load(bend + j), add_square(Native<T>(T(0)), load(zd + j)));
+  };
+  Native<T> even(T(0)), odd(T(0));
+  int64_t j = 0;
+  for (; j + 2 * native_lanes<T> <= width; j += 2 * native_lanes<T>) {
+    even = add(even, j);
+    odd = add(odd, j + native_lanes<T>);
+  }
+  for (; j < width; j += native_lanes<T>) even = add(even, j);
+  return sum(even + odd);
+}
+
 template <class T>
 void chain(const Chain<T>& a) {
-  for (int64_t r = 0; r < a.shape.samples; r++) {
+  const Shape& s = a.shape;
+  for (int64_t r = 0; r < s.samples; r++) {
     Native<T> e2(T(0));
-    for (int64_t j = 0; j < a.shape.width; j += native_lanes<T>) {
-      const int64_t at = r * a.shape.ld + j;
-      const Native<T> g = load(a.g + r * a.g_ld + j);
-      e2 = add_inner(e2, curvature(load(a.d2 + at), load(a.q + at)), g);
-      store(a.bar + at, tangent(load(a.d1 + at), g));
+    for (int64_t j = 0; j < s.width; j += native_lanes<T>) {
+      const int64_t at = r * s.ld + j;
+      const Native<T> g = load(a.g + r * a.g_ld + j), d2 = load(a.d2 + at);
+      if (a.each) store(a.q + at, curvature(d2, g));
+      else e2 = add_inner(e2, curvature(d2, load(a.q + at)), g);
+      store(a.bar + at, tangent(load(a.z + at), g));
     }
-    a.e2[r] += sum(e2);
+    if (!a.each) a.e2[r] += sum(e2);
+    for (int64_t m = 1; a.each && m <= s.tangents; m++)
+      a.e2[(m - 1) * s.samples + r] += bent(s.width, a.q + r * s.ld, a.z + m * s.kind() + r * s.ld);
   }
 }
 

@@ -74,17 +74,18 @@ struct DownScore {
   T* bias;
 };
 
-// The chain dE/dh through an activation: bar = f' g, and e2 += sum_j f'' q g.
+// The chain dE/dh through an activation: bar = f' g, and e2 += sum_j f'' q g, or with `each` f'' zd_m^2 g.
 template <class T>
 struct Chain {
   Shape shape;
   const T* g;
   int64_t g_ld;  // 0: the same row for every sample
-  const T* d1;
+  const T* z;  // stack: f', zd_m
   const T* d2;
-  const T* q;
+  T* q;        // with `each` overwritten
   T* bar;
-  T* e2;  // [samples]
+  T* e2;       // [samples], with `each` [tangents, samples]
+  bool each;
 };
 
 // The curvature row that carries both cotangents of the chain: k = f' zk + c2 f'' q (+ what entered a skip).

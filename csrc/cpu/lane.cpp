@@ -2,7 +2,6 @@
 #include "lane.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 namespace fastssm::cpu {
@@ -49,7 +48,7 @@ Lane<T>::Lane(const Model<T>& model, const Gradients<T>& gradients, Sums<T>& sum
   const int64_t lifted_ld = spaced(model.readout.in);
   lifted_ = {model.problem.kind == Kind::score ? take(rows, lifted_ld) : nullptr, lifted_ld};
   projected_ = take(largest.tangents, samples);
-  jacobian_ = take(1, samples);
+  jacobian_ = take(jacobians(), samples);
   on_jacobian_ = take(1, samples);
   energy_ = take(kinds, samples);
   broken_ = take(1, samples);
@@ -103,9 +102,12 @@ void Lane<T>::terms(const Tile& tile, const Terms<T>& out) {
   for (int64_t m = 0; m < tile.tangents; m++)
     std::copy_n(projected_ + m * tile.samples, tile.samples,
                 out.projected + (tile.direction + m) * model_.problem.samples + tile.first);
+  for (int64_t m = 0; use_.each && m < tile.tangents; m++)
+    std::copy_n(jacobian_ + m * tile.samples, tile.samples,
+                out.jacobian + (tile.direction + m) * model_.problem.samples + tile.first);
   for (int64_t r = 0; r < tile.samples; r++) {
     const int64_t b = tile.first + r;
-    out.jacobian[b] = tile.leading() ? jacobian_[r] : out.jacobian[b] + jacobian_[r];
+    if (!use_.each) out.jacobian[b] = tile.leading() ? jacobian_[r] : out.jacobian[b] + jacobian_[r];
     std::copy_n(score_.p + r * score_.ld, dim, out.score + b * dim);
   }
 }
@@ -169,9 +171,21 @@ void Lane<T>::enter(const Tile& tile) {
     } else if (directions.seeded) {
       kernels_.signs(directions.seed, tile.first, tile.samples, index, p.dim, direction(m), first_.ld);
     } else {
-      for (int64_t r = 0; r < tile.samples; r++) direction(m)[r * first_.ld + index] = std::sqrt(T(p.dim));
+      for (int64_t r = 0; r < tile.samples; r++) direction(m)[r * first_.ld + index] = axis();
     }
   }
+}
+
+// out = rows W^T; the tangents of unit directions are columns of W, the same for every sample.
+template <class T>
+void Lane<T>::raise(int64_t l, int64_t kinds, T* out) const {
+  const int64_t ld = stages_[l].ld, samples = tile_.samples;
+  const Rows in = entering(l);
+  const bool columns = l == 0 && along_axes();
+  model_.weights[l].up((columns ? 1 : kinds) * samples, in.p, in.ld, out, ld, scratch_);
+  for (int64_t m = 0; columns && m < tile_.tangents; m++)
+    for (int64_t r = 0; r < samples; r++)
+      model_.weights[l].column(tile_.direction + m, axis(), out + ((m + 1) * samples + r) * ld);
 }
 
 template <class T>
@@ -180,12 +194,11 @@ void Lane<T>::climb(int64_t l, int order, bool curvature, bool squares) {
   Stage& s = stages_[l];
   const bool fresh = l == 0;
   const int64_t kinds = tile_.tangents + 1 + (curvature && !fresh);
-  const Rows in = entering(l);
   s.shape = {tile_.samples, tile_.tangents, pad(layer.out), s.ld};
-  model_.weights[l].up(kinds * tile_.samples, in.p, in.ld, layer.scale ? s.raw : s.z, s.ld, scratch_);
+  raise(l, kinds, layer.scale ? s.raw : s.z);
   if (modulated(l)) modulate(l, kinds);
   kernels_.up({s.shape, layer.activation, layer.constants, order, curvature, fresh, model_.biases[l], s.z, s.out, s.d2,
-               s.d3, squares ? s.q : nullptr, layer.skip ? in.p : nullptr, broken_});
+               s.d3, squares ? s.q : nullptr, layer.skip ? entering(l).p : nullptr, broken_});
 }
 
 // z = scale * (W h + b) + shift in the value rows, scale * W h in the others.

@@ -1,6 +1,7 @@
 // One thread's share of a call: its buffers, its sums, and the two sweeps over a tile of samples.
 #pragma once
 
+#include <cmath>
 #include <vector>
 
 #include "model.h"
@@ -20,6 +21,7 @@ struct Tile {
 struct Use {
   bool merged;     // an energy's merged sweep, not the stacked one
   bool gradients;  // down as well as up
+  bool each;       // the Jacobian's term of every direction, not their mean
 };
 
 template <class T>
@@ -51,6 +53,10 @@ class Lane {
     int64_t ld;
   };
 
+  T averaged() const { return use_.each ? T(1) : T(model_.problem.directions.count); }
+  bool along_axes() const { return !model_.problem.directions.v && !model_.problem.directions.seeded; }
+  T axis() const { return std::sqrt(T(model_.problem.dim)); }  // the length of a direction along one
+  int64_t jacobians() const { return use_.each ? tile_.tangents : 1; }
   int64_t depth() const { return static_cast<int64_t>(stages_.size()); }
   Rows entering(int64_t l) const { return l == 0 ? first_ : Rows{stages_[l - 1].out, stages_[l - 1].ld}; }
   Rows bars_below(int64_t l) const { return l == 0 ? entry_ : Rows{stages_[l - 1].bars, stages_[l - 1].ld}; }
@@ -60,6 +66,7 @@ class Lane {
   // Steps common to all sweeps (lane.cpp).
   void enter(const Tile& tile);
   void climb(int64_t l, int order, bool curvature, bool squares);
+  void raise(int64_t l, int64_t kinds, T* out) const;
   bool keep_above(int64_t l, int64_t kinds);
   void collect(int64_t l, int64_t kinds);
   void below(int64_t l, int64_t kinds, bool accumulate);
@@ -103,7 +110,7 @@ class Lane {
   Rows on_score_;    // dLoss/ds
   Rows lifted_;      // score nets: W^T v_m, then its adjoint
   T* projected_;     // [tangents, samples]
-  T* jacobian_;      // [samples]
+  T* jacobian_;      // [samples], or for each direction [tangents, samples]
   T* on_jacobian_;   // [samples]
   T* energy_;        // [samples]
   T* broken_;        // [samples]: zero, or NaN where something in the sample is not finite

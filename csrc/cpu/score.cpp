@@ -25,14 +25,16 @@ void Lane<T>::score_up(bool with_score) {
   const Weights<T>& readout = model_.weights.back();
   for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 2 : 1, false, false);
   const Rows h = top();
-  readout.down(tangents * samples, direction(0), first_.ld, lifted_.p, lifted_.ld, false, scratch_);
-  std::fill_n(jacobian_, samples, T(0));
+  if (!along_axes()) readout.down(tangents * samples, direction(0), first_.ld, lifted_.p, lifted_.ld, false, scratch_);
+  for (int64_t m = 0; along_axes() && m < tangents; m++)
+    for (int64_t r = 0; r < samples; r++)
+      readout.row(tile_.direction + m, axis(), lifted_.p + (m * samples + r) * lifted_.ld);
+  std::fill_n(jacobian_, jacobians() * samples, T(0));
   for (int64_t m = 0; m < tangents; m++)
     kernels_.pair_dots(samples, width, lifted_.p + m * samples * lifted_.ld, lifted_.ld,
-                       h.p + (m + 1) * samples * h.ld, h.ld, jacobian_);
+                       h.p + (m + 1) * samples * h.ld, h.ld, jacobian_ + (use_.each ? m : 0) * samples);
   find_broken();
-  for (int64_t r = 0; r < samples; r++)
-    jacobian_[r] = jacobian_[r] / T(model_.problem.directions.count) + broken_[r];
+  for (int64_t i = 0; i < jacobians() * samples; i++) jacobian_[i] = jacobian_[i] / averaged() + broken_[i % samples];
   std::fill_n(projected_, tangents * samples, T(0));
   if (!with_score) return;
   readout.up(samples, h.p, h.ld, score_.p, score_.ld, scratch_);

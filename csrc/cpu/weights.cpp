@@ -78,6 +78,14 @@ void Weights<T>::multiply(int64_t rows, int64_t depth, int64_t width, const T* a
 }
 
 template <class T>
+void Weights<T>::unit(int64_t k, T factor, int64_t depth, int64_t width, const T* packed, T* c) const {
+  for (int64_t j = 0; j < pad(width); j += panel_) {
+    const int64_t columns = std::min(panel_, pad(width) - j);
+    kernels_.scaled(1, columns, packed + j * depth + k * columns, 0, &factor, c + j, 0, false);
+  }
+}
+
+template <class T>
 void Weights<T>::up(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, const NarrowScratch& scratch) const {
   multiply(rows, in_, out_, a, lda, up_, narrow_up_, c, ldc, false, scratch);
 }

@@ -24,6 +24,9 @@ class Weights {
   void allocate(Arena& arena);
   void pack(int64_t piece) const;
 
+  // c = factor W e_k, and factor W^T e_k, in full padded rows: what the products below give for a unit vector.
+  void column(int64_t k, T factor, T* c) const { unit(k, factor, in_, out_, up_, c); }
+  void row(int64_t k, T factor, T* c) const { unit(k, factor, out_, in_, down_, c); }
   // c = rows W^T, in full padded rows.
   void up(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, const NarrowScratch& scratch) const;
   // c (+)= rows W, in full padded rows.
@@ -36,6 +39,7 @@ class Weights {
   bool narrow() const { return narrow_; }
 
  private:
+  void unit(int64_t k, T factor, int64_t depth, int64_t width, const T* packed, T* c) const;
   int64_t panels(int64_t width) const { return (pad(width) + panel_ - 1) / panel_; }
   void multiply(int64_t rows, int64_t depth, int64_t width, const T* a, int64_t lda, const T* packed,
                 const uint16_t* narrow_packed, T* c, int64_t ldc, bool accumulate, const NarrowScratch& scratch) const;

@@ -76,6 +76,18 @@ struct CpuEngine {
   }
 };
 
+// The same with the Jacobian's term of every direction, of which it takes the mean.
+struct EachEngine : CpuEngine {
+  template <class T>
+  void terms(const Problem<T>& problem, const Terms<T>& out) const {
+    const int64_t count = problem.directions.count, samples = problem.samples;
+    std::vector<T> each(count * samples);
+    cpu::terms<T>(problem, {out.projected, each.data(), out.score, true}, runtime<T>(how));
+    std::fill_n(out.jacobian, samples, T(0));
+    for (int64_t i = 0; i < count * samples; i++) out.jacobian[i % samples] += each[i] / T(count);
+  }
+};
+
 // Large enough for several threads, and for their sums in slices; and products of narrow numbers.
 void test_threads(cpu::Level level) {
   for (bool energy : {true, false}) {
@@ -106,9 +118,13 @@ int main(int argc, char** argv) {
   for (cpu::Level level : levels)
     for (int64_t panel : {int64_t(16), kWhole}) engines.push_back({{level, panel, 1, false}});
   test_against_reference(engines);
+  std::vector<EachEngine> each;
+  for (cpu::Level level : levels) each.push_back({{{level, kWhole, 1, false}}});
+  test_against_reference(each);
   for (cpu::Level level : levels) {
     const CpuEngine engine{{level, 64, 1, false}};
     test_directions(engine);
+    test_directions(EachEngine{engine});
     test_needs(engine);
     test_threads(level);
     test_not_finite(engine);

@@ -30,6 +30,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objectiv
                    {variance_reduced, mean}, {needs_inputs, needs_tensors});
 }
 
+template <bool EACH>
 std::tuple<at::Tensor, at::Tensor, at::Tensor> terms_kernel(const at::Tensor& x, const Optional& columns,
                                                             const Optional& v, const Optional& seed,
                                                             at::TensorList tensors, c10::string_view kind,
@@ -37,7 +38,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> terms_kernel(const at::Tensor& x,
                                                             at::IntArrayRef flags, int64_t projections,
                                                             c10::string_view precision) {
   const Plan plan(std::string(kind), activations.vec(), constants.vec(), flags.vec());
-  return terms(plan, {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors);
+  return terms(plan, {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors, EACH);
 }
 
 std::vector<at::Tensor> terms_backward_kernel(const at::Tensor& on_projected, const at::Tensor& on_jacobian,
@@ -55,7 +56,8 @@ std::vector<at::Tensor> terms_backward_kernel(const at::Tensor& on_projected, co
 
 TORCH_LIBRARY_IMPL(fastssm, CPU, library) {
   library.impl("objective", objective_kernel);
-  library.impl("terms", terms_kernel);
+  library.impl("terms", terms_kernel<false>);
+  library.impl("terms_each", terms_kernel<true>);
   library.impl("terms_backward", terms_backward_kernel);
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
 #ifndef _WIN32
 #include <pthread.h>
@@ -120,14 +121,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objectiv
   });
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> terms(const Plan& plan, const Inputs& inputs, at::TensorList tensors) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> terms(const Plan& plan, const Inputs& inputs, at::TensorList tensors,
+                                                     bool each) {
   return in_dtype(inputs.x, [&](auto zero) {
     using T = decltype(zero);
     const OnTensors<T> call(plan, inputs, tensors);
     const Problem<T>& p = call.problem;
-    at::Tensor projected = call.empty({p.directions.count, p.samples}), jacobian = call.empty({p.samples}),
-               score = call.empty({p.samples, p.dim});
-    fastssm::cpu::terms<T>(p, {projected.data_ptr<T>(), jacobian.data_ptr<T>(), score.data_ptr<T>()},
+    at::Tensor projected = call.empty({p.directions.count, p.samples}), score = call.empty({p.samples, p.dim}),
+               jacobian = each ? at::empty_like(projected) : call.empty({p.samples});
+    fastssm::cpu::terms<T>(p, {projected.data_ptr<T>(), jacobian.data_ptr<T>(), score.data_ptr<T>(), each},
                            runtime<T>(inputs.bfloat16));
     return std::make_tuple(projected, jacobian, score);
   });

@@ -22,7 +22,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objectiv
     const Plan& plan, const Inputs& inputs, at::TensorList tensors, const std::optional<at::Tensor>& weight, Form form,
     Needs needs);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> terms(const Plan& plan, const Inputs& inputs, at::TensorList tensors);
+// The terms; with `each`, the Jacobian's of every direction.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> terms(const Plan& plan, const Inputs& inputs, at::TensorList tensors,
+                                                     bool each = false);
 
 std::vector<at::Tensor> terms_backward(const Plan& plan, const at::Tensor& on_projected,
                                        const at::Tensor& on_jacobian, const at::Tensor& on_score,

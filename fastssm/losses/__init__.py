@@ -1,6 +1,7 @@
 """Losses: each a short function beside its equation."""
 
 from fastssm.losses.annealed import AnnealedSlicedLoss, annealed_sliced_loss
+from fastssm.losses.composite import CompositeLoss, composite_loss
 from fastssm.losses.denoising import AnnealedDenoisingLoss, DenoisingLoss, annealed_denoising_loss, denoising_loss
 from fastssm.losses.domain import DomainLoss, domain_loss
 from fastssm.losses.finite_difference import (
@@ -19,6 +20,7 @@ from fastssm.losses.tempering import ContinuousTempering, GeometricTempering, Te
 __all__ = [
     "AnnealedDenoisingLoss",
     "AnnealedSlicedLoss",
+    "CompositeLoss",
     "ContinuousTempering",
     "DenoisingLoss",
     "DomainLoss",
@@ -33,6 +35,7 @@ __all__ = [
     "Tempering",
     "annealed_denoising_loss",
     "annealed_sliced_loss",
+    "composite_loss",
     "denoising_loss",
     "domain_loss",
     "exact_loss",

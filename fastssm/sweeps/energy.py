@@ -58,11 +58,12 @@ def sliced(
     share = (weight / total)[None, :, None]
     c = torch.cat([torch.zeros_like(share), e1 * share, -share][: 2 + bool(hidden)])
     bars = c * readout.weight
-    found = [_of_readout(readout, torch.mm(c.view(1, -1), rows.view(-1, rows.shape[2])))]
+    top = torch.mm(c.view(1, -1), rows.view(-1, rows.shape[2])) if needs.tensors else None
+    found = [] if top is None else [_of_readout(readout, top)]
     for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
         *above, g = parts(bars, count)
-        pieces = down_curved(trace, above, trace.zk, g, g)
-        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat([*pieces, trace.derivatives[0] * g]))
+        pieces = [*down_curved(trace, above, trace.zk, g, g, trace.q), trace.derivatives[0] * g]
+        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(pieces), needs)
         found.append(grads)
         if layer is not hidden[0]:
             bars = below(layer, bar, bars)
@@ -72,7 +73,13 @@ def sliced(
 
 
 def merged(
-    layers: list[Layer], rows: Tensor, v: Tensor, total: int, cotangents: Cotangents | None, needs: Needs
+    layers: list[Layer],
+    rows: Tensor,
+    v: Tensor,
+    total: int,
+    cotangents: Cotangents | None,
+    needs: Needs,
+    each: bool = False,
 ) -> tuple[Terms, Pulled | None]:
     """All terms, and the gradient of any function of them, in as many products' worth of rows as `sliced`.
 
@@ -84,8 +91,9 @@ def merged(
         rows: first stack `[m + 1, T, D + C]`.
         v: directions `[m, T, D]`.
         total: M, of which this tile sees m directions.
-        cotangents: from the terms to `(dLoss/ds [T, D], dLoss/djacobian [T])`; None for the terms alone.
+        cotangents: from the terms to their cotangents; None for the terms alone.
         needs: which gradients to compute.
+        each: return the Jacobian's term of every direction, divided by `total`, instead of their sum.
     """
     *hidden, readout = with_plain_readout(layers)
     count, traces = len(v), []
@@ -93,24 +101,26 @@ def merged(
         rows, trace = up(layer, rows, count, order=2 if cotangents is None else 3)
         traces.append(trace)
     energy = product(rows[:1], readout.weight.t())
-    e2, u, chain = _adjoint_chain(hidden, traces, readout.weight.expand(1, rows.shape[1], -1))
+    e2, u, chain = _adjoint_chain(hidden, traces, readout.weight.expand(1, rows.shape[1], -1), each)
     score = -u[0, :, : v.shape[2]]
     projected = (v * score).sum(2)
-    e2 = e2 if hidden else projected.sum(0) * 0.0  # zero, and NaN where a direction is
+    if not hidden:
+        e2 = (projected if each else projected.sum(0)) * 0.0  # zero, and NaN where a direction is
     terms = Terms(projected, nan_of(energy, readout).view(-1) - e2 / total, score)
     if cotangents is None:
         return terms, None
     on_score, on_jacobian = cotangents(terms)
-    c2 = (on_jacobian / -total)[None, :, None]
+    c2 = (on_jacobian / -total)[..., None]
     k, curvatures = _curvature_row(hidden, traces, c2, F.pad(-on_score, (0, u.shape[2] - v.shape[2]))[None])
-    found = [_of_readout(readout, k.sum(1))]
+    found = [_of_readout(readout, k.sum(1))] if needs.tensors else []
     bars: Tensor | None = None
     for layer, trace, link, curve in reversed(list(zip(hidden, traces, chain, curvatures, strict=True))):
         above = None if bars is None else parts(bars, count)
-        pieces = down_curved(trace, above, curve.zk, link.g, c2 * link.g)
-        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(pieces))
-        grads.shared[0].addmm_(link.bar[0].t(), curve.k[0])
-        if curve.raw is not None:
+        pieces = down_curved(trace, above, curve.zk, link.g, c2 * link.g, curve.square)
+        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(pieces), needs)
+        if needs.tensors:
+            grads.shared[0].addmm_(link.bar[0].t(), curve.k[0])
+        if needs.tensors and curve.raw is not None:
             grads.samples[0].addcmul_(link.gz[0], curve.raw[0])
         found.append(grads)
         if layer is not hidden[0]:
@@ -129,19 +139,22 @@ class _Link(NamedTuple):
 
 
 class _Curve(NamedTuple):
-    """The curvature row at one layer: what enters, `W k`, and `scale * W k`."""
+    """The curvature row at one layer: what enters, `W k`, `scale * W k`, and `sum_m c2_m zd_m^2`."""
 
     k: Tensor
     raw: Tensor | None
     zk: Tensor
+    square: Tensor
 
 
-def _adjoint_chain(hidden: list[Layer], traces: list[Trace], g: Tensor) -> tuple[Tensor, Tensor, list[_Link]]:
-    """Return `E2 = sum_l f'' q . g`, `u = dE/d(input)` and the chain, first layer first."""
+def _adjoint_chain(
+    hidden: list[Layer], traces: list[Trace], g: Tensor, each: bool
+) -> tuple[Tensor, Tensor, list[_Link]]:
+    """Return `E2 = sum_l f'' q . g` (or of each `zd_m^2`), `u = dE/d(input)` and the chain, first layer first."""
     e2, chain = torch.zeros_like(g[0, :, 0]), []
     for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
         d1, d2 = trace.derivatives[:2]
-        e2 = e2 + (d2 * trace.q * g)[0].sum(1)
+        e2 = e2 + ((trace.zd * trace.zd).mul_(d2 * g).sum(2) if each else (d2 * trace.q * g)[0].sum(1))
         gz = d1 * g
         bar = gz if layer.scale is None else gz * layer.scale
         chain.append(_Link(g, gz, bar))
@@ -150,14 +163,15 @@ def _adjoint_chain(hidden: list[Layer], traces: list[Trace], g: Tensor) -> tuple
 
 
 def _curvature_row(hidden: list[Layer], traces: list[Trace], c2: Tensor, k: Tensor) -> tuple[Tensor, list[_Curve]]:
-    """Carry `k <- f' zk + c2 f'' q` up from `k = dLoss/du`; return it at the top, and what it met on the way."""
+    """Carry `k <- f' zk + f'' sum_m c2_m zd_m^2` up from `k = dLoss/du`; return it, and what it met on the way."""
     met = []
     for layer, trace in zip(hidden, traces, strict=True):
         raw = product(k, layer.weight.t())
         zk = raw if layer.scale is None else raw * layer.scale
-        met.append(_Curve(k, None if layer.scale is None else raw, zk))
+        square = trace.squares(c2)
+        met.append(_Curve(k, None if layer.scale is None else raw, zk, square))
         d1, d2 = trace.derivatives[:2]
-        out = (d1 * zk).addcmul_(d2 * trace.q, c2)
+        out = (d1 * zk).addcmul_(d2, square)
         k = out.add_(k) if layer.skip else out
     return k, met
 

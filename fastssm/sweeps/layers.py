@@ -44,6 +44,10 @@ class Trace:
             self._q = total(self.zd * self.zd)
         return self._q
 
+    def squares(self, c2: Tensor) -> Tensor:
+        """`sum_m c2_m zd_m^2`, for one number per sample `[T, 1]` or one for each direction of it `[m, T, 1]`."""
+        return c2 * self.q if c2.ndim == 2 else total(c2 * self.zd * self.zd)
+
 
 class Needs(NamedTuple):
     """Which gradients to compute: of `x` and the conditioning columns, and of the layers' tensors."""
@@ -124,13 +128,15 @@ def down(trace: Trace, value: Tensor, tangents: Tensor) -> list[Tensor]:
     return [(d1 * value).addcmul_(d2, total(tangents * trace.zd)), d1 * tangents]
 
 
-def down_curved(trace: Trace, above: list[Tensor] | None, zk: Tensor | None, g: Tensor, cg: Tensor) -> list[Tensor]:
+def down_curved(
+    trace: Trace, above: list[Tensor] | None, zk: Tensor | None, g: Tensor, cg: Tensor, square: Tensor
+) -> list[Tensor]:
     """Pull the adjoints of an energy layer's value and tangents (`above`, None while zero) through its activation.
 
-    zdb_m = f' hdb_m + 2 f'' cg zd_m,  zb = f' hb + f'' (g zk + sum_m hdb_m zd_m) + f''' cg q
+    zdb_m = f' hdb_m + 2 f'' cg_m zd_m,  zb = f' hb + f'' (g zk + sum_m hdb_m zd_m) + f''' g square
 
-    `g` meets the curvature row `zk`, `cg` the squares. With the loss's cotangent inside `g` the two are the same; where
-    that cotangent rides on the curvature row instead, `cg = c2 g`.
+    `g` meets the curvature row `zk` and the squares, `cg` the tangents. With the loss's cotangent inside `g`, `cg = g`
+    and `square = q`; where that cotangent rides on the curvature row, `cg_m = c2_m g` and `square = sum_m c2_m zd_m^2`.
 
     Returns:
         `zb [1, T, H]` and `zdb [m, T, H]`.
@@ -146,15 +152,19 @@ def down_curved(trace: Trace, above: list[Tensor] | None, zk: Tensor | None, g: 
         if zk is not None:
             inner.addcmul_(g, zk)
         zb, zdb = (d1 * value).addcmul_(d2, inner), (d1 * tangents).addcmul_(trace.zd, bend, value=2.0)
-    return [zb.addcmul_(d3 * cg, trace.q), zdb]
+    return [zb.addcmul_(d3 * g, square), zdb]
 
 
-def collect(layer: Layer, rows: Tensor, raw: list[Tensor] | None, zbar: Tensor) -> tuple[Tensor, Gradients]:
-    """Return the adjoint stack before the modulation and the gradients of the layer's tensors.
+def collect(
+    layer: Layer, rows: Tensor, raw: list[Tensor] | None, zbar: Tensor, needs: Needs
+) -> tuple[Tensor, Gradients]:
+    """Return the adjoint stack before the modulation and the gradients of the layer's tensors, if they are needed.
 
     dW = sum_r zb_r^T h_r in one product,  db = sum_b zb,  dscale = sum_r zb_r raw_r,  dshift = zb
     """
     bar = zbar if layer.scale is None else zbar * layer.scale
+    if not needs.tensors:
+        return bar, Gradients([], [])
     shared = [torch.mm(bar[: len(rows)].reshape(-1, bar.shape[2]).t(), rows.reshape(-1, rows.shape[2]))]
     if layer.bias is not None:
         shared.append(bar[0].sum(0))

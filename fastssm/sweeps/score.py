@@ -11,7 +11,13 @@ from fastssm.sweeps.terms import Cotangents, Pulled, Terms
 
 
 def stacked(
-    layers: list[Layer], rows: Tensor, v: Tensor, total: int, cotangents: Cotangents | None, needs: Needs
+    layers: list[Layer],
+    rows: Tensor,
+    v: Tensor,
+    total: int,
+    cotangents: Cotangents | None,
+    needs: Needs,
+    each: bool = False,
 ) -> tuple[Terms, Pulled | None]:
     """All terms of a score net, and the gradient of any function of them, in three products per layer.
 
@@ -22,8 +28,9 @@ def stacked(
         rows: first stack `[m + 1, T, D + C]`.
         v: directions `[m, T, D]`.
         total: M, of which this tile sees m directions.
-        cotangents: from the terms to `(dLoss/ds [T, D], dLoss/djacobian [T])`; None for the terms alone.
+        cotangents: from the terms to their cotangents; None for the terms alone.
         needs: which gradients to compute.
+        each: return the Jacobian's term of every direction, divided by `total`, instead of their sum.
     """
     *hidden, readout = with_plain_readout(layers)
     traces = []
@@ -31,15 +38,15 @@ def stacked(
         rows, trace = up(layer, rows, len(v), order=1 if cotangents is None else 2)
         traces.append(trace)
     (y, along), _ = affine(readout, rows, len(v))
-    terms = Terms((v * y).sum(2), (v * along).sum((0, 2)) / total, y[0])
+    terms = Terms((v * y).sum(2), (v * along).sum(2 if each else (0, 2)) / total, y[0])
     if cotangents is None:
         return terms, None
     on_score, on_jacobian = cotangents(terms)
-    bars = torch.cat([on_score[None], v * (on_jacobian / total)[:, None]])
-    bar, grads = collect(readout, rows, None, bars)
+    bars = torch.cat([on_score[None], v * (on_jacobian / total)[..., None]])
+    bar, grads = collect(readout, rows, None, bars, needs)
     found, bars = [grads], below(readout, bar, bars) if hidden or needs.inputs else bars
     for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
-        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(down(trace, *parts(bars, len(v)))))
+        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(down(trace, *parts(bars, len(v)))), needs)
         found.append(grads)
         if layer is not hidden[0]:
             bars = below(layer, bar, bars)

@@ -15,7 +15,7 @@ class Terms(NamedTuple):
 
     Attributes:
         projected_score: `v_m . s`, `[M, T]`.
-        jacobian: `mean_m v_m^T J v_m`, `[T]`.
+        jacobian: `mean_m v_m^T J v_m`, `[T]`; or `v_m^T J v_m` for each direction, `[M, T]`.
         score: `s`, `[T, D]`.
     """
 
@@ -25,7 +25,7 @@ class Terms(NamedTuple):
 
 
 Cotangents = Callable[[Terms], tuple[Tensor, Tensor]]
-"""From the terms of a tile to `(dLoss/ds [T, D], dLoss/djacobian [T])`."""
+"""From the terms of a tile to `(dLoss/ds [T, D], dLoss/djacobian)`, the latter in the shape of the term."""
 
 
 class Pulled(NamedTuple):

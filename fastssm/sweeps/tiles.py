@@ -99,32 +99,42 @@ def _part(
 
 
 def run(
-    tile: Problem, rows: Tensor, v: Tensor, total: int, cotangents: Cotangents | None, needs: Needs
+    tile: Problem,
+    rows: Tensor,
+    v: Tensor,
+    total: int,
+    cotangents: Cotangents | None,
+    needs: Needs,
+    each: bool = False,
 ) -> tuple[Terms, Pulled | None]:
     """Run the sweeps of the network's kind."""
     sweep = energy.merged if tile.kind == "energy" else score.stacked
-    return sweep(tile.layers, rows, v, total, cotangents, needs)
+    return sweep(tile.layers, rows, v, 1 if each else total, cotangents, needs, each)
 
 
-def terms(problem: Problem) -> Terms:
-    """Return the terms of every sample: the way up, and for an energy the chain of its score."""
+def terms(problem: Problem, each: bool = False) -> Terms:
+    """Return the terms of every sample: the way up, and for an energy the chain of its score.
+
+    With `each`, the Jacobian's term is that of every direction, `[M, B]`, instead of their mean.
+    """
     total, batch, x = problem.directions.count, problem.x.shape[0], problem.x
-    found = Terms(x.new_empty(total, batch), x.new_zeros(batch), torch.empty_like(x))
+    jacobian = x.new_zeros((total, batch) if each else (batch,))
+    found = Terms(x.new_empty(total, batch), jacobian, torch.empty_like(x))
     for samples in _tiles(problem):
         tile = _of(problem, samples)
         for chunk in _chunks(total):
             v = problem.directions.tile(samples, chunk, tile.x)
             rows = first_rows(tile.x, tile.columns, v)
-            part = run(tile, rows, v, total, None, Needs(False, False))[0]
+            part = run(tile, rows, v, total, None, Needs(False, False), each)[0]
             found.projected_score[chunk, samples] = part.projected_score
-            found.jacobian[samples].add_(part.jacobian)
+            (jacobian[chunk, samples] if each else jacobian[samples]).add_(part.jacobian)
             found.score[samples] = part.score
     return found
 
 
 def terms_backward(problem: Problem, given: Terms, needs: Needs) -> FullGradients | None:
     """Return the gradient of any function of the terms, given its cotangents: up again, then down; no tape is kept."""
-    total = problem.directions.count
+    total, each = problem.directions.count, given.jacobian.ndim == 2
     sums = _Sums(needs, problem.x.shape[0])
     for samples in _tiles(problem):
         tile = _of(problem, samples)
@@ -133,9 +143,9 @@ def terms_backward(problem: Problem, given: Terms, needs: Needs) -> FullGradient
             on_score = torch.einsum("mb,mbd->bd", given.projected_score[chunk, samples], v)
             if chunk.start == 0:
                 on_score = on_score + given.score[samples]
-            pair = on_score, given.jacobian[samples]
+            pair = on_score, given.jacobian[chunk, samples] if each else given.jacobian[samples]
             rows = first_rows(tile.x, tile.columns, v)
-            sums.add(samples, run(tile, rows, v, total, partial(_given, pair), needs)[1])
+            sums.add(samples, run(tile, rows, v, total, partial(_given, pair), needs, each)[1])
     return sums.result()
 
 

@@ -1,7 +1,8 @@
-"""Differential operators of a network: the terms that score-matching losses are made of."""
+"""The terms that score-matching losses are made of, and the directions that they are taken along."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from fastssm import backends, checks
 from fastssm.directions import PROJECTIONS, Directions, check_projection, new_seed
+
+Cond = Tensor | tuple[Tensor, ...] | None
 
 
 class Terms(NamedTuple):
@@ -54,11 +57,29 @@ def choose_directions(
     return Directions(count, PROJECTIONS[projection]((count, *like.shape), like, generator))
 
 
+def exact_or_sliced(
+    x: Tensor, exact: bool, v: object, n_projections: int | None, projection: str, generator: torch.Generator | None
+) -> Directions:
+    """Return every coordinate's direction, `sqrt(D) e_i`, or those of `choose_directions`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if shapes or names do not fit, or directions are given where every coordinate is taken.
+    """
+    if exact and (v is not None or n_projections is not None):
+        given = "v" if v is not None else f"n_projections={n_projections}"
+        raise ValueError(f"exact=True takes every coordinate direction, got {given} too; pass exact=False to use it.")
+    if not exact:
+        return choose_directions(x, v, n_projections, projection, generator)
+    check_projection(projection)
+    return Directions(math.prod(x.shape[1:]))
+
+
 def terms(
     model: nn.Module,
     x: Tensor,
     *,
-    cond: Tensor | tuple[Tensor, ...] | None = None,
+    cond: Cond = None,
     v: Tensor | None = None,
     n_projections: int | None = None,
     projection: str = "rademacher",

@@ -111,7 +111,8 @@ class MLP(nn.Module):
         fourier_time: bool = False,
     ) -> None:
         super().__init__()
-        widths = _checked_sizes(in_features, widths, out_features, cond_dim)
+        widths = check_sizes(widths, in_features=in_features, out_features=out_features)
+        check_sizes([], least=0, cond_dim=cond_dim)
         _check_conditioning(conditioning, cond_dim > 0 or fourier_time, bool(widths))
         self.residual, self.cond_dim, self.conditioning = residual, cond_dim, conditioning
         self.time = FourierFeatures() if fourier_time else None
@@ -265,17 +266,17 @@ def _fold_modulation(linear: nn.Linear, scale: Tensor | None, shift: Tensor | No
         linear.bias.add_(shift[0])
 
 
-def _checked_sizes(in_features: int, widths: Sequence[int], out_features: int, cond_dim: int) -> list[int]:
-    """Return the widths as a list; raise unless every size is a positive integer."""
+def check_sizes(widths: Sequence[int], *, least: int = 1, **others: int) -> list[int]:
+    """Return the widths as a list; raise unless they are positive integers and the others integers from `least` on."""
     if not isinstance(widths, Sequence):
         raise TypeError(f"widths must be a list of integers, got {type(widths).__name__}; for one layer use [8].")
-    for size in (in_features, *widths, out_features, cond_dim):
+    for size in (*widths, *others.values()):
         if isinstance(size, bool) or not isinstance(size, int):
             raise TypeError(f"every size must be an integer, got {size!r} of type {type(size).__name__}.")
-    if min(in_features, out_features, *widths) < 1 or cond_dim < 0:
+    if min(widths, default=1) < 1 or min(others.values()) < least:
+        named = ", ".join(f"{name}={size}" for name, size in others.items())
         raise ValueError(
-            f"every size must be positive, got in_features={in_features}, widths={list(widths)}, "
-            f"out_features={out_features}, cond_dim={cond_dim}."
+            f"every size must be {'positive' if least else 'at least 0'}, got widths={list(widths)}, {named}."
         )
     return list(widths)
 

@@ -1,0 +1,190 @@
+"""The operators as they are written with `torch.func` today, and as fastssm writes them: functions of some samples.
+
+Each takes a problem, some of its samples and their directions `[M, b, d]`, and returns a value for each sample.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+
+from bench.problems import Problem
+from bench.rivals import as_tensor
+
+Way = Callable[[Problem, Tensor, Tensor], Tensor]
+
+
+class Operator(NamedTuple):
+    """An operator of a kind of network.
+
+    Attributes:
+        kind: "energy" for a scalar network, "score" for a vector field.
+        exact: whether it takes all d coordinates; else one direction.
+        ours: fastssm's way, the backend left open.
+        rivals: the others' by name.
+        truth: the same by nested autograd.
+    """
+
+    kind: str
+    exact: bool
+    ours: Callable[..., Tensor]
+    rivals: dict[str, Way]
+    truth: Way
+
+
+def scalar(p: Problem) -> Callable[[Tensor], Tensor]:
+    return lambda point: as_tensor(p.net(point)).squeeze(-1)
+
+
+def diagonal_of(transform: Callable[..., Any], function: Callable[[Problem], Any]) -> Way:
+    """The whole matrix of every sample, of which the diagonal is used."""
+    return lambda p, x, v: as_tensor(vmap(transform(function(p)))(x)).diagonal(dim1=1, dim2=2)
+
+
+def trace_of(transform: Callable[..., Any], function: Callable[[Problem], Any]) -> Way:
+    diagonal = diagonal_of(transform, function)
+    return lambda p, x, v: diagonal(p, x, v).sum(1)
+
+
+def hutchinson_vjp(p: Problem, x: Tensor, v: Tensor) -> Tensor:
+    """The flow-matching libraries' estimate: a vector-Jacobian product of each sample under `vmap`."""
+
+    def one(point: Tensor, direction: Tensor) -> Tensor:
+        pulled = as_tensor(vjp(p.net, point)[1](direction)[0])
+        return (pulled * direction).sum()
+
+    return as_tensor(vmap(one)(x, v[0]))
+
+
+def hutchinson_jvp(p: Problem, x: Tensor, v: Tensor) -> Tensor:
+    """The same forwards, over the whole batch."""
+    return (as_tensor(jvp(p.net, (x,), (v[0],))[1]) * v[0]).sum(1)
+
+
+def jvp_of_grad(p: Problem, x: Tensor, v: Tensor) -> Tensor:
+    slope = grad(lambda points: scalar(p)(points).sum())
+    return (as_tensor(jvp(slope, (x,), (v[0],))[1]) * v[0]).sum(1)
+
+
+def vmap_jvp_of_grad(p: Problem, x: Tensor, v: Tensor) -> Tensor:
+    def one(point: Tensor, direction: Tensor) -> Tensor:
+        return (as_tensor(jvp(grad(scalar(p)), (point,), (direction,))[1]) * direction).sum()
+
+    return as_tensor(vmap(one)(x, v[0]))
+
+
+def loop_jvp_of_grad(p: Problem, x: Tensor, v: Tensor) -> Tensor:
+    """The trace one coordinate after the other: little memory."""
+    slope, total = grad(lambda points: scalar(p)(points).sum()), torch.zeros(len(x), dtype=x.dtype)
+    for i in range(x.shape[1]):
+        unit = torch.zeros_like(x)
+        unit[:, i] = 1.0
+        total = total + as_tensor(jvp(slope, (x,), (unit,))[1])[:, i]
+    return total
+
+
+def field(p: Problem) -> Any:
+    return p.net
+
+
+def gradient_of_scalar(p: Problem) -> Any:
+    return grad(scalar(p))
+
+
+def by_autograd(p: Problem, x: Tensor, v: Tensor) -> Tensor:
+    """`v_m^T (dF/dx) v_m` of every direction by nested autograd, `[M, b]`; F is the field, or the scalar's gradient."""
+    x = x.detach().requires_grad_()
+    output = as_tensor(p.net(x))
+    if p.case.kind == "energy":
+        output = torch.autograd.grad(output.sum(), x, create_graph=True)[0]
+    rows = [torch.autograd.grad((output * u).sum(), x, create_graph=True)[0] for u in v]
+    return torch.stack([(row * u).sum(1) for row, u in zip(rows, v, strict=True)])
+
+
+def true_diagonal(p: Problem, x: Tensor, v: Tensor) -> Tensor:
+    units = torch.eye(x.shape[1], dtype=x.dtype)[:, None].expand(-1, len(x), -1)
+    return by_autograd(p, x, units).t()
+
+
+def true_trace(p: Problem, x: Tensor, v: Tensor) -> Tensor:
+    return true_diagonal(p, x, v).sum(1)
+
+
+def true_form(p: Problem, x: Tensor, v: Tensor) -> Tensor:
+    return by_autograd(p, x, v)[0]
+
+
+def our_diagonal(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
+    import fastssm
+
+    sign = -1.0 if p.case.kind == "energy" else 1.0  # that of the score of an energy
+    return sign * fastssm.jacobian_diag(p.net, x, **options)
+
+
+def our_divergence(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
+    import fastssm
+
+    return fastssm.divergence(p.net, x, v=v, **options)
+
+
+def our_exact_divergence(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
+    import fastssm
+
+    return fastssm.divergence(p.net, x, exact=True, **options)
+
+
+def our_laplacian(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
+    import fastssm
+
+    return fastssm.laplacian(p.net, x, exact=False, v=v, **options)
+
+
+def our_exact_laplacian(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
+    import fastssm
+
+    return fastssm.laplacian(p.net, x, **options)
+
+
+def our_form(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
+    import fastssm
+
+    return fastssm.hvp_form(p.net, x, v[0], **options)
+
+
+HUTCHINSON: dict[str, Way] = {"vmap(vjp)": hutchinson_vjp, "jvp": hutchinson_jvp}
+JVP_OF_GRAD: dict[str, Way] = {"vmap(jvp(grad))": vmap_jvp_of_grad, "jvp(grad)": jvp_of_grad}
+OPERATORS = {
+    "divergence, exact": Operator(
+        "score",
+        True,
+        our_exact_divergence,
+        {"vmap(jacrev)": trace_of(jacrev, field), "vmap(jacfwd)": trace_of(jacfwd, field)},
+        true_trace,
+    ),
+    "divergence, sliced": Operator("score", False, our_divergence, HUTCHINSON, true_form),
+    "jacobian_diag of a score": Operator(
+        "score",
+        True,
+        our_diagonal,
+        {"vmap(jacrev)": diagonal_of(jacrev, field), "vmap(jacfwd)": diagonal_of(jacfwd, field)},
+        true_diagonal,
+    ),
+    "jacobian_diag of an energy": Operator(
+        "energy",
+        True,
+        our_diagonal,
+        {"vmap(hessian)": diagonal_of(hessian, scalar), "vmap(jacrev(grad))": diagonal_of(jacrev, gradient_of_scalar)},
+        true_diagonal,
+    ),
+    "laplacian, exact": Operator(
+        "energy",
+        True,
+        our_exact_laplacian,
+        {"vmap(hessian)": trace_of(hessian, scalar), "loop of jvp(grad)": loop_jvp_of_grad},
+        true_trace,
+    ),
+    "laplacian, sliced": Operator("energy", False, our_laplacian, JVP_OF_GRAD, true_form),
+    "hvp_form": Operator("energy", False, our_form, JVP_OF_GRAD, true_form),
+}

@@ -1,0 +1,199 @@
+"""Write bench/results/operators.csv: ``python -m bench.operators`` from the root of the repository.
+
+Each operator against the ways of `torch.func`, interleaved in one process per operator and number of threads.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from bench.harness import RESULTS, TIMES, WHO, environment, read, write
+from bench.measure import Row, interleaved, peak_mib
+from bench.operator_rivals import OPERATORS, Way
+from bench.problems import LOSSES, Answer, Case, Problem, Size, problem, relative_error
+from bench.worker import reason
+
+OUT = RESULTS / "operators.csv"
+COLUMNS = (
+    *(*WHO, "threads", "dtype", "kind", "activation", *Size._fields, "operator", "mode", "contender", "chunk", *TIMES),
+    *("ratio_to_best_rival", "best_rival", "peak_MiB", "max_rel_error", "target", "status"),
+)
+KEY = ("threads", *Size._fields, "operator", "mode", "contender")
+SIZE = Size(100, 512, 3, 1024, 1)
+VALUE, GRADIENT = MODES = ("value", "value+gradient")
+BACKENDS = ("torch", "cpu")
+CHUNKS = (1024, 256, 64, 16)
+CHECKED, TOLERANCE = 32, 1e-3  # samples compared with nested autograd in float64, and the largest relative error
+TARGET = 3.0
+Call = Callable[[], Answer]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process times."""
+
+    operator: str
+    mode: str
+    threads: int
+    budget_s: float
+    size: tuple[int, ...]
+
+
+def step(way: Way, p: Problem, mode: str, chunk: int) -> Call:
+    """Return the call that is timed: the values of all samples, in chunks, and with them an uneven sum's gradient."""
+    parameters = list(p.net.parameters())
+    weights = torch.linspace(1, 2, len(p.x), dtype=p.x.dtype)
+
+    def call() -> Answer:
+        values, total = [], [torch.zeros_like(t) for t in parameters] if mode == GRADIENT else []
+        for start in range(0, len(p.x), chunk):
+            part = slice(start, start + chunk)
+            with torch.set_grad_enabled(mode == GRADIENT):
+                value = way(p, p.x[part], p.v[:, part])
+            values.append(value.detach())
+            if mode == GRADIENT:
+                loss = (value * (weights[part] if value.ndim == 1 else weights[part, None])).sum()
+                found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+                total = found if not values[1:] else [a + b for a, b in zip(total, found, strict=True)]
+        return Answer(torch.cat(values), tuple(total))
+
+    p.net.requires_grad_(mode == GRADIENT)
+    return call
+
+
+def ways(name: str) -> dict[str, Way]:
+    """Return everybody's way to an operator."""
+    operator = OPERATORS[name]
+    ours = {f"fastssm {backend}": partial(operator.ours, backend=backend) for backend in BACKENDS}
+    return operator.rivals | ours
+
+
+def few(p: Problem, dtype: torch.dtype) -> Problem:
+    """Return the first samples of a problem in another dtype."""
+    return p._replace(net=deepcopy(p.net).to(dtype), x=p.x[:CHECKED].to(dtype), v=p.v[:, :CHECKED].to(dtype))
+
+
+def error_of(name: str, way: Way, p: Problem, mode: str, size: int) -> float:
+    """Return the largest relative error on a few samples, against nested autograd in float64."""
+    found = step(way, few(p, p.x.dtype), mode, size)()
+    exact = step(OPERATORS[name].truth, few(p, torch.float64), GRADIENT, CHECKED)()
+    return relative_error(found, exact)
+
+
+def best_chunk(way: Way, p: Problem, mode: str) -> int:
+    """Return the number of samples at a time with which a rival is fastest."""
+    calls = {str(chunk): step(way, p, mode, chunk) for chunk in CHUNKS if chunk <= max(len(p.x), CHUNKS[-1])}
+    if mode == GRADIENT and len(calls) > 1:
+        calls.pop(str(CHUNKS[0]), None)  # the graph of a whole batch of Jacobians takes tens of GiB
+    times = interleaved(calls, 0.0, fewest=1)
+    return int(min(times, key=lambda chunk: times[chunk].min_ms))
+
+
+def timings(job: Job) -> Iterator[Row]:
+    """Yield a row for every way: checked first, then timed in turns, then weighed."""
+    operator = OPERATORS[job.operator]
+    p = problem(Case(Size(*job.size), kind=operator.kind), LOSSES[0])
+    p.net.requires_grad_(job.mode == GRADIENT)
+    rows: dict[str, Row] = {}
+    calls: dict[str, Call] = {}
+    for name, way in ways(job.operator).items():
+        rows[name] = {"operator": job.operator, "mode": job.mode, "contender": name, "status": "ok"}
+        try:
+            error = error_of(job.operator, way, p, job.mode, CHECKED)
+            whole = name.startswith("fastssm") or not operator.exact
+            chunk = len(p.x) if whole else best_chunk(way, p, job.mode)
+        except Exception as problem_met:
+            rows[name] |= {"status": reason(problem_met)}
+            continue
+        rows[name] |= {"max_rel_error": error, "chunk": chunk}
+        if error <= TOLERANCE:
+            calls[name] = step(way, p, job.mode, chunk)
+        else:
+            rows[name] |= {"status": f"wrong: error above {TOLERANCE:g}"}
+    for name, timing in interleaved(calls, job.budget_s).items():
+        rows[name] |= timing._asdict() | {"peak_MiB": peak_mib(calls[name])}
+    yield from compared(list(rows.values()))
+
+
+def compared(rows: Sequence[Row]) -> list[Row]:
+    """Add to our rows the ratio to the fastest rival, and the target."""
+    rivals = [row for row in rows if not row["contender"].startswith("fastssm") and "min_ms" in row]
+    best = min(rivals, key=lambda row: row["min_ms"], default=None)
+    for row in rows:
+        if row["contender"].startswith("fastssm") and "min_ms" in row and best:
+            row |= {"ratio_to_best_rival": row["min_ms"] / best["min_ms"], "best_rival": best["contender"]}
+        if row["contender"] == "fastssm cpu":
+            row["target"] = f"x_best_rival>={TARGET:g}"
+    return list(rows)
+
+
+def run(job: Job) -> list[Row]:
+    """Run a job in a process of its own."""
+    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    command = [sys.executable, "-m", "bench.operators", "--job", json.dumps(asdict(job))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=os.environ | threads, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure what the options ask for."""
+    options = argparse.ArgumentParser(prog="python -m bench.operators", description=__doc__)
+    options.add_argument("--operators", nargs="+", default=tuple(OPERATORS), choices=tuple(OPERATORS), metavar="NAME")
+    options.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
+    options.add_argument("--threads", type=int, nargs="+", default=(1, 2))
+    options.add_argument("--size", type=Size.parse, default=SIZE, metavar="d,H,L,B,M")
+    options.add_argument("--budget", type=float, default=3.0, help="seconds of interleaved rounds for each")
+    options.add_argument("--quick", action="store_true", help="smoke run: a small size, one thread; writes nothing")
+    options.add_argument("--out", type=Path, default=OUT)
+    options.add_argument("--job", help=argparse.SUPPRESS)
+    chosen = options.parse_args(argv)
+    if chosen.job:
+        job = Job(**json.loads(chosen.job))
+        torch.set_num_threads(job.threads)
+        warnings.simplefilter("ignore")
+        for row in timings(job):
+            print(json.dumps(row), flush=True)
+        return
+    if chosen.quick:
+        chosen.size, chosen.threads, chosen.budget = Size(4, 16, 2, 32, 1), (1,), 0.2
+    kept = [] if chosen.quick else read(chosen.out)
+    for name in chosen.operators:
+        for mode in chosen.modes:
+            for threads in chosen.threads:
+                kept = measured(Job(name, mode, threads, chosen.budget, tuple(chosen.size)), kept)
+                if not chosen.quick:
+                    write(kept, chosen.out, COLUMNS)
+
+
+def measured(job: Job, kept: list[Row]) -> list[Row]:
+    """Return the kept rows with those of a job in their places, and print these."""
+    size = Size(*job.size)
+    shown = size._replace(M=size.d) if OPERATORS[job.operator].exact else size
+    case = Case(shown, kind=OPERATORS[job.operator].kind)
+    fresh = [environment() | case.columns() | {"threads": job.threads} | row for row in run(job)]
+    for row in fresh:
+        time, ratio = row.get("min_ms", float("nan")), 1 / row.get("ratio_to_best_rival", float("nan"))
+        memory = row.get("peak_MiB") or 0.0
+        print(f"{job.operator:27} {job.mode:15} {job.threads} {row['contender']:20} {time:9.2f} ms {ratio:5.2f}x "
+              f"{memory:8.1f} MiB chunk {row.get('chunk', '')}  {row['status']}", flush=True)  # fmt: skip
+    places = {identity(row) for row in fresh}
+    return [row for row in kept if identity(row) not in places] + fresh
+
+
+def identity(row: Row) -> tuple[str, ...]:
+    """Return what tells a row from all others of the file."""
+    return tuple(str(row[name]) for name in KEY)
+
+
+if __name__ == "__main__":
+    main()
