@@ -32,7 +32,7 @@ KEY = ("threads", *Size._fields, "operator", "mode", "contender")
 SIZE = Size(100, 512, 3, 1024, 1)
 VALUE, GRADIENT = MODES = ("value", "value+gradient")
 BACKENDS = ("torch", "cpu")
-CHUNKS = (1024, 256, 64, 16)
+CHUNKS = (256, 64, 16)  # samples at a time, from which a rival with whole matrices takes its fastest
 CHECKED, TOLERANCE = 32, 1e-3  # samples compared with nested autograd in float64, and the largest relative error
 TARGET = 3.0
 Call = Callable[[], Answer]
@@ -46,6 +46,7 @@ class Job:
     mode: str
     threads: int
     budget_s: float
+    rounds: int
     size: tuple[int, ...]
 
 
@@ -91,12 +92,11 @@ def error_of(name: str, way: Way, p: Problem, mode: str, size: int) -> float:
 
 
 def best_chunk(way: Way, p: Problem, mode: str) -> int:
-    """Return the number of samples at a time with which a rival is fastest."""
-    calls = {str(chunk): step(way, p, mode, chunk) for chunk in CHUNKS if chunk <= max(len(p.x), CHUNKS[-1])}
-    if mode == GRADIENT and len(calls) > 1:
-        calls.pop(str(CHUNKS[0]), None)  # the graph of a whole batch of Jacobians takes tens of GiB
+    """Return the number of samples at a time with which a rival takes the least time for each."""
+    parts = {chunk: p._replace(x=p.x[:chunk], v=p.v[:, :chunk]) for chunk in CHUNKS}
+    calls = {str(chunk): step(way, part, mode, chunk) for chunk, part in parts.items()}
     times = interleaved(calls, 0.0, fewest=1)
-    return int(min(times, key=lambda chunk: times[chunk].min_ms))
+    return min(CHUNKS, key=lambda chunk: times[str(chunk)].min_ms / len(parts[chunk].x))
 
 
 def timings(job: Job) -> Iterator[Row]:
@@ -120,7 +120,7 @@ def timings(job: Job) -> Iterator[Row]:
             calls[name] = step(way, p, job.mode, chunk)
         else:
             rows[name] |= {"status": f"wrong: error above {TOLERANCE:g}"}
-    for name, timing in interleaved(calls, job.budget_s).items():
+    for name, timing in interleaved(calls, job.budget_s, job.rounds).items():
         rows[name] |= timing._asdict() | {"peak_MiB": peak_mib(calls[name])}
     yield from compared(list(rows.values()))
 
@@ -153,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--threads", type=int, nargs="+", default=(1, 2))
     options.add_argument("--size", type=Size.parse, default=SIZE, metavar="d,H,L,B,M")
     options.add_argument("--budget", type=float, default=3.0, help="seconds of interleaved rounds for each")
+    options.add_argument("--rounds", type=int, default=3, help="at least as many of them")
     options.add_argument("--quick", action="store_true", help="smoke run: a small size, one thread; writes nothing")
     options.add_argument("--out", type=Path, default=OUT)
     options.add_argument("--job", help=argparse.SUPPRESS)
@@ -170,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in chosen.operators:
         for mode in chosen.modes:
             for threads in chosen.threads:
-                kept = measured(Job(name, mode, threads, chosen.budget, tuple(chosen.size)), kept)
+                kept = measured(Job(name, mode, threads, chosen.budget, chosen.rounds, tuple(chosen.size)), kept)
                 if not chosen.quick:
                     write(kept, chosen.out, COLUMNS)
 

@@ -44,12 +44,12 @@ class Grid:
         self.at = torch.linspace(low, high, points, dtype=torch.float64, device=contexts.device)
         self.step = (high - low) / (points - 1)
         size = max(1, ROWS // points)
-        self.raw = torch.cat([self._raw(part) for part in contexts.split(size)])
+        self.raw = torch.cat([self._raw(part) for part in torch.split(contexts, size)])
         self.log_z = torch.logsumexp(self._cells(self.raw), 1)
 
     def _evaluate(self, points: Tensor, contexts: Tensor) -> Tensor:
         """Return `-E` or `s` of pairs, in float64."""
-        out = self.head(points.to(contexts.dtype)[:, None], contexts).double().reshape(len(points))
+        out: Tensor = self.head(points.to(contexts.dtype)[:, None], contexts).double().reshape(len(points))
         return -out if self.kind == "energy" else out
 
     def _raw(self, contexts: Tensor) -> Tensor:
