@@ -329,6 +329,17 @@ def select(call: Request, name: str = "auto") -> Backend:
     raise UnsupportedError(_refusal(name, reasons(call)))
 
 
+def select_for_score(call: Request, name: str = "auto") -> Backend:
+    """Return the backend that computes a score alone; "auto" takes autograd, with 6 products a layer to our sweeps' 12.
+
+    Raises:
+        ValueError: for an unknown name.
+        UnsupportedError: as `select` does.
+    """
+    plain = BACKENDS["reference"]
+    return plain if _chosen(name) == "auto" and not plain.unsupported(call) else select(call, name)
+
+
 def reasons(call: Request) -> dict[str, list[str]]:
     """Return for every backend all the reasons why it cannot run a call."""
     return {candidate.name: candidate.unsupported(call) for candidate in BACKENDS.values()}

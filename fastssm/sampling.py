@@ -59,7 +59,7 @@ def langevin(
         cond: further arguments, passed as `model(x, *cond)`.
         kind: "energy", "score", or "auto" by the shape of the output.
         generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run.
+        backend: "auto", or the name of the one that must run, as for `fastssm.score`.
 
     Returns:
         `Samples`: the last point of each chain, without gradients, and the share of accepted proposals.
@@ -81,7 +81,7 @@ def langevin(
     _check_step("step", step)
     checks.check_count("n_steps", n_steps)
     checks.check_generator(generator)
-    walk = _Walk(call, backends.select(call, backend), generator)
+    walk = _Walk(call, backends.select_for_score(call, backend), generator)
     advance = walk.tested if metropolis else walk.free
     state = walk.start(metropolis)
     accepted = torch.zeros_like(state.x[:, 0])
@@ -121,7 +121,7 @@ def annealed_langevin(
         cond: further arguments, before the level.
         kind: "energy", "score", or "auto" by the shape of the output.
         generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run.
+        backend: "auto", or the name of the one that must run, as for `fastssm.score`.
 
     Returns:
         The last point of each chain, in the shape of x, without gradients.
@@ -151,7 +151,7 @@ def annealed_langevin(
     _check_step("step", step)
     checks.check_count("n_steps", n_steps)
     checks.check_generator(generator)
-    chosen = backends.select(call, backend)
+    chosen = backends.select_for_score(call, backend)
     point = call.x.flatten(1)
     for sigma, told_level in zip(levels.tolist(), conds, strict=True):
         walk = _Walk(call._replace(cond=(*call.cond[:-1], told_level)), chosen, generator)

@@ -140,7 +140,7 @@ def test_closed_form_of_a_gaussian(energy: bool, sigma: float) -> None:
     x = torch.randn(200_000, D, generator=generator, dtype=torch.float64)
     for precision in (0.5, 1 / (1 + sigma**2)):
         net = gaussian(precision, energy)
-        each = fastssm.denoising_loss(net, x, sigma=sigma, generator=generator, reduction="none", backend="reference")
+        each = fastssm.denoising_loss(net, x, sigma=sigma, generator=generator, reduction="none").detach()
         expected = D * (precision**2 * (1 + sigma**2) - 2 * precision + sigma**-2) / 2
         assert abs(float(each.mean()) - expected) < 5 * float(each.std()) / math.sqrt(len(x))
 
@@ -164,6 +164,33 @@ def test_sliced_and_denoising_differ_by_a_constant() -> None:
     assert a.abs().max() > 10 * error_a.max()  # there is something to agree on
 
 
+@pytest.mark.parametrize("loss", LEVELED)
+def test_the_noise_of_the_gradient_at_a_small_level(loss: str) -> None:
+    """Data and model standard normal: denoising's gradient is noisy like `1 / sigma`, the sliced loss's is not."""
+    x, deviations = torch.randn(2000, D, generator=torch.Generator().manual_seed(0)).double(), []
+    factor = -torch.ones(2000, 1, dtype=torch.float64).requires_grad_()  # a parameter for each sample
+
+    class Linear(nn.Module):
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            return factor * x
+
+    for sigma in (0.1, 0.001):
+        generator = torch.Generator().manual_seed(1)
+        loss_sum = LEVELED[loss](Linear(), x, sigmas=[sigma], anneal_power=0, generator=generator, reduction="sum")
+        deviations.append(float(torch.autograd.grad(loss_sum, factor)[0].std()))
+    assert deviations[1] / deviations[0] == pytest.approx(100.0 if loss == "denoising" else 1.0, rel=0.1)
+
+
+@pytest.mark.parametrize("energy", [True, False])
+def test_a_score_alone_is_computed_by_autograd_unless_a_backend_is_named(energy: bool) -> None:
+    net, x = network(energy), batch()["x"].requires_grad_()
+    twice = torch.autograd.grad(fastssm.score(net, x).square().sum(), x, create_graph=True)[0]
+    twice.square().sum().backward()  # the sweeps' gradients refuse this
+    once = torch.autograd.grad(fastssm.score(net, x, backend="torch").square().sum(), x, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        once.square().sum().backward()
+
+
 @pytest.mark.parametrize("loss", [fastssm.denoising_loss, *LEVELED.values()])
 def test_noise_and_levels_come_from_the_generator(loss: Any) -> None:
     b = batch()
@@ -178,8 +205,8 @@ def test_levels_are_uniform() -> None:
     """The expectation over levels is their plain mean."""
     net, x = gaussian(1.0, False), torch.zeros(100_000, D, dtype=torch.float64)
     each = fastssm.annealed_denoising_loss(
-        net, x, sigmas=SIGMAS, generator=torch.Generator().manual_seed(0), reduction="none", backend="reference"
-    )
+        net, x, sigmas=SIGMAS, generator=torch.Generator().manual_seed(0), reduction="none"
+    ).detach()
     # x = 0, s = -x: sigma^2 |(1 / sigma - sigma) z|^2 / 2
     expected = sum(D * (1 - s**2) ** 2 / 2 for s in SIGMAS) / len(SIGMAS)
     assert abs(float(each.mean()) - expected) < 5 * float(each.std()) / math.sqrt(len(x))

@@ -86,6 +86,28 @@ def test_units_of_the_exact_loss(kind: str, collapsed: int) -> None:
         assert sum(products.between(a, b)) == 3 * (DIM + collapsed) * BATCH
 
 
+@pytest.mark.parametrize(
+    ("kind", "backend", "units"),
+    [("energy", "auto", 6), ("score", "auto", 3), ("energy", "torch", 12), ("score", "torch", 8)],
+)
+def test_units_of_a_score_alone(kind: str, backend: str, units: int) -> None:
+    model, x = MLP(DIM, WIDTHS, 1 if kind == "energy" else DIM), torch.randn(BATCH, DIM)
+    with Products() as products:
+        fastssm.score(model, x, backend=backend).square().sum().backward()
+    for a, b in HIDDEN:
+        assert sum(products.between(a, b)) == units * BATCH
+
+
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize(("kind", "unit"), [("energy", 6), ("score", 3)])
+def test_units_of_plain_autograd(kind: str, unit: int, m: int) -> None:
+    model, x, v = MLP(DIM, WIDTHS, 1 if kind == "energy" else DIM), torch.randn(BATCH, DIM), torch.randn(m, BATCH, DIM)
+    with Products() as products:
+        fastssm.sliced_loss(model, x, v=v, backend="reference").backward()
+    for a, b in HIDDEN:
+        assert sum(products.between(a, b)) == unit * (m + 1) * BATCH
+
+
 @pytest.mark.parametrize("m", [1, 4])
 @pytest.mark.parametrize(("kind", "loss"), [("energy", "ssm"), ("score", "ssm"), ("score", "vr")])
 def test_three_stacked_products_a_layer(kind: str, loss: str, m: int) -> None:

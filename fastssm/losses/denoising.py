@@ -46,7 +46,7 @@ def denoising_loss(
         weight: weight of each sample, `[B]`; "mean" still divides by B.
         reduction: "mean", "sum" or "none" (`[B]`).
         generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run.
+        backend: "auto", or the name of the one that must run, as for `fastssm.score`.
         precision: "full" or "bf16", as for `fastssm.sliced_loss`.
 
     Returns:
@@ -68,7 +68,7 @@ def denoising_loss(
     deviation = check_sigma(sigma, x)
     check_noise(noise, x)
     checks.check_generator(generator)
-    chosen = backends.select(call, backend)
+    chosen = backends.select_for_score(call, backend)
     noisy = blurred(call.x, deviation, noise, generator)
     return reduced(_mismatch(chosen.score(call._replace(x=noisy.x)), noisy), weight, reduction)
 
@@ -109,7 +109,7 @@ def annealed_denoising_loss(
         weight: further weight of each sample, `[B]`; "mean" still divides by B.
         reduction: "mean", "sum" or "none" (`[B]`).
         generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run.
+        backend: "auto", or the name of the one that must run, as for `fastssm.score`.
         precision: "full" or "bf16", as for `fastssm.sliced_loss`.
 
     Returns:
@@ -132,7 +132,7 @@ def annealed_denoising_loss(
         model, x, sigmas=sigmas, anneal_power=anneal_power, condition=condition, cond=cond, level=level, noise=noise,
         kind=kind, weight=weight, reduction=reduction, generator=generator, precision=precision,
     )  # fmt: skip
-    chosen = backends.select(levels.call, backend)
+    chosen = backends.select_for_score(levels.call, backend)
     call, noisy, weight = levels.draw()
     return reduced(_mismatch(chosen.score(call), noisy), weight, reduction)
 
