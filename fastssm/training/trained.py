@@ -17,7 +17,8 @@ from fastssm.training.trainer import build_net
 class Trained:
     """A network with its best weights, and the scaler that maps data to what the network takes.
 
-    `net(scaler.scale(rows).float())` is the energy, or the score in scaled coordinates, of rows in their own units.
+    `net(scaler.scale(rows).float())` is the energy, or the score in scaled coordinates, of rows in their own units. A
+    noise-conditional network takes the logarithm of its noise level, too: `net.at(log_sigma)` is it at one level.
     """
 
     net: nn.Module
