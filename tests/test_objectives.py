@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +65,18 @@ def test_the_tempered_network_is_evaluated_without_noise(prepared: Any) -> None:
 def test_a_loss_refuses_the_kind_that_it_does_not_train() -> None:
     with pytest.raises(ValueError, match=r"kind \(with loss=finite-difference-denoising\) must be one of energy"):
         config(loss="finite-difference-denoising", kind="score")
+
+
+@pytest.mark.parametrize("loss", ["annealed-denoising", "annealed-sliced"])
+def test_noise_conditional_networks_are_evaluated_at_the_noise_of_the_rows(prepared: Any, loss: str) -> None:
+    training = Training(config(loss=loss), prepared, Ranks(CPU))
+    level = torch.full((len(prepared.test), 1), math.log(prepared.noise))
+    expected = training.net(prepared.test, level)
+    torch.testing.assert_close(training.evaluated(training.net)(prepared.test), expected)
+    sigmas = training.loss.options["sigmas"]
+    assert sigmas[-1] == pytest.approx(prepared.noise)
+    assert sigmas[0] == pytest.approx(2.0)
+    assert sigmas == sorted(sigmas, reverse=True)
 
 
 @pytest.mark.parametrize("out", [1, 3])
