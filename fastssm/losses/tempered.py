@@ -67,7 +67,7 @@ def tempered_loss(
         weight: weight of each sample, `[B]`; "mean" still divides by B.
         reduction: "mean", "sum" or "none".
         generator: source of randomness.
-        backend: "auto", or the name of the one that must run.
+        backend: "auto", or the name of the one that must run; at the ends "auto" takes autograd, as `fastssm.score` does.
         precision: "full" or "bf16", as for `fastssm.sliced_loss`.
         return_terms: return `(loss, LossTerms)`; `jacobian` holds the two terms of second order, `square` the others.
 
@@ -101,7 +101,7 @@ def tempered_loss(
     s, t = found.score[:, :-1], found.score[:, -1]
     square = s.square().sum(1) if variance_reduced else found.projected_score[:-1].square().sum(0) / (len(v) + 1)
     first_order = 0.5 * (square + t.square()) + tempering.slope(checks.widened(beta)) * t
-    loss = first_order - _boundary(chosen, call, rows, noise, tempering)
+    loss = first_order - _boundary(backends.select_for_score(call, backend), call, rows, noise, tempering)
     return finish(found.jacobian, loss, weight, reduction, return_terms)
 
 
