@@ -67,7 +67,7 @@ def tempered_loss(
         weight: weight of each sample, `[B]`; "mean" still divides by B.
         reduction: "mean", "sum" or "none".
         generator: source of randomness.
-        backend: "auto", or the name of the one that must run; at the ends "auto" takes autograd, as `fastssm.score` does.
+        backend: "auto", or the name of the one that must run; at both ends as for `fastssm.score`.
         precision: "full" or "bf16", as for `fastssm.sliced_loss`.
         return_terms: return `(loss, LossTerms)`; `jacobian` holds the two terms of second order, `square` the others.
 
