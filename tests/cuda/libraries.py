@@ -33,11 +33,11 @@ FLAVOURS = {"plain": (), "address": ADDRESS, "race": INSTRUMENTED, "profile": IN
 
 
 def run(command: Sequence[str | Path]) -> str:
-    """Run a compiler, and raise with what it said where it fails."""
+    """Run a compiler and return what it said, or raise with that where it fails."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{shlex.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @cache
@@ -77,7 +77,7 @@ def made(name: str, files: Iterable[Path], command: Sequence[str | Path], suffix
     with locked(target):
         if not target.exists():
             partial = target.with_suffix(".partial")
-            run([*command, "-o", partial])
+            target.with_suffix(".log").write_text(run([*command, "-o", partial]))
             partial.rename(target)
     return target
 

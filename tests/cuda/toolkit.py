@@ -13,9 +13,8 @@ from nvcc import find_nvcc, places
 from toolchain import NotBuilt
 
 ABSENT = "{} was not found: pip install '.[cuda-test]'"
-FLAGS = next(
-    line.split()[1:] for line in (CSRC / "sources.txt").read_text().splitlines() if line.startswith("kernelflags")
-)
+ROWS = [line.split() for line in (CSRC / "sources.txt").read_text().splitlines() if line]
+FLAGS = next(words for key, *words in ROWS if key == "kernelflags")
 
 
 @cache
@@ -45,5 +44,5 @@ def ptx(source: Path, capability: int) -> str:
 
 
 def cubin(source: Path, architecture: str) -> Path:
-    """Return nvcc's machine code of a kernel file for one architecture."""
-    return compile_kernels(source, ["-cubin", f"-arch={architecture}"], ".cubin")
+    """Return nvcc's machine code of a kernel file for one architecture; ptxas's remarks lie beside it, as `.log`."""
+    return compile_kernels(source, ["-cubin", f"-arch={architecture}", "-Xptxas", "-v"], ".cubin")

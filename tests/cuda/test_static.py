@@ -1,0 +1,140 @@
+"""What nvcc compiles the kernels to on every architecture: resources, occupancy, wide accesses, tensor cores."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import libraries
+import pytest
+import toolkit
+from architectures import ARCHITECTURES, BY_NAME, Architecture, occupancy
+from machine_code import count, instructions, resources
+from machines import ACCESS, KERNELS
+from ptx_syntax import parse
+
+NVCC, DISASSEMBLER = toolkit.program("nvcc"), toolkit.program("cuobjdump")
+COMPILES = pytest.mark.skipif(NVCC is None, reason=toolkit.ABSENT.format("nvcc"))
+DISASSEMBLES = pytest.mark.skipif(not (NVCC and DISASSEMBLER), reason=toolkit.ABSENT.format("cuobjdump"))
+EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+
+FITTED = "small_objective"  # takes as much shared memory as the device has
+PRODUCT = 36864  # bytes of shared memory of product_*: kShared of gemm.cpp
+LOADS = r"(up_\w+|down|down_score|chain|curve|score_seed|given|weighted_sum|finish|\w+_top|leave|small_objective)_"
+STORES = r"(rademacher|enter|up_\w+|down|down_score|chain|curve|given|score_seed|weighted_sum|terms_top)_"
+TRIGONOMETRIC = r"up_sin_|small_objective_"  # reducing a large argument of the sine takes a table in local memory
+
+
+@cache
+def threads() -> dict[str, int]:
+    """Return the most threads that a block of each kernel has."""
+    return {f.name: f.threads for f in parse(toolkit.ptx(KERNELS, 80)).functions if f.kernel}
+
+
+def shared(kernel: str, architecture: Architecture) -> int:
+    """Return the most shared memory that the host asks for."""
+    if kernel.startswith(FITTED):
+        return architecture.shared_per_block
+    return PRODUCT if kernel.startswith("product") else threads()[kernel] * ACCESS
+
+
+@COMPILES
+@EACH
+def test_every_kernel_is_there_and_none_spills(architecture: Architecture) -> None:
+    found = resources(architecture.name)
+    assert found.keys() == threads().keys()
+    assert {name: kernel for name, kernel in found.items() if kernel.spilled} == {}
+
+
+@COMPILES
+@EACH
+def test_stacks_are_those_of_trigonometry_alone(architecture: Architecture) -> None:
+    assert {
+        n for n, kernel in resources(architecture.name).items() if kernel.stack and not re.match(TRIGONOMETRIC, n)
+    } == set()
+
+
+@COMPILES
+@EACH
+def test_a_multiprocessor_holds_a_block_of_every_kernel(architecture: Architecture) -> None:
+    for name, kernel in resources(architecture.name).items():
+        bytes_shared = shared(name, architecture)
+        assert bytes_shared <= architecture.shared_per_block, name
+        assert occupancy(architecture, threads()[name], kernel.registers, bytes_shared) >= 1, (name, kernel)
+
+
+@COMPILES
+@EACH
+def test_pointwise_kernels_keep_a_quarter_of_the_threads(architecture: Architecture) -> None:
+    """Memory is read fast only where enough threads wait for it."""
+    for name, kernel in resources(architecture.name).items():
+        if not re.match(r"small|product", name):
+            blocks = occupancy(architecture, threads()[name], kernel.registers, shared(name, architecture))
+            assert 4 * blocks * threads()[name] >= architecture.threads, (name, kernel, blocks)
+
+
+@DISASSEMBLES
+@EACH
+def test_local_memory_is_touched_by_trigonometry_alone(architecture: Architecture) -> None:
+    code = instructions(architecture.name)
+    local = {name for name, kernel in code.items() if count(kernel, "LDL") or count(kernel, "STL")}
+    assert {name for name in local if not re.match(TRIGONOMETRIC, name)} == set()
+
+
+@DISASSEMBLES
+@EACH
+def test_rows_are_read_and_written_16_bytes_at_a_time(architecture: Architecture) -> None:
+    code = instructions(architecture.name)
+    assert {n for n, kernel in code.items() if re.match(LOADS, n) and not count(kernel, "LDG", "128")} == set()
+    assert {n for n, kernel in code.items() if re.match(STORES, n) and not count(kernel, "STG", "128")} == set()
+
+
+@DISASSEMBLES
+@EACH
+def test_tensor_cores_work_where_asked_and_nowhere_else(architecture: Architecture) -> None:
+    code = instructions(architecture.name)
+    formats = {"product_tf32": "TF32", "product_bf16": "BF16"} if architecture.capability >= 80 else {}
+    products = {name: [i for i in kernel if i.split(".")[0].endswith("MMA")] for name, kernel in code.items()}
+    for name, word in formats.items():
+        assert sum(code[name][i] for i in products[name] if word in i) >= 16, code[name]
+    assert {name for name, found in products.items() if found and name not in formats} == set()
+
+
+@DISASSEMBLES
+def test_the_disassembler_is_read_rightly() -> None:
+    code = instructions("sm_80")
+    assert code.keys() == threads().keys()
+    assert count(code["product_tf32"], "BAR") >= 1
+    assert all(count(kernel, "EXIT") for kernel in code.values())
+
+
+def toolkit_occupancy() -> Any:
+    """Return NVIDIA's own function, or skip where its header is not there."""
+    assert NVCC is not None
+    homes = (NVCC.parents[1], NVCC.resolve().parents[1], Path("/usr/local/cuda"))
+    headers = [home / "include" for home in homes if (home / "include" / "cuda_occupancy.h").exists()]
+    if not headers:
+        pytest.skip("cuda_occupancy.h was not found beside nvcc")
+    source = libraries.HERE / "occupancy.cpp"
+    command = [*libraries.COMPILER, "-shared", "-fPIC", "-w", f"-I{headers[0]}", source]
+    path = libraries.made("occupancy", [source], command, ".so")
+    return ctypes.CDLL(str(path)).fastssm_occupancy
+
+
+@COMPILES
+@EACH
+def test_occupancy_is_that_of_the_toolkit(architecture: Architecture) -> None:
+    a, reference = architecture, toolkit_occupancy()
+    device = (a.capability, a.threads, a.shared, a.shared_per_block, a.reserved_shared)
+    limits = (0, 1, 4096, PRODUCT, 50000, a.shared_per_block - 1, a.shared_per_block)
+    for block in itertools.product((32, 96, 128, 256, 512, 1024), (16, 32, 40, 63, 64, 96, 128, 168, 255), limits):
+        assert occupancy(a, *block) == max(0, reference(*device, *block)), block
+
+
+def test_limits_are_known_for_every_architecture_that_is_built() -> None:
+    row = next(words for key, *words in toolkit.ROWS if key == "architectures")
+    assert [f"sm_{capability}" for capability in row] == list(BY_NAME)
