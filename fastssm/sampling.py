@@ -75,7 +75,7 @@ def langevin(
         torch.Size([16, 2])
 
     Source: Roberts and Tweedie 1996, "Exponential convergence of Langevin distributions and their discrete
-    approximations", equations 2 and 4; Besag 1994.
+    approximations", section 1.
     """
     call = _request(model, x, cond, kind)
     _check_step("step", step)

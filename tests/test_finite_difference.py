@@ -134,6 +134,15 @@ def test_directions_of_unit_covariance_are_unbiased(projection: str) -> None:
         assert abs(float(each.mean() - exact)) < 5 * float(each.std()) / 200 + 1e-7
 
 
+def test_the_scale_of_the_authors_code() -> None:
+    """Theirs: directions of norm one, and D in front."""
+    net, x, v, _ = problem(True, cond=False)
+    unit, eps = v / v.norm(dim=2, keepdim=True), 0.1
+    theirs = D * oracle_noise.fd_ssm(net, x, unit, eps).mean()
+    ours = fastssm.finite_difference_loss(net, x, v=math.sqrt(D) * unit, step=eps / math.sqrt(D))
+    torch.testing.assert_close(ours, theirs)
+
+
 class Counted(nn.Module):
     """Counts its calls; takes pictures, and is no network that the engine knows."""
 

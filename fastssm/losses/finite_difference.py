@@ -53,8 +53,8 @@ def finite_difference_loss(
         model: an energy or a score, any module; no backend is chosen, as nothing but its forward pass runs.
         x: data `[B, ...]`.
         cond: further arguments, passed as `model(x, *cond)`.
-        v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, instead of random ones. The papers' code has
-            directions of norm one; their loss is 1/D of this one.
+        v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, instead of random ones. The authors' code has
+            directions of norm one, and D in front of the loss: the same value, their `eps` being `step sqrt(D)`.
         n_projections: M, the number of directions per sample; 1 if None.
         projection: rademacher, gaussian, sphere (radius `sqrt(D)`), hadamard or basis.
         variance_reduced: use `|s|^2` in place of `(v . s)^2`; None for yes with a score and no with an energy, whose
@@ -78,8 +78,8 @@ def finite_difference_loss(
         >>> net = nn.Sequential(nn.Linear(2, 64), nn.Softplus(), nn.Linear(64, 1))
         >>> finite_difference_loss(net, torch.randn(128, 2)).backward()
 
-    Source: Pang et al. 2020, "Efficient learning of generative models via finite-difference score matching", equations
-    9 and 10, with `v = e u` there.
+    Source: Pang et al. 2020, "Efficient learning of generative models via finite-difference score matching", section 4,
+    with `v = e u` there; FD-SSM-VR as in the authors' code.
     """
     call = backends.request(model, x, cond, kind)
     weight = check_reduction(x, weight, reduction)
@@ -149,8 +149,8 @@ def finite_difference_denoising_loss(
         >>> net = nn.Sequential(nn.Linear(2, 64), nn.Softplus(), nn.Linear(64, 1))
         >>> finite_difference_denoising_loss(net, torch.randn(128, 2), sigma=0.3).backward()
 
-    Source: Pang et al. 2020, "Efficient learning of generative models via finite-difference score matching", equation
-    12.
+    Source: Pang et al. 2020, "Efficient learning of generative models via finite-difference score matching", section 4;
+    the constants as in the authors' code.
     """
     call = backends.request(model, x, cond, "energy")
     weight = check_reduction(x, weight, reduction)
