@@ -7,13 +7,13 @@ JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 ARGS   ?=
 BIN    := $(VENV)/bin
 RUN    := runs/white-wine
-NATIVE := setup.py tools/amalgamate.py tools/cuda.py tools/nvcc.py tools/toolchain.py $(shell find csrc -type f)
+NATIVE := setup.py tools/amalgamate.py tools/cuda_engine.py tools/nvcc.py tools/toolchain.py $(shell find csrc -type f)
 
 # What `make sanitize-extension` runs: sanitized code is slow, too slow to count the threads of a worker in time.
 SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_native.py -k "not data_loader"
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension wheel fuzz mutants clean
+.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension gpu-check wheel fuzz mutants clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ sanitize-extension: $(VENV)/.test  ## SANITIZED="tests" with the extension under
 	cd build/sanitized && PYTHONPATH=. OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  $(abspath $(BIN)/python) -m pytest --capture=sys -p no:cacheprovider $(SANITIZED) $(ARGS)
+
+gpu-check: $(VENV)/.test  ## all that needs a GPU: tests on it, compute-sanitizer, timings (ARGS="--dry-run" lists)
+	$(BIN)/python tools/gpu_check.py $(ARGS)
 
 wheel: $(VENV)/.wheel  ## build dist/*.whl, and run the tests with it in a fresh venv without a compiler
 	rm -rf build/wheel dist

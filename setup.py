@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-import cuda  # noqa: E402
+import cuda_engine  # noqa: E402
 from toolchain import NotBuilt, Toolchain  # noqa: E402
 
 CHOICES = ("auto", "none", "cpu", "cuda")
@@ -49,17 +49,27 @@ def find_toolchain() -> tuple[Toolchain | None, str]:
 TOOLCHAIN, REASON = find_toolchain()
 
 
-def build_cuda(toolchain: Toolchain, folder: Path) -> dict[str, object]:
-    """Build the CUDA engine into a folder, and return what to remember of it, or why it is not there."""
-    if CHOICE == "cpu":
-        return {"reason": "FASTSSM_BUILD=cpu asked for the CPU engine alone"}
+def build_all(toolchain: Toolchain, module: Path) -> dict[str, object]:
+    """Build the module, and the CUDA engine beside it if that can be; return what to remember of both."""
+    engine, reason = None, "FASTSSM_BUILD=cpu asked for the CPU engine alone"
     try:
-        engine = cuda.CudaEngine(toolchain, asked_for=CHOICE == "cuda")
-        engine.build(folder)
-        return engine.facts()
-    except NotBuilt as reason:
-        give_up(str(reason), "the CUDA engine", ("cuda",))
-        return {"reason": str(reason)}
+        if CHOICE != "cpu":  # first, since it may fail for want of nvcc
+            engine = cuda_engine.CudaEngine(toolchain, asked_for=CHOICE == "cuda")
+    except NotBuilt as why:
+        reason = without_cuda(why)
+    toolchain.build(module)
+    try:
+        if engine:
+            engine.build(module.parent)
+    except NotBuilt as why:
+        engine, reason = None, without_cuda(why)
+    return toolchain.facts() | {"cuda": engine.facts() if engine else {"reason": reason}}
+
+
+def without_cuda(why: NotBuilt) -> str:
+    """Go on without the CUDA engine, unless it was asked for; return the reason."""
+    give_up(str(why), "the CUDA engine", ("cuda",))
+    return str(why)
 
 
 class Build(build):
@@ -75,12 +85,11 @@ class BuildExtension(build_ext):
         """Build into the source tree (editable, --inplace) or into the build folder."""
         module = Path(self.get_ext_fullpath("fastssm._C"))
         module.unlink(missing_ok=True)  # an older one must not be taken for this one
-        cuda.remove(module.parent)
+        cuda_engine.remove(module.parent)
         facts = {"reason": REASON}
         if TOOLCHAIN:
             try:
-                TOOLCHAIN.build(module)
-                facts = TOOLCHAIN.facts() | {"cuda": build_cuda(TOOLCHAIN, module.parent)}
+                facts = build_all(TOOLCHAIN, module)
             except NotBuilt as reason:
                 give_up(str(reason))
                 facts = {"reason": str(reason)}
@@ -90,7 +99,7 @@ class BuildExtension(build_ext):
     def get_outputs(self) -> list[str]:
         """List the record, and what was built."""
         module = Path(self.get_ext_fullpath("fastssm._C"))
-        names = ["_build.json", *[module.name][: module.exists()], *cuda.written(module.parent)]
+        names = ["_build.json", *[module.name][: module.exists()], *cuda_engine.written(module.parent)]
         return [str(Path(self.build_lib, "fastssm", name)) for name in names]
 
     def get_output_mapping(self) -> dict[str, str]:

@@ -62,7 +62,7 @@ def rounds(device: torch.device) -> bool:
 
 def _load_kernels(index: int) -> list[str]:
     """Load those that nvcc compiled; else, or where none of them is for this device, those of NVRTC."""
-    why = _given(index, IMAGE) if IMAGE.exists() else f"the kernels were not compiled by nvcc ({IMAGE.name} is missing)"
+    why = _given(index, IMAGE) if IMAGE.exists() else f"they were not compiled by nvcc ({IMAGE.name} is missing)"
     if not why:
         return []
     try:
@@ -109,10 +109,11 @@ def _open(record: dict[str, Any]) -> tuple[Any, str]:
 
 def described(built: dict[str, Any]) -> str:
     """Say what a record of the build says of the CUDA engine."""
+    wanted = ["sm_" + capability.replace("+PTX", " and later") for capability in built.get("architectures", [])]
     kernels = (
-        f"kernels for {', '.join(built['architectures'])}, by nvcc {built['nvcc']}"
-        if built.get("architectures")
-        else "kernels by NVRTC at first use"
+        f"kernels for {', '.join(wanted)} by nvcc {built['nvcc']}"
+        if wanted
+        else "kernels by NVRTC at the first call on a device"
     )
     return f"{kernels}; library by {built['compiler']}, for torch {built['torch']} and later"
 

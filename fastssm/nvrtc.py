@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -103,12 +103,13 @@ class Nvrtc:
         older = [architecture for architecture in self.architectures() if architecture < capability]
         return f"compute_{older[-1]}" if older and capability not in self.architectures() else f"sm_{capability}"
 
-    def compile(self, source: str, architecture: str) -> Image:
+    def compile(self, source: str, architecture: str, options: Sequence[str] = OPTIONS) -> Image:
         """Compile kernels.
 
         Args:
             source: of all of them, with no includes but those of HEADERS.
             architecture: "sm_80" for a cubin, "compute_80" for PTX.
+            options: of the compiler, besides the architecture.
 
         Raises:
             NvrtcError: with the compiler's words, if it cannot.
@@ -124,9 +125,8 @@ class Nvrtc:
             "nvrtcCreateProgram",
         )
         try:
-            options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={architecture}")]
-            given = (ctypes.c_char_p * len(options))(*options)
-            if self._library.nvrtcCompileProgram(program, len(options), given):
+            words = [option.encode() for option in (*options, f"--gpu-architecture={architecture}")]
+            if self._library.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words)):
                 log = self._text(program, "ProgramLog").decode(errors="replace")
                 raise NvrtcError(f"NVRTC {_dotted(self.version)} cannot compile for {architecture}: {log.strip()}")
             return Image(self._text(program, "CUBIN" if architecture.startswith("sm_") else "PTX"), architecture)

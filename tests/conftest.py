@@ -1,4 +1,4 @@
-"""What every test shares: one torch thread per worker, the hypothesis profiles, and operators to try."""
+"""What every test shares: one torch thread per worker, the hypothesis profiles, and an engine to try."""
 
 import os
 
@@ -8,6 +8,8 @@ from hypothesis import settings
 torch.set_num_threads(1)
 if OPERATORS := os.environ.get("FASTSSM_OPERATORS"):  # of tests/cuda/operators.py, for the door "ops"
     torch.ops.load_library(OPERATORS)
+if DEVICE := os.environ.get("FASTSSM_DEVICE"):  # for the door "ops" of test_equivalence.py on a GPU
+    torch.set_default_device(DEVICE)
 
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

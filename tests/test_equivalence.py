@@ -17,7 +17,7 @@ from fastssm import backends, directions, native, ops
 from fastssm.activations import TABLE
 from fastssm.nn import MLP, make_activation
 
-BATCH, RTOL = 6, 1e-10
+BATCH, RTOL, DEVICE = 6, 1e-10, torch.get_default_device()
 COMPILED = tuple(native.DEVICES)  # ("cpu",) where the engine is built
 BACKENDS = ("torch", "reference", *COMPILED)
 DOORS = ("ops", *BACKENDS)
@@ -123,6 +123,15 @@ def through(door: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return "torch" if door == "ops" else door
 
 
+def drawn(
+    projection: str,
+    shape: tuple[int, int, int],
+    dtype: torch.dtype = torch.float64,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    return directions.draw(projection, shape, dtype=dtype, device=DEVICE, generator=generator)
+
+
 def fast(model: nn.Module, x: Tensor, loss: str, case: Case, **options: object) -> Tensor:
     options["kind"] = "energy" if case.energy else "score"
     if loss == "exact":
@@ -160,7 +169,7 @@ def agree(
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_architecture(case: Case, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = through(door, monkeypatch)
-    v = directions.draw("gaussian", (3, BATCH, torch.Size(case.shape).numel()), dtype=torch.float64)
+    v = drawn("gaussian", (3, BATCH, torch.Size(case.shape).numel()))
     for loss, reduction in itertools.product(oracle.LOSSES, ("mean", "none")):
         agree(case, loss, v, backend, reduction, reduction == "mean", inputs=True, v=v.reshape(3, BATCH, *case.shape))
 
@@ -171,8 +180,8 @@ def test_every_architecture(case: Case, door: str, monkeypatch: pytest.MonkeyPat
 def test_every_option(name: str, projection: str, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend, case = through(door, monkeypatch), BY_NAME[name]
     for m, loss in itertools.product((1, 4), oracle.LOSSES):
-        generators = [torch.Generator().manual_seed(m) for _ in range(2)]
-        v = directions.draw(projection, (m, BATCH, 3), dtype=torch.float64, generator=generators[0])
+        generators = [torch.Generator(DEVICE).manual_seed(m) for _ in range(2)]
+        v = drawn(projection, (m, BATCH, 3), generator=generators[0])
         for reduction, weighted, inputs in itertools.product(("mean", "sum", "none"), (True, False), (True, False)):
             options = {"projection": projection, "n_projections": m, "generator": generators[1].manual_seed(m)}
             agree(case, loss, v, backend, reduction, weighted, inputs=inputs, **options)
@@ -260,7 +269,7 @@ def test_narrow_dtypes(name: str, dtype: torch.dtype, door: str, rtol: float, mo
     case, backend = BY_NAME[name], through(door, monkeypatch)
     model, x, cond = case.problem(dtype)
     wide, (wide_x, *wide_cond) = copy.deepcopy(model).double(), [t.double().requires_grad_() for t in (x, *cond)]
-    v = directions.draw("rademacher", (3, BATCH, 3), dtype=dtype)
+    v = drawn("rademacher", (3, BATCH, 3), dtype)
     x.requires_grad_()
     for loss in ("ssm", "vr", "exact"):
         found = fast(model, x, loss, case, v=v, cond=cond, backend=backend)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import multiprocessing
+import re
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,11 @@ import pytest
 from fastssm import nvrtc
 from tools.amalgamate import amalgamate
 
+ROOT = Path(__file__).parents[1]
+LINES = [line.split("#")[0].split() for line in (ROOT / "csrc/sources.txt").read_text().splitlines()]
+ROWS = {words[0]: words[1:] for words in LINES if words}
+ARCHITECTURES = [int(capability) for capability in ROWS["architectures"]]
+KERNELS = ROOT / "csrc" / ROWS["kernels"][0]
 SOURCE = """#include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -35,6 +41,24 @@ needs_nvrtc = pytest.mark.skipif("found()", reason="there is no libnvrtc; the ex
 
 
 # --- the compiler ---
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("capability", ARCHITECTURES)
+def test_the_kernels_compile_for_every_architecture(capability: int) -> None:
+    compiler, quick = nvrtc.nvrtc(), (*nvrtc.OPTIONS, "--Ofast-compile=max")
+    image = compiler.compile(amalgamate(KERNELS, ROOT), compiler.target(capability), quick)
+    assert image.architecture == f"sm_{capability}"
+    assert image.content.startswith(b"\x7fELF")
+    defined = set(re.findall(rb"\.text\.(\w+)", image.content))
+    assert {b"up_softplus_float", b"up_sin_double", b"down_float", b"total_double"} <= defined
+
+
+@needs_nvrtc
+@pytest.mark.slow
+def test_the_kernels_compile_as_they_do_at_run_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(nvrtc.CACHE, str(tmp_path))
+    assert nvrtc.kernels(amalgamate(KERNELS, ROOT), 75).read_bytes().startswith(b"\x7fELF")
 
 
 @needs_nvrtc

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from toolchain import NotBuilt, call
 
 NAMES = {"turing": "7.5", "ampere": "8.0 8.6", "ada": "8.9", "hopper": "9.0", "blackwell": "10.0 12.0"}
+SYSTEM = Path("/usr/local/cuda")
 
 
 class Nvcc(NamedTuple):
@@ -38,7 +39,7 @@ def places() -> Iterator[str]:
     yield from filter(None, [shutil.which("nvcc")])
     for packages in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}:
         yield from map(str, sorted(Path(packages).glob("nvidia/*/bin/nvcc"), reverse=True))
-    yield "/usr/local/cuda/bin/nvcc"
+    yield str(SYSTEM / "bin" / "nvcc")
 
 
 def find_nvcc() -> Nvcc:

@@ -1,0 +1,299 @@
+"""How the CUDA engine is built: by whom, for what, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastssm
+from fastssm import backends, cuda, extension
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))  # as setup.py does
+
+import cuda_engine as build  # noqa: E402
+import nvcc  # noqa: E402
+import toolchain  # noqa: E402
+
+
+def compiler(folder: Path, version: str) -> Path:
+    """Write a program that says it is nvcc."""
+    program = folder / "nvcc"
+    folder.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release 1, V{version}'\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Hide every nvcc of this machine."""
+    for name in ("NVCC", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setattr(nvcc.sysconfig, "get_path", lambda name: str(tmp_path / "site"))
+    monkeypatch.setattr(nvcc.site, "getsitepackages", lambda: [])
+    monkeypatch.setattr(nvcc, "SYSTEM", tmp_path / "system")
+    return monkeypatch
+
+
+def test_nvcc_is_found_in_order(nowhere: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(toolchain.NotBuilt, match="there is no nvcc; it was looked for in CUDA_HOME, on the PATH and"):
+        nvcc.find_nvcc()
+    wheel = compiler(tmp_path / "site/nvidia/cu13/bin", "13.0.4")
+    assert nvcc.find_nvcc() == nvcc.Nvcc(str(wheel), "13.0.4")
+    nowhere.setenv("PATH", f"{compiler(tmp_path / 'path', '13.0.3').parent}:{os.defpath}")
+    assert nvcc.find_nvcc().version == "13.0.3"
+    nowhere.setenv("CUDA_HOME", str(compiler(tmp_path / "home/bin", "13.0.2").parents[1]))
+    assert nvcc.find_nvcc().version == "13.0.2"
+    nowhere.setenv("NVCC", str(compiler(tmp_path / "named", "13.0.1")))
+    assert nvcc.find_nvcc().version == "13.0.1"
+    nowhere.setenv("NVCC", "false")
+    with pytest.raises(toolchain.NotBuilt, match=r"has no version \(exit status 1\)|there is no nvcc"):
+        nvcc.find_nvcc()
+
+
+DEFAULT = ["75", "80", "120"]
+LISTS = [
+    ("", ["75", "80", "120+PTX"]),
+    ("8.0", ["80"]),
+    ("8.6 7.5+PTX", ["75+PTX", "86"]),
+    ("9.0a;8.0,12.0+PTX", ["80", "90", "120+PTX"]),
+    ("Ampere Hopper", ["80", "86", "90"]),
+]
+
+
+@pytest.mark.parametrize(("listed", "expected"), LISTS)
+def test_the_list_of_architectures(monkeypatch: pytest.MonkeyPatch, listed: str, expected: list[str]) -> None:
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
+    assert nvcc.architectures(DEFAULT) == expected
+
+
+def test_a_list_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 sm_90")
+    with pytest.raises(toolchain.NotBuilt, match=r"TORCH_CUDA_ARCH_LIST holds 'sm_90'; write numbers like 8.0"):
+        nvcc.architectures(DEFAULT)
+
+
+def test_the_options_of_nvcc() -> None:
+    assert nvcc.targets(["80", "120+PTX"]) == [
+        *("-gencode", "arch=compute_80,code=[sm_80]"),
+        *("-gencode", "arch=compute_120,code=[sm_120,compute_120]"),
+    ]
+
+
+class Tools:
+    """A toolchain as far as the CUDA engine looks at it before it compiles anything."""
+
+    name = "c++ 1.2"
+    rows = {"architectures": [["80", "90"]]}  # noqa: RUF012
+
+    def __init__(self, version: str, with_cuda: str | None) -> None:
+        self.torch = toolchain.Torch(Path(), version, with_cuda)
+
+
+def test_what_is_built_for_which_torch(nowhere: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(toolchain.NotBuilt, match=r"torch 2.12.1 cannot have it; it takes torch 2.13 or later"):
+        build.CudaEngine(Tools("2.12.1", "12.6"), asked_for=False)
+    with pytest.raises(toolchain.NotBuilt, match=r"torch 2.13.0\+cpu is built without CUDA; FASTSSM_BUILD=cuda builds"):
+        build.CudaEngine(Tools("2.13.0+cpu", None), asked_for=False)
+    with pytest.raises(toolchain.NotBuilt, match="there is no nvcc"):
+        build.CudaEngine(Tools("2.13.0+cpu", None), asked_for=True)
+    for_later = build.CudaEngine(Tools("2.14.0", "13.0"), asked_for=False)  # no nvcc: NVRTC compiles later
+    assert for_later.facts() == {"torch": "2.13", "compiler": "c++ 1.2"}
+    nowhere.setenv("NVCC", str(compiler(tmp_path / "named", "13.0.1")))
+    nowhere.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    asked_for = build.CudaEngine(Tools("2.13.0+cpu", None), asked_for=True)
+    assert asked_for.facts() == {**for_later.facts(), "nvcc": "13.0.1", "architectures": ["80", "90+PTX"]}
+
+
+def test_cuda_that_was_asked_for_fails_before_anything_is_compiled(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", "77")
+    command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
+    command += ["build", "--build-base", str(tmp_path)]
+    environment = {**os.environ, "FASTSSM_BUILD": "cuda", "NVCC": "no-such-compiler"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "fastssm: the CUDA engine was not built: there is no nvcc; " in done.stderr
+    assert not list(tmp_path.rglob("_C*"))
+
+
+# --- the library itself ---
+
+REGISTERED = """
+import sys, torch, fastssm
+from fastssm import cuda
+from pathlib import Path
+library = cuda.open_library(Path(sys.argv[1]))
+names = ("objective", "terms", "terms_backward")
+print(*(torch._C._dispatch_has_kernel_for_dispatch_key(f"fastssm::{name}", "CUDA") for name in names))
+print(library.fastssm_load_kernels(0, b"no such file").decode())
+print(library.fastssm_load_kernels(0, __file__.encode() if "__file__" in globals() else sys.argv[1].encode()).decode())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="needs the sources")
+def test_the_library_builds_and_loads_without_a_gpu(tmp_path: Path) -> None:
+    """With the C++ compiler alone, for a torch without CUDA; nothing of CUDA is linked."""
+    try:
+        tools = toolchain.Toolchain()
+    except toolchain.NotBuilt as reason:
+        pytest.skip(str(reason))
+    tools.torch = tools.torch._replace(cuda="13.0")
+    engine = build.CudaEngine(tools, asked_for=False)
+    engine.build(tmp_path)
+    assert build.written(tmp_path) == ["_cuda.so", "_kernels.cu"]
+    needed = subprocess.run(["readelf", "-d", tmp_path / "_cuda.so"], capture_output=True, text=True).stdout
+    assert "NEEDED" in needed
+    assert "libcuda" not in needed
+    command = [sys.executable, "-c", REGISTERED, str(tmp_path / "_cuda.so")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    registered, absent, refused = done.stdout.splitlines()
+    assert registered == "True True True"
+    assert absent == "there is no file no such file"
+    if not torch.cuda.is_available():
+        assert "NVIDIA driver cannot be opened" in refused or " failed: " in refused
+
+
+# --- what is said of it ---
+
+BUILT = {"torch": "2.13", "compiler": "c++ 1.2", "nvcc": "13.0.1", "architectures": ["80", "120+PTX"]}
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, record: dict[str, object], with_cuda: str | None = "13.0") -> str:
+    monkeypatch.setattr(torch.version, "cuda", with_cuda)
+    monkeypatch.setattr(cuda, "open_library", lambda path: path)
+    return cuda._open(record)[1]
+
+
+def test_the_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened(monkeypatch, {"cuda": BUILT}) == (
+        "the cuda engine is loaded: kernels for sm_80, sm_120 and later by nvcc 13.0.1; library by c++ 1.2, for torch "
+        "2.13 and later"
+    )
+    without = {key: BUILT[key] for key in ("torch", "compiler")}
+    assert "kernels by NVRTC at the first call on a device" in opened(monkeypatch, {"cuda": without})
+    assert opened(monkeypatch, {"cuda": BUILT}, None).endswith(" is running, which is built without CUDA")
+    for record in ({"cuda": {"reason": "no nvcc"}}, {"reason": "no nvcc"}):
+        assert opened(monkeypatch, record) == "the cuda engine is not built: no nvcc"
+    assert opened(monkeypatch, {"torch": "2.13.0"}) == "the cuda engine is not built: it was left out"
+    monkeypatch.setattr(cuda, "OLDEST_TORCH", (99, 0))
+    assert "is built for torch 99.0 and later, but " in opened(monkeypatch, {"cuda": BUILT})
+
+
+def test_a_library_that_cannot_be_loaded_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(extension.OFF, raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(extension, "RECORD", tmp_path / "_build.json")
+    extension.RECORD.write_text(json.dumps({"cuda": BUILT}))
+    monkeypatch.setattr(cuda, "LIBRARY", tmp_path / "_cuda.so")
+    library, sentence = cuda._load.__wrapped__()
+    assert library is None
+    assert sentence.startswith("the cuda engine cannot be loaded (OSError: ")
+    monkeypatch.setenv(extension.OFF, "1")
+    assert cuda._load.__wrapped__() == (None, "the cuda engine is switched off by FASTSSM_NO_NATIVE=1")
+
+
+# --- the kernels of a device ---
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
+    """A device of capability 8.0 without a GPU; what the library says to each file is in "answers"."""
+    state: dict[str, object] = {"answers": {}, "asked": [], "capturing": False}
+
+    class Library:
+        @staticmethod
+        def fastssm_load_kernels(index: int, path: bytes) -> bytes | None:
+            state["asked"].append(Path(path.decode()).name)
+            return state["answers"].get(Path(path.decode()).name)
+
+    monkeypatch.setattr(cuda, "_unready", {})
+    monkeypatch.setattr(cuda, "_library", Library)
+    monkeypatch.setattr(cuda, "capability", lambda device: 80)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state["capturing"])
+    monkeypatch.setattr(cuda, "IMAGE", tmp_path / "_kernels.fatbin")
+    monkeypatch.setattr(cuda, "SOURCE", tmp_path / "_kernels.cu")
+    monkeypatch.setattr(cuda.nvrtc, "kernels", lambda source, capability: tmp_path / f"{source}-{capability}")
+    cuda.IMAGE.touch()
+    cuda.SOURCE.write_text("source")
+    return state
+
+
+FIRST = torch.device("cuda", 0)
+
+
+def test_kernels_of_nvcc_come_first_and_once(device: dict[str, object]) -> None:
+    assert cuda.unready(FIRST) == cuda.unready(FIRST) == []
+    assert device["asked"] == ["_kernels.fatbin"]
+    assert cuda.unready(torch.device("cuda", 1)) == []
+    assert len(device["asked"]) == 2
+
+
+def test_kernels_of_nvrtc_where_nvcc_made_none_for_the_device(device: dict[str, object]) -> None:
+    device["answers"]["_kernels.fatbin"] = b"no binary for this GPU"
+    assert cuda.unready(FIRST) == []
+    assert device["asked"] == ["_kernels.fatbin", "source-80"]
+
+
+def test_why_there_are_no_kernels(device: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    device["answers"] = {"_kernels.fatbin": b"no binary", "source-80": b"no memory"}
+    assert cuda.unready(FIRST) == ["device 0 has no kernels: no binary; nor by NVRTC: no memory"]
+    monkeypatch.setattr(cuda, "_unready", {})
+    cuda.IMAGE.unlink()
+    cuda.SOURCE.unlink()
+    (reason,) = cuda.unready(FIRST)
+    assert reason.startswith(
+        "device 0 has no kernels: they were not compiled by nvcc (_kernels.fatbin is missing); nor"
+    )
+
+
+def test_kernels_are_not_loaded_during_a_capture(device: dict[str, object]) -> None:
+    device["capturing"] = True
+    assert "the stream is being captured" in cuda.unready(FIRST)[0]
+    device["capturing"] = False
+    assert cuda.unready(FIRST) == []  # nothing was remembered
+
+
+def test_the_library_asks_python_for_kernels(device: dict[str, object]) -> None:
+    import ctypes
+
+    answer = ctypes.create_string_buffer(b"?" * 10, 11)
+    cuda._ask(0, ctypes.addressof(answer), 11)
+    assert answer.value == b""
+    device["answers"] = {"_kernels.fatbin": b"a", "source-80": b"b"}
+    cuda._ask(1, ctypes.addressof(answer), 11)
+    assert answer.value == b"device 1 h"  # cut to fit
+
+
+# --- which backend runs ---
+
+
+def test_the_reasons_of_the_cuda_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = backends.Cuda()
+    backend.unbuilt = []
+    monkeypatch.setitem(backends.BACKENDS, "cuda", backend)
+    x, net = torch.randn(3, 2), fastssm.nn.MLP(2, [4])
+    assert fastssm.explain(net, x).reasons["cuda"] == ["x is on cpu, the cuda engine runs on CUDA tensors"]
+    request = backends.request(net.double(), x.double(), precision="tf32")
+    assert any('"tf32" is for float32' in reason for reason in backend.unsupported(request))
+    if not torch.cuda.is_available():
+        assert backend.missing() == [cuda.NO_DEVICE]
+
+
+def test_tf32_is_for_gpus() -> None:
+    reasons = fastssm.explain(fastssm.nn.MLP(2, [4]), torch.randn(3, 2)).reasons
+    assert "cuda" in reasons
+    with pytest.raises(fastssm.UnsupportedError) as raised:
+        fastssm.sliced_loss(fastssm.nn.MLP(2, [4]), torch.randn(3, 2), precision="tf32")
+    if extension.module() is not None:
+        assert "tensor cores of GPUs" in str(raised.value)
