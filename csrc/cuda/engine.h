@@ -13,6 +13,8 @@ namespace fastssm::cuda {
 
 enum class Precision { full, tf32, bf16 };  // of the products of float32
 
+constexpr size_t kWorkspace = size_t(256) << 20;  // bytes
+
 // A matrix in device memory.
 template <class T>
 struct View {
@@ -31,7 +33,8 @@ struct Runtime {
   // Uninitialised bytes, aligned to 256, that stay until all that this call put on the stream is done.
   std::function<void*(size_t)> allocate;
   Precision precision;
-  bool whole_net = true;  // in one kernel, where it is small enough for that
+  bool whole_net = true;          // in one kernel, where it is small enough for that
+  size_t workspace = kWorkspace;  // of the buffers of a tile, unless a single sample takes more
 };
 
 // The two terms of the sliced loss per sample, loss = sum_b weight_b loss_b, and its gradient, in one pass. `seed` is

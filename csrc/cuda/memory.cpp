@@ -5,9 +5,7 @@
 namespace fastssm::cuda {
 namespace {
 
-constexpr size_t kWorkspace = size_t(256) << 20;  // bytes of a call's buffers, unless a single sample takes more
-constexpr int64_t kMostTangents = 254;            // more directions are taken in turns
-constexpr int64_t kTrial = 64;                    // samples to estimate the bytes of one from
+constexpr int64_t kMostTangents = 254;  // more directions are taken in turns
 
 }  // namespace
 
@@ -35,16 +33,8 @@ Pass<T>::Pass(const Problem<T>& problem, const int64_t* seed, const Gradients<T>
               Use use)
     : problem_(problem), seed_(seed), gradients_(gradients), runtime_(runtime), use_(use) {
   split();
-  largest_.tangents = std::min(problem.directions.count, kMostTangents);
-  const auto bytes = [&](int64_t samples) {
-    Taker counter(nullptr);
-    lay_out(counter, samples);
-    return counter.used();
-  };
-  const int64_t fit = std::max<int64_t>(1, kWorkspace / (bytes(kTrial) / kTrial + 1));
-  const int64_t tiles = std::max<int64_t>(1, divided_up(problem.samples, fit));
-  largest_.samples = std::max<int64_t>(1, divided_up(problem.samples, tiles));
   if (problem.samples == 0) return;
+  choose_tile();
   Taker taker(runtime.allocate(bytes(largest_.samples)));
   lay_out(taker, largest_.samples);
   if (given_readout_) return;
@@ -63,6 +53,24 @@ void Pass<T>::split() {
   readout_ = last;
   if (!given_readout_)
     readout_ = {nullptr, nullptr, nullptr, nullptr, last.out, last.out, kIdentity, nullptr, false};
+}
+
+template <class T>
+size_t Pass<T>::bytes(int64_t samples) {
+  Taker counter(nullptr);
+  lay_out(counter, samples);
+  return counter.used();
+}
+
+// Tiles of one size, the largest that fits or a little less.
+template <class T>
+void Pass<T>::choose_tile() {
+  largest_.tangents = std::min(problem_.directions.count, kMostTangents);
+  int64_t fit = 1, step = 1;
+  while (step <= problem_.samples / 2) step *= 2;
+  for (; step > 0; step /= 2)
+    if (fit + step <= problem_.samples && bytes(fit + step) <= runtime_.workspace) fit += step;
+  largest_.samples = divided_up(problem_.samples, divided_up(problem_.samples, fit));
 }
 
 template <class T>

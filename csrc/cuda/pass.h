@@ -98,6 +98,8 @@ class Pass {
 
   // Memory (memory.cpp): the largest tile whose buffers fit, and these.
   void split();
+  void choose_tile();
+  size_t bytes(int64_t samples);
   void lay_out(Taker& taker, int64_t samples);
 
   // Products and steps common to all sweeps (steps.cpp).

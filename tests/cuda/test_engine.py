@@ -1,33 +1,45 @@
-"""The layer-wise engine and its kernels without torch: test_engine.cpp on the emulator, watched in several ways."""
+"""The engine and its kernels without torch: test_engine.cpp, on everything that runs kernels here."""
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
+from typing import Any
 
 import libraries
 import machines
 import pytest
-from device import Device
 
-HOST = sorted((libraries.CSRC / "cuda").glob("*.cpp"))
-KERNELS = libraries.CSRC / "cuda" / "kernels.cu"
+ENGINE = [path for path in sorted((libraries.CSRC / "cuda").glob("*.cpp")) if not path.name.startswith("driver")]
+SEEDS = {"random": 1}
+
+
+class Doors(ctypes.Structure):
+    """The struct Device of test_engine.cpp."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("launch", "schedule", "error")]
 
 
 @cache
-def emulated(flavour: str) -> Device:
-    sources = [KERNELS, *HOST, libraries.HERE / "test_engine.cpp"]
-    return Device(libraries.library("engine", sources, flavour))
+def tests() -> Any:
+    sources = [*ENGINE, libraries.HERE / "test_engine.cpp"]
+    return ctypes.CDLL(str(libraries.library("engine", sources, machines.FLAVOUR or "plain")))
 
 
-@pytest.mark.parametrize("random", [False, True], ids=["in order", "at random"])
-@pytest.mark.parametrize("whole_net", [False, True], ids=["layer by layer", "whole nets"])
-def test_every_value_and_gradient(random: bool, whole_net: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    flavour = machines.FLAVOUR or "plain"
-    assert emulated(flavour).library.fastssm_test_engine(random, whole_net) == 0, capfd.readouterr().out
+def doors(machine: machines.Machine) -> Doors:
+    library = machine.device.library
+    return Doors(*(ctypes.cast(getattr(library, f"fastssm_{name}"), ctypes.c_void_p) for name, _ in Doors._fields_))
 
 
 @pytest.mark.parametrize("whole_net", [False, True], ids=["layer by layer", "whole nets"])
-def test_no_races(whole_net: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    device = emulated("race")
-    assert device.library.fastssm_test_engine(False, whole_net) == 0, capfd.readouterr().out
-    assert device.races() == []
+@pytest.mark.parametrize("name", machines.MACHINES)
+def test_every_value_and_gradient(name: str, whole_net: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    machine = machines.machine_named(name)
+    seed = ctypes.c_uint64(SEEDS.get(name, 0))
+    assert tests().fastssm_test_engine(doors(machine), seed, whole_net) == 0, capfd.readouterr().out
+    machine.judge()
+
+
+def test_tiles_determinism_and_launches(capfd: pytest.CaptureFixture[str]) -> None:
+    machine = machines.machine_named(machines.FLAVOUR or "emulator")
+    assert tests().fastssm_test_launches(doors(machine)) == 0, capfd.readouterr().out
