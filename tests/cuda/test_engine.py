@@ -21,7 +21,7 @@ class Doors(ctypes.Structure):
 
 
 @cache
-def tests() -> Any:
+def program() -> Any:
     sources = [*ENGINE, libraries.HERE / "test_engine.cpp"]
     return ctypes.CDLL(str(libraries.library("engine", sources, machines.FLAVOUR or "plain")))
 
@@ -36,10 +36,10 @@ def doors(machine: machines.Machine) -> Doors:
 def test_every_value_and_gradient(name: str, whole_net: bool, capfd: pytest.CaptureFixture[str]) -> None:
     machine = machines.machine_named(name)
     seed = ctypes.c_uint64(SEEDS.get(name, 0))
-    assert tests().fastssm_test_engine(doors(machine), seed, whole_net) == 0, capfd.readouterr().out
+    assert program().fastssm_test_engine(doors(machine), seed, whole_net) == 0, capfd.readouterr().out
     machine.judge()
 
 
 def test_tiles_determinism_and_launches(capfd: pytest.CaptureFixture[str]) -> None:
     machine = machines.machine_named(machines.FLAVOUR or "emulator")
-    assert tests().fastssm_test_launches(doors(machine)) == 0, capfd.readouterr().out
+    assert program().fastssm_test_launches(doors(machine)) == 0, capfd.readouterr().out

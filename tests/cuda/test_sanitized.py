@@ -11,7 +11,7 @@ import machines
 import pytest
 
 TESTS = ("test_rows.py", "test_pointwise.py", "test_tops.py", "test_engine.py")
-OPTIONS = ("-q", "-p", "no:cacheprovider", "--capture=sys", "--deselect", "tests/cuda/test_engine.py::test_no_races")
+OPTIONS = ("-q", "-p", "no:cacheprovider", "--capture=sys")
 
 
 @pytest.mark.skipif(machines.FLAVOUR != "", reason="this is such a run")
