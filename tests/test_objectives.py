@@ -79,6 +79,13 @@ def test_noise_conditional_networks_are_evaluated_at_the_noise_of_the_rows(prepa
     assert sigmas == sorted(sigmas, reverse=True)
 
 
+def test_a_diffusion_is_evaluated_where_its_noise_is_that_of_the_rows(prepared: Any) -> None:
+    training = Training(config(loss="likelihood"), prepared, Ranks(CPU))
+    sde, start = training.loss.options["sde"], torch.zeros(len(prepared.test))
+    assert float(sde.std(start[0])) == pytest.approx(prepared.noise)
+    torch.testing.assert_close(training.evaluated(training.net)(prepared.test), training.net(prepared.test, start))
+
+
 @pytest.mark.parametrize("out", [1, 3])
 @pytest.mark.parametrize("options", [
     {"cond_dim": 2}, {"fourier_time": True}, {"cond_dim": 2, "conditioning": "film", "fourier_time": True},

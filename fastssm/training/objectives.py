@@ -23,6 +23,7 @@ from fastssm import (
     SlicedScoreLoss,
     TemperedLoss,
 )
+from fastssm.diffusion import VE, ElboLoss
 from fastssm.directions import draw
 from fastssm.domains import Box
 from fastssm.losses.module import ScoreLoss
@@ -75,6 +76,11 @@ def temperatures(batch: Batch) -> Tensor:
     return whole[batch.share].to(batch.device)
 
 
+def times(batch: Batch) -> Tensor:
+    """Draw `[B]` times of a variance-exploding diffusion, at which importance sampling is uniform."""
+    return torch.rand(batch.config.batch, generator=batch.generator)[batch.share].to(batch.device)
+
+
 def perceptron(config: TrainConfig, features: int) -> nn.Module:
     """Return an MLP of the configured shape for an energy or a score."""
     return MLP(features, config.hidden, 1 if config.kind == "energy" else features, config.activation)
@@ -89,6 +95,12 @@ def at_smallest_level(net: nn.Module, config: TrainConfig, prepared: Prepared) -
     """Return what a noise-conditional network is at the noise that the held-out rows carry."""
     assert isinstance(net, MLP)
     return net.at(torch.full((1, 1), math.log(_noise(prepared))).to(net.readout.weight))
+
+
+def at_the_start(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn.Module:
+    """Return what a network that is told the time is at time 0, where a diffusion has the held-out rows' noise."""
+    assert isinstance(net, MLP)
+    return net.at(torch.zeros(1, 1).to(net.readout.weight))
 
 
 def with_level(config: TrainConfig, features: int) -> nn.Module:
@@ -118,6 +130,11 @@ def _sigmas(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
     smallest = _noise(prepared)
     ratio = (max(LARGEST_SIGMA, smallest) / smallest) ** (1 / (LEVELS - 1))
     return {"sigmas": [smallest * ratio**power for power in reversed(range(LEVELS))], "condition": "log_sigma"}
+
+
+def _exploding(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    smallest = _noise(prepared)
+    return {"sde": VE(smallest, max(LARGEST_SIGMA, 2.0 * smallest))}
 
 
 def _box(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
@@ -209,6 +226,15 @@ OBJECTIVES: dict[str, Objective] = {
         "sliced score matching at many noise levels",
         draws={"level": levels, "noise": normal, "v": directions},
         **_NOISE_CONDITIONAL,
+    ),
+    "likelihood": Objective(
+        ElboLoss,
+        "the bound on the likelihood of a diffusion, by a network that is told the time",
+        draws={"t": times, "noise": normal, "v": directions},
+        blurs=True,
+        options=_exploding,
+        network=noise_conditional,
+        evaluated=at_the_start,
     ),
     "domain": Objective(
         DomainLoss,
