@@ -30,13 +30,13 @@ def train(rows: torch.Tensor, blur: float, steps: int, way: str) -> torch.nn.Mod
     """Minimise the bound on minus the log likelihood; return the running mean of the weights."""
     torch.manual_seed(0)
     columns = rows.shape[1]
-    net = fastssm.nn.MLP(columns, [128, 128, 128], columns, "silu", fourier_time=True)
+    net = fastssm.nn.MLP(columns, [64, 64, 64], columns, "silu", fourier_time=True)
     objective = ElboLoss(net, sde=SDE, predicts="noise", **WAYS[way])
     optimiser = torch.optim.Adam(objective.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     mean = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
     for _ in range(steps):
-        x = rows[torch.randint(len(rows), (512,))]
+        x = rows[torch.randint(len(rows), (256,))]
         loss = objective(x + blur * torch.randn_like(x))
         optimiser.zero_grad()
         loss.backward()
@@ -66,8 +66,8 @@ def study(name: str, steps: int, test: int) -> tuple[fastssm.data.Prepared, torc
     print(f"{'fitted Gaussian':>16}  {report('exact', gaussian(prepared.train, prepared.noise, rows))}")
     for way in WAYS:
         net = train(prepared.train, prepared.noise, steps, way)
-        bound = elbo(net, rows, n_times=64, generator=torch.Generator().manual_seed(0), **NOISE)
-        flow = flow_log_prob(net, rows, steps=60, solver="heun", **NOISE)
+        bound = elbo(net, rows, n_times=32, generator=torch.Generator().manual_seed(0), **NOISE)
+        flow = flow_log_prob(net, rows, steps=40, solver="heun", **NOISE)
         print(f"{way:>16}  {report('bound', bound)}   {report('flow', flow)}")
     return prepared, net
 
@@ -80,11 +80,11 @@ def draw(studies: list[tuple[fastssm.data.Prepared, torch.nn.Module]], path: Pat
     axes = figure.subplots(len(studies), 3, squeeze=False)
     for (prepared, net), row in zip(studies, axes, strict=True):
         torch.manual_seed(1)
-        samples = probability_flow(net, SDE.prior_sample((3000, 2)), steps=60, **NOISE)
+        samples = probability_flow(net, SDE.prior_sample((3000, 2)), steps=40, **NOISE)
         reach = 1.15 * float(prepared.test.abs().max())
         line = torch.linspace(-reach, reach, cells)
         grid = torch.cartesian_prod(line, line).flip(1)
-        density = flow_log_prob(net, grid, steps=60, **NOISE).exp().reshape(cells, cells)
+        density = flow_log_prob(net, grid, steps=40, **NOISE).exp().reshape(cells, cells)
         row[0].scatter(*prepared.train[:3000].T, s=1.5, linewidths=0, color="#0072B2")
         row[1].scatter(*samples.T, s=1.5, linewidths=0, color="#D55E00")
         row[2].imshow(density, origin="lower", extent=(-reach, reach, -reach, reach), vmax=density.quantile(0.998))
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--figure", type=Path, help="where a PNG of the toys goes")
     arguments = parser.parse_args()
-    steps, test, cells = (10, 20, 12) if arguments.smoke else (4000, 1000, 100)
+    steps, test, cells = (10, 20, 12) if arguments.smoke else (2000, 1000, 80)
 
     toys = [study(name, steps, test) for name in ("moons", "checkerboard")]
     if arguments.figure:
