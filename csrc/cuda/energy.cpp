@@ -35,7 +35,8 @@ void Pass<T>::sliced_down() {
     down.fresh = l == 0;
     down.d3 = stages_[l].d3;
     down.c1 = c1, down.c2 = c2, down.readout = last ? readout_.weight : nullptr;
-    const int64_t height = over_rows(runtime_, "down", samples, largest_.samples, stages_[l].ld, down, down.back.walk);
+    const int64_t height =
+        over_rows(runtime_, "down", samples, largest_.samples, stages_[l].ld, down, down.back.walk, true);
     descend(l, down.back, height, tangents + 1 + !down.fresh, down.fresh ? 1 : tangents + 2);
   }
   leave(depth() > 0);
@@ -101,7 +102,8 @@ void Pass<T>::merged_down() {
     down.d3 = stages_[l].d3;
     down.c2 = coefficients_;
     down.readout = last ? readout_.weight : nullptr, down.chain = last ? nullptr : stages_[l].g;
-    const int64_t height = over_rows(runtime_, "down", samples, largest_.samples, stages_[l].ld, down, down.back.walk);
+    const int64_t height =
+        over_rows(runtime_, "down", samples, largest_.samples, stages_[l].ld, down, down.back.walk, true);
     descend(l, down.back, height, tangents + 2, l == 0 ? 1 : tangents + 1);
   }
   leave(depth() > 0);

@@ -40,14 +40,15 @@ void start(const Runtime<T>& runtime, const std::string& kernel, const Launch& h
                    runtime.stream);
 }
 
-// Over rows and columns, as would suit `most` rows; return the height of the grid: the number of partial sums, if any.
+// Over rows and columns, as would suit `most` rows; return the height of the grid: where columns add up (`folds`), the
+// number of partial sums.
 template <class T, class Parameters>
 int64_t over_rows(const Runtime<T>& runtime, const std::string& kernel, int64_t rows, int64_t most, int64_t ld,
-                  Parameters& parameters, Walk& walk) {
+                  Parameters& parameters, Walk& walk, bool folds = false) {
   const Walking how = walking(most, ld / kLanes<T>);
   walk = how.walk;
   const Grid grid{static_cast<unsigned>(how.across), static_cast<unsigned>(how.down(rows))};
-  start(runtime, kernel, {grid, how.threads, how.threads * size_t(kAccess)}, parameters);
+  start(runtime, kernel, {grid, how.threads, folds ? how.threads * size_t(kAccess) : 0}, parameters);
   return grid.y;
 }
 

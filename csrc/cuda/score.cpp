@@ -52,7 +52,8 @@ void Pass<T>::score_down(bool with_score) {
                : weighted_sum(readout_sum_, tangents * samples, directions, along);
   for (int64_t l = depth() - 1; l >= 0; l--) {
     Back<T> down = back(l, true);
-    const int64_t height = over_rows(runtime_, "down_score", samples, largest_.samples, stages_[l].ld, down, down.walk);
+    const int64_t height =
+        over_rows(runtime_, "down_score", samples, largest_.samples, stages_[l].ld, down, down.walk, true);
     descend(l, down, height, tangents + 1, l == 0 ? 1 : tangents + 1);
   }
   leave(true);

@@ -130,7 +130,7 @@ template <class T>
 void Pass<T>::weighted_sum(Sum& sum, int64_t rows, Rows a, const T* coefficients) {
   WeightedSum<T> parameters{{}, rows, a.ld, a.p, coefficients, sum.partial, begun_};
   const int64_t most = (largest_.tangents + 2) * largest_.samples;
-  const int64_t height = over_rows(runtime_, "weighted_sum", rows, most, a.ld, parameters, parameters.walk);
+  const int64_t height = over_rows(runtime_, "weighted_sum", rows, most, a.ld, parameters, parameters.walk, true);
   if (!begun_) sum.rows = height;
 }
 

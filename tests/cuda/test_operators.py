@@ -20,10 +20,10 @@ from operators import operators
 OPERATORS = "ops or operators or opcheck or gradcheck"
 
 
-def passed(library: Path, *arguments: str) -> int:
+def passed(library: Path, *arguments: str, **variables: str) -> int:
     """Run tests on a library of operators, and return how many passed; none may fail."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
-    environment = {**os.environ, "FASTSSM_NO_NATIVE": "1", "FASTSSM_OPERATORS": str(library)}
+    environment = {**os.environ, "FASTSSM_NO_NATIVE": "1", "FASTSSM_OPERATORS": str(library), **variables}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     return int(re.search(r"(\d+) passed", done.stdout)[1])
@@ -32,6 +32,12 @@ def passed(library: Path, *arguments: str) -> int:
 @pytest.mark.slow
 def test_the_whole_matrix_on_the_emulator() -> None:
     assert passed(operators(), "tests/test_equivalence.py", "-k", "ops") >= 110
+
+
+@pytest.mark.slow
+def test_the_whole_matrix_layer_by_layer() -> None:
+    """No network is small for a device with so little shared memory."""
+    assert passed(operators(), "tests/test_equivalence.py", "-k", "ops", FASTSSM_SHARED_PER_BLOCK="8192") >= 110
 
 
 @pytest.mark.slow
