@@ -4,6 +4,7 @@
 
 #include "gemm_params.h"
 #include "mma.cuh"
+#include "shared.cuh"
 
 namespace fastssm::cuda {
 
@@ -52,7 +53,8 @@ struct StagedSide {
   FASTSSM_DEVICE void stage(float* to) const {
     const int ld = side.along_depth ? apart : deep;
     FASTSSM_UNROLL
-    for (int q = 0; q < kProductQuads; q++) *reinterpret_cast<float4*>(to + line(q) * ld + along(q)) = next[q];
+    for (int q = 0; q < kProductQuads; q++)
+      store_shared(to + line(q) * ld + along(q), {{next[q].x, next[q].y, next[q].z, next[q].w}});
   }
 };
 

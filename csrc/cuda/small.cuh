@@ -153,7 +153,7 @@ struct SmallBlock : SmallTile<T> {
     if (from && columns % 4 == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
       for (int i = threadIdx.x; i < height * (ld / 4); i += kSmallThreads) {
         const int r = i / (ld / 4), j = i % (ld / 4) * 4;
-        put(to + r * ld + j, r < rows && j < columns ? quad(from + r * columns + j) : Quad<T>{});
+        put_shared(to + r * ld + j, r < rows && j < columns ? quad(from + r * columns + j) : Quad<T>{});
       }
     } else {
       for (int i = threadIdx.x; i < height * ld; i += kSmallThreads) {
@@ -222,11 +222,11 @@ struct SmallBlock : SmallTile<T> {
       p.square[first + r] = square;
       memory[p.at_total + r] += memory[p.at_weights + r] * (jacobian + square);
     }
-    __syncthreads();
   }
 
   FASTSSM_DEVICE void end() {
     T* out = p.partials + int64_t(blockIdx.x) * p.partial;
+    __syncthreads();
     if (threadIdx.x == 0) {
       T total(0);
       for (int r = 0; r < p.tile; r++) total += memory[p.at_total + r];

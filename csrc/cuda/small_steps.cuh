@@ -4,6 +4,7 @@
 #include "../activations.h"
 #include "../sweep.h"
 #include "reduce.cuh"
+#include "shared.cuh"
 #include "small_params.h"
 
 namespace fastssm::cuda {
@@ -18,9 +19,17 @@ FASTSSM_DEVICE Quad<T> quad(const T* p) {
   return *reinterpret_cast<const Quad<T>*>(p);
 }
 
+// To shared memory, and to where the caller's lies.
+template <class T>
+FASTSSM_DEVICE void put_shared(T* p, const Quad<T>& q) {
+  FASTSSM_UNROLL
+  for (int i = 0; i < 4; i += kLanes<T>) store_shared(p + i, pack_of<T>([&](int lane) { return q.v[i + lane]; }));
+}
+
 template <class T>
 FASTSSM_DEVICE void put(T* p, const Quad<T>& q) {
-  *reinterpret_cast<Quad<T>*>(p) = q;
+  FASTSSM_UNROLL
+  for (int i = 0; i < 4; i += kLanes<T>) store(p + i, pack_of<T>([&](int lane) { return q.v[i + lane]; }));
 }
 
 // Row `id` of the table of activations.
@@ -106,7 +115,7 @@ struct SmallTile {
       }
       FASTSSM_UNROLL
       for (int q = 0; q < 4; q++)
-        if (r + q < rows) put(below + (r + q) * s.ld_in + j, sum[q]);
+        if (r + q < rows) put_shared(below + (r + q) * s.ld_in + j, sum[q]);
     }
     __syncthreads();
   }

@@ -223,14 +223,14 @@ class Arguments:
 class WholeNet(Host):
     """The whole-net path on a device."""
 
-    def run(self, case: Case, p: Problem) -> Result:
-        """Run a case."""
+    def run(self, case: Case, p: Problem, small: bool = True) -> Result:
+        """Run a case, on the whole-net path or layer by layer."""
         given = Arguments(case, p)
         structs = given.problem(), given.objective(), given.gradients()
         problem, objective, gradients = (ctypes.byref(struct) for struct in structs)
         seed, loss = (ctypes.c_void_p(place) for place in (p.seed.data_ptr(), given.loss.ctypes.data))
-        function, precision = f"fastssm_small_{given.real}", PRECISIONS.index(case.precision)
-        done = self.call(function, problem, seed, objective, loss, gradients, precision)
+        function, precision = f"fastssm_objective_{given.real}", PRECISIONS.index(case.precision)
+        done = self.call(function, problem, seed, objective, loss, gradients, precision, small)
         return Result(done, given.results())
 
     def check(self, case: Case, seed: int = 0) -> Result:

@@ -1,4 +1,5 @@
-// The whole-net path and the tensor-core products for ctypes (host.py), on whatever device Python gives.
+// The engine's objective, its whole-net path alone, and the tensor-core products for ctypes (host.py), on whatever device
+// Python gives. Products in full precision are naive loops, and started as a kernel called "product".
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -60,12 +61,30 @@ int guarded(const Body& body) {
 }
 
 template <class T>
-int small(const Problem<T>* problem, const int64_t* seed, const Objective<T>* out, T* loss,
-          const Gradients<T>* gradients, int precision) {
+void multiply(View<const T> a, View<const T> b, View<T> c, bool accumulate) {
+  const auto size = [](int64_t n) { return static_cast<unsigned>(n); };
+  host.start("product", size(c.rows), size(c.columns), size(a.columns), accumulate, 0, nullptr, 0);
+  for (int64_t i = 0; i < c.rows; i++)
+    for (int64_t j = 0; j < c.columns; j++) {
+      T& out = c.p[i * c.row_stride + j * c.column_stride];
+      T sum = accumulate ? out : T(0);
+      for (int64_t k = 0; k < a.columns; k++)
+        sum += a.p[i * a.row_stride + k * a.column_stride] * b.p[k * b.row_stride + j * b.column_stride];
+      out = sum;
+    }
+}
+
+// The objective, or with `small` the whole-net path alone.
+template <class T>
+int run(const Problem<T>* problem, const int64_t* seed, const Objective<T>* out, T* loss,
+        const Gradients<T>* gradients, int precision, bool small) {
   Memory memory;
   const auto allocate = [&](size_t bytes) { return memory.take(bytes); };
-  const Runtime<T> runtime{host, nullptr, {}, allocate, static_cast<Precision>(precision)};
-  return guarded([&] { return small_objective(*problem, seed, *out, loss, *gradients, runtime); });
+  const Runtime<T> runtime{host, nullptr, multiply<T>, allocate, static_cast<Precision>(precision), small};
+  return guarded([&] {
+    if (small) return small_objective(*problem, seed, *out, loss, *gradients, runtime);
+    return objective(*problem, seed, *out, loss, *gradients, runtime), true;
+  });
 }
 
 }  // namespace
@@ -79,14 +98,14 @@ void fastssm_host(Start start, size_t shared_per_block, int multiprocessors, int
 
 const char* fastssm_host_error() { return error.c_str(); }
 
-int fastssm_small_float(const Problem<float>* problem, const int64_t* seed, const Objective<float>* out, float* loss,
-                        const Gradients<float>* gradients, int precision) {
-  return small(problem, seed, out, loss, gradients, precision);
+int fastssm_objective_float(const Problem<float>* problem, const int64_t* seed, const Objective<float>* out,
+                            float* loss, const Gradients<float>* gradients, int precision, bool small) {
+  return run(problem, seed, out, loss, gradients, precision, small);
 }
 
-int fastssm_small_double(const Problem<double>* problem, const int64_t* seed, const Objective<double>* out,
-                         double* loss, const Gradients<double>* gradients, int precision) {
-  return small(problem, seed, out, loss, gradients, precision);
+int fastssm_objective_double(const Problem<double>* problem, const int64_t* seed, const Objective<double>* out,
+                             double* loss, const Gradients<double>* gradients, int precision, bool small) {
+  return run(problem, seed, out, loss, gradients, precision, small);
 }
 
 int fastssm_tensor_product(const View<const float>* a, const View<const float>* b, const View<float>* c,
