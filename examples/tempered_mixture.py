@@ -170,7 +170,8 @@ def draw(rows: list[dict[str, Any]], energies: dict[str, Energy], path: Path) ->
                 float(r["learnt_weights"].split()[0]) for r in rows if (r["setting"], r["loss"]) == (name, method)
             ]
             panel.plot([place] * len(shares), shares, "o", color=colour, alpha=0.7)
-        panel.set(xticks=range(len(METHODS)), xticklabels=METHODS, xlim=(-0.5, len(METHODS) - 0.5), ylim=(-0.03, 1.03))
+        panel.set_xticks(range(len(METHODS)), METHODS, fontsize=8)
+        panel.set(xlim=(-0.5, len(METHODS) - 0.5), ylim=(-0.03, 1.03))
         panel.set_title(f"{name}:\nweight of the first", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import csv
 import functools
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -262,3 +264,16 @@ def test_cond_reductions_images_and_the_twin() -> None:
     assert torch.equal(fastssm.tempered_loss(net, x.flatten(1), tempering=levels, reduction="none", **flat), each)
     assert torch.equal(fastssm.TemperedLoss(net, tempering=levels, reduction="none")(x, **options), each)
     assert fastssm.tempered_loss(net, x[:0], tempering=levels, cond=cond[:0], reduction="sum").item() == 0
+
+
+def test_the_table_of_the_page_is_that_of_the_file() -> None:
+    root = Path(__file__).parents[1]
+    with (root / "bench" / "results" / "tempered.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    errors: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        errors.setdefault((row["setting"], row["loss"]), []).append(float(row["largest_error"]))
+    page = (root / "docs" / "losses" / "tempered.md").read_text()
+    lines = [f"| {setting} | {loss} | {sum(e) / len(e):.3f} | {max(e):.3f} |" for (setting, loss), e in errors.items()]
+    assert [line for line in lines if line not in page] == []
+    assert {len(found) for found in errors.values()} == {5}
