@@ -36,6 +36,7 @@ class Gaussian(nn.Module):
         return self.factor * -(x - mean[:, None]) / var[:, None]
 
 
+@torch.no_grad()
 def expected_loss(
     model: nn.Module, sde: LinearSDE, pieces: list[tuple[float, float]], count: int = 40, **options: Any
 ) -> tuple[Tensor, Tensor]:
@@ -73,6 +74,7 @@ def time_told(sde: LinearSDE, told: Tensor) -> Tensor:
     return low.exp()
 
 
+@torch.no_grad()
 def mean_path(model: nn.Module, sde: LinearSDE, *, t_min: float, times: str, **options: Any) -> float:
     """Return the mean of the path's term over times drawn from their density, by quadrature over its quantiles."""
     q, total = time_density(sde, times, t_min), 0.0
