@@ -37,15 +37,17 @@ def whirl(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return 0.5 * beta(t)[:, None] * (speed * (x @ TURN.T) - x)
 
 
-SDE = CustomSDE(whirl, lambda t: beta(t).sqrt(), steps=50)
+SDE = CustomSDE(whirl, lambda t: beta(t).sqrt(), steps=25)
 
 
 def train(rows: torch.Tensor, steps: int) -> torch.nn.Module:
     """Minimise the sliced loss along the whirl."""
     torch.manual_seed(0)
-    net = fastssm.nn.MLP(2, [128, 128, 128], 2, "silu", cond_dim=1)
-    objective = SlicedDiffusionLoss(net, sde=SDE, weighting=blur, projection="hadamard", n_projections=2)
-    optimiser = torch.optim.Adam(objective.parameters(), lr=2e-3)
+    net = fastssm.nn.MLP(2, [128, 128, 128], 2, "silu", fourier_time=True)
+    objective = SlicedDiffusionLoss(
+        net, sde=SDE, weighting=lambda t: blur(t) + 0.01, projection="hadamard", n_projections=2
+    )
+    optimiser = torch.optim.Adam(objective.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for step in range(steps):
         loss = objective(rows[torch.randint(len(rows), (512,))])
@@ -90,7 +92,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--figure", type=Path, help="where a PNG goes")
     arguments = parser.parse_args()
-    steps, test = (5, 20) if arguments.smoke else (3000, 300)
+    steps, test = (5, 20) if arguments.smoke else (5000, 300)
 
     prepared = fastssm.data.prepare(fastssm.data.load("moons"))
     net = train(prepared.train, steps)

@@ -30,7 +30,7 @@ def train(rows: torch.Tensor, blur: float, steps: int, way: str) -> torch.nn.Mod
     """Minimise the bound on minus the log likelihood; return the running mean of the weights."""
     torch.manual_seed(0)
     columns = rows.shape[1]
-    net = fastssm.nn.MLP(columns, [64, 64, 64], columns, "silu", fourier_time=True)
+    net = fastssm.nn.MLP(columns, [64, 64, 64], columns, "silu", fourier_time=True, conditioning="film")
     objective = ElboLoss(net, sde=SDE, predicts="noise", **WAYS[way])
     optimiser = torch.optim.Adam(objective.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
