@@ -17,7 +17,8 @@ from tools.fill_tables import filled
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SUBMODULES = {found.name for found in pkgutil.walk_packages(fastssm.__path__, "fastssm.")}
+LIBRARY = "fastssm._cuda"  # which looks like a module, and is none
+SUBMODULES = {found.name for found in pkgutil.walk_packages(fastssm.__path__, "fastssm.")} - {LIBRARY}
 MODULES = sorted({"fastssm", *SUBMODULES} - {"fastssm.__main__"})
 
 

@@ -163,6 +163,29 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
     assert run(operators(), REFUSED).splitlines() == SENTENCES
 
 
+ROUNDED = """
+from fastssm.engine import Form, Inputs, Static
+from fastssm.sweeps import read
+torch.manual_seed(0)
+for out, kind in ((1, "energy"), (16, "score")):
+    net = fastssm.nn.MLP(16, [160, 40], out, activation="tanh")
+    plan, tensors, _ = read(fastssm.recognize(net), kind, ())
+    x, v = torch.randn(20, 16), torch.randn(2, 20, 16)
+    def gradients(precision):
+        loss = ops.objective(Inputs(x, None, v, None), None, tensors, Static(plan, 2, precision), Form(True, True))[0]
+        return [loss.detach(), *torch.autograd.grad(loss, tensors)]
+    full = [t.double() for t in gradients("full")]
+    for precision, rtol in (("tf32", 3e-3), ("bf16", 2e-2)):
+        rounded = gradients(precision)
+        oracle.assert_close(rounded, full, rtol, precision)
+        print(precision, torch.equal(rounded[1].double(), full[1]))
+"""
+
+
+def test_rounded_products() -> None:
+    assert run(operators(), ROUNDED) == "tf32 False\nbf16 False\n" * 2
+
+
 LEAK = """
 import ctypes
 net = fastssm.nn.MLP(2, [4])
