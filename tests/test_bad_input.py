@@ -227,7 +227,7 @@ ROWS = {
     "a backend that is not built": (
         lambda s: sliced(s, backend="cuda"),
         fastssm.UnsupportedError,
-        ("cuda", "not built", 'backend="auto"'),
+        ("cuda", "built", 'backend="auto"'),
     ),
     "a block with an unknown backend": (
         lambda s: fastssm.backend("tpu").__enter__(),

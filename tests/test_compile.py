@@ -11,7 +11,7 @@ from torch._dynamo import config as dynamo_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastssm
-from fastssm import backends, engine, networks, ops
+from fastssm import backends, engine, networks, ops, runners
 from fastssm.diffusion import VE, VP, CustomSDE, ElboLoss, SlicedDiffusionLoss, SoftTruncation
 from fastssm.directions import Directions
 from fastssm.nn import MLP
@@ -195,7 +195,7 @@ def flat_call(
     net: nn.Module, x: Tensor, v: Tensor, cond: object = None
 ) -> tuple[tuple[object, ...], tuple[object, ...]]:
     """Return the arguments of the operators `objective` and `terms` for a call."""
-    inputs, tensors, static = backends._flat(backends.request(net, x, cond), Directions(len(v), v))
+    inputs, tensors, static = runners.flat(backends.request(net, x, cond), Directions(len(v), v))
     kind, *lists = static.plan
     plan = (kind, *map(list, lists), static.n_projections, static.precision)
     return (*inputs, tensors, None, *plan, False, True, True, True), (*inputs, tensors, *plan)
@@ -261,7 +261,7 @@ def test_an_operator_is_one_node_of_a_compiled_graph() -> None:
         return graph.forward
 
     def loss(x: Tensor, v: Tensor) -> Tensor:
-        inputs, tensors, static = backends._flat(backends.request(net, x), Directions(2, v))
+        inputs, tensors, static = runners.flat(backends.request(net, x), Directions(2, v))
         return ops.objective(inputs, None, tensors, static, engine.Form(True, True))[0]
 
     compiled = torch.compile(loss, fullgraph=True, backend=keep)

@@ -18,7 +18,7 @@ from judge import LAYOUTS, agree, evaluate, laid_out, randomised
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import directions, extension, native
+from fastssm import directions, extension, native, runners
 from fastssm.nn import MLP
 
 C = extension.module()
@@ -141,7 +141,7 @@ def test_the_kernels_pass_opcheck() -> None:
     model = mlp(3, [5, 5], True, torch.float32, cond_dim=2, residual=True)
     x, cond = torch.randn(4, 3, requires_grad=True), torch.randn(4, 2, requires_grad=True)
     call = fastssm.backends.request(model, x, cond)
-    inputs, tensors, static = fastssm.backends._flat(call, directions.Directions(2, seed=torch.tensor(3)))
+    inputs, tensors, static = runners.flat(call, directions.Directions(2, seed=torch.tensor(3)))
     given, numbers = (*inputs, tensors), (*static.plan, static.n_projections, static.precision)
     every = (*given, torch.rand(4), *numbers, True, True, True, True)
     torch.library.opcheck(torch.ops.fastssm.objective.default, every)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import fastssm
-from fastssm import backends, directions, extension, native
+from fastssm import backends, directions, extension, native, runners
 from fastssm.nn import MLP
 
 pytestmark = pytest.mark.skipif("cpu" not in native.DEVICES, reason=extension.status())
@@ -219,7 +219,7 @@ def test_two_callers_at_once_get_what_each_gets_alone(threads: int, energy: bool
 
 def _doors(x: Tensor, model: nn.Module) -> dict[str, Callable[[], object]]:
     call = backends.request(model, x)
-    inputs, tensors, static = backends._flat(call, directions.Directions(2, seed=torch.tensor(1)))
+    inputs, tensors, static = runners.flat(call, directions.Directions(2, seed=torch.tensor(1)))
     plan = native._compiled(static.plan)
     return {
         "objective": lambda: native._C.objective(plan, *inputs, tensors, None, 2, False, True, "full"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastssm
-from fastssm import backends, cuda, extension
+from fastssm import backends, cuda, extension, runners
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))  # as setup.py does
@@ -279,7 +279,7 @@ def test_the_library_asks_python_for_kernels(device: dict[str, object]) -> None:
 
 
 def test_the_reasons_of_the_cuda_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = backends.Cuda()
+    backend = runners.Cuda()
     backend.unbuilt = []
     monkeypatch.setitem(backends.BACKENDS, "cuda", backend)
     x, net = torch.randn(3, 2), fastssm.nn.MLP(2, [4])

@@ -21,6 +21,7 @@ ROWS = [
     {"functions"},
     {"ops"},
     {"native"},
+    {"runners"},
     {"backends"},
     {"conditionals", "operators", "sampling"},
     {"losses"},

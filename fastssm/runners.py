@@ -1,0 +1,250 @@
+"""The four backends: what each refuses, and how it runs a call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fastssm import checks, cuda, extension, functions, native, ops, reference
+from fastssm.directions import Directions
+from fastssm.engine import FULL_ONLY, Form, Inputs, Static
+from fastssm.networks import Network, Refusal
+from fastssm.sweeps import Terms, read
+
+
+class Request(NamedTuple):
+    """One call, validated.
+
+    Attributes:
+        model: the user's module.
+        recognised: the network found in it, or the refusal.
+        x: data `[B, ...]`.
+        cond: conditioning arguments.
+        kind: "energy", "score", or "auto" where only running the model can tell.
+        precision: of the products, "full", "bf16" or "tf32".
+    """
+
+    model: nn.Module
+    recognised: Network | Refusal
+    x: Tensor
+    cond: tuple[Tensor, ...]
+    kind: str
+    precision: str
+
+
+class Backend(Protocol):
+    """What a backend offers; `fused` ones compute a loss and its gradients in one pass."""
+
+    name: str
+    fused: bool
+
+    def missing(self) -> list[str]:
+        """Return why the backend cannot run anything here; empty if it can."""
+
+    def unsupported(self, request: Request) -> list[str]:
+        """Return why the backend cannot run this call; empty if it can."""
+
+    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
+        """Return the differentiable terms of every sample and direction; with `each` no mean over the directions."""
+
+    def objective(
+        self, request: Request, directions: Directions, weight: Tensor | None, form: Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss, and its two terms per sample."""
+
+    def score(self, request: Request) -> Tensor:
+        """Return the differentiable score `[B, D]` alone."""
+
+
+class Reference:
+    """Plain autograd on any module."""
+
+    name, fused = "reference", False
+
+    def missing(self) -> list[str]:
+        """It is always there."""
+        return []
+
+    def unsupported(self, request: Request) -> list[str]:
+        """It runs any module, in the dtype of its data."""
+        return [] if request.precision == "full" else [FULL_ONLY]
+
+    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
+        """Differentiate twice."""
+        return reference.terms(request.model, request.x, request.cond, request.kind, directions, each)
+
+    def objective(
+        self, request: Request, directions: Directions, weight: Tensor | None, form: Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the loss from the terms."""
+        raise NotImplementedError("the reference backend has no fused objective")
+
+    def score(self, request: Request) -> Tensor:
+        """Differentiate an energy once, or call a score net."""
+        return reference.score(request.model, request.x, request.cond, request.kind)
+
+
+class Fused:
+    """The engine in PyTorch, on any device.
+
+    Args:
+        name: what the backend is called.
+        door: the module through which it is entered: `fastssm.functions`, `fastssm.native` or `fastssm.ops`.
+    """
+
+    fused = True
+
+    def __init__(self, name: str, door: Door) -> None:
+        self.name, self.door = name, door
+
+    def missing(self) -> list[str]:
+        """It is always there."""
+        return []
+
+    def objections(self, request: Request) -> list[str]:
+        """Return why the engine cannot run a network that was recognised."""
+        return [] if request.precision == "full" else [FULL_ONLY]
+
+    def unsupported(self, request: Request) -> list[str]:
+        """Return why this call cannot run: a network not recognised, or what the engine has no code for."""
+        reasons = self.objections(request)
+        if isinstance(request.recognised, Refusal):
+            return reasons + list(request.recognised.reasons)
+        if request.x.ndim > 2 and not request.recognised.flattens:
+            reasons.append(
+                f"x has shape {tuple(request.x.shape)} and the network does not flatten it, so that nn.Linear acts on "
+                "the last axis alone; put nn.Flatten() first if that is not meant"
+            )
+        return reasons
+
+    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
+        """Run the sweeps, and again for their gradient."""
+        inputs, tensors, static = flat(request, directions)
+        return self.door.terms(inputs, tensors, static._replace(each=each) if each else static)
+
+    def objective(
+        self, request: Request, directions: Directions, weight: Tensor | None, form: Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the sweeps once, for the loss and all its gradients."""
+        inputs, tensors, static = flat(request, directions)
+        return self.door.objective(inputs, weight, tensors, static, form)
+
+    def score(self, request: Request) -> Tensor:
+        """Run the sweeps along no direction at all: one of zeros, as the engine wants one."""
+        x = request.x
+        along = x.new_zeros(1, x.shape[0], math.prod(x.shape[1:]))
+        return self.terms(request, Directions(1, along)).score
+
+
+class Compiled(Fused):
+    """A compiled engine, for the tensors of one type of device, after which it is called.
+
+    Args:
+        name: what the backend is called.
+        door: as for `Fused`.
+        unbuilt: why there is no such engine; empty if there is.
+    """
+
+    def __init__(self, name: str, door: Door, unbuilt: list[str]) -> None:
+        super().__init__(name, door)
+        self.unbuilt = unbuilt
+
+    def missing(self) -> list[str]:
+        """Return why nothing can run: an engine that is not built."""
+        return self.unbuilt.copy()
+
+    def objections(self, request: Request) -> list[str]:
+        """Name the device, the precision and the transforms that the engine has no code for."""
+        if self.unbuilt:
+            return self.unbuilt.copy()
+        x, reasons = request.x, []
+        if not getattr(x, f"is_{self.name}"):  # `x.device.type` takes half a microsecond
+            reasons.append(f"x is on {x.device}, the {self.name} engine runs on {self.name.upper()} tensors")
+        else:
+            reasons += self.unready(x)
+        if request.precision != "full":
+            reasons += self.unrounded(x, request.precision)
+        if functions.transformed():
+            reasons.append("a torch.func transform is running, and compiled code has no rules for those")
+        return reasons
+
+    def unready(self, x: Tensor) -> list[str]:
+        """Return why nothing runs on the device of x."""
+        return []
+
+    def unrounded(self, x: Tensor, precision: str) -> list[str]:
+        """Return why products cannot be rounded to a precision."""
+        if x.dtype == torch.float64:
+            return [f'precision="{precision}" is for float32 and narrower data, x is torch.float64; use x.float()']
+        return []
+
+
+class Cpu(Compiled):
+    """The engine in C++."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "cpu", native, [] if native.DEVICES else [f"the cpu engine is not built. {extension.status()}"]
+        )
+
+    def unrounded(self, x: Tensor, precision: str) -> list[str]:
+        """Return why products cannot be rounded: the data, or the processor."""
+        reasons = super().unrounded(x, precision)
+        if precision == "tf32":
+            reasons.append('precision="tf32" is what tensor cores of GPUs have; pass precision="full" or "bf16"')
+        elif not native.multiplies_bf16():
+            reasons.append('precision="bf16" needs a processor with AVX-512; pass precision="full"')
+        return reasons
+
+
+class Cuda(Compiled):
+    """The engine on GPUs."""
+
+    def __init__(self) -> None:
+        super().__init__("cuda", ops, cuda.missing())
+
+    def missing(self) -> list[str]:
+        """Return why nothing can run: an engine that is not built, or no device to run it on."""
+        return super().missing() or ([] if torch.cuda.is_available() else [cuda.NO_DEVICE])
+
+    def unready(self, x: Tensor) -> list[str]:
+        """Return why the device has no kernels; in a graph that is only being traced, leave that to its first run."""
+        return [] if torch.compiler.is_compiling() else cuda.unready(x.device)
+
+    def unrounded(self, x: Tensor, precision: str) -> list[str]:
+        """Return why products cannot be rounded: the data, or the device."""
+        reasons = super().unrounded(x, precision)
+        if x.is_cuda and not torch.compiler.is_compiling() and not cuda.rounds(x.device):
+            reasons.append(
+                f'precision="{precision}" needs a GPU of compute capability 8.0 or more; pass precision="full"'
+            )
+        return reasons
+
+
+class Door(Protocol):
+    """A way into the engine."""
+
+    def terms(self, inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
+        """Return the differentiable terms."""
+
+    def objective(
+        self, inputs: Inputs, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, form: Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the differentiable loss and its two terms per sample."""
+
+
+def flat(call: Request, directions: Directions) -> tuple[Inputs, list[Tensor], Static]:
+    """Read the network's weights, once, and lay the call out as flat tensors."""
+    assert isinstance(call.recognised, Network)
+    x = call.x
+    if x.ndim > 2 or torch.compiler.is_compiling():  # under torch.func.grad a graph that holds x itself is miscompiled
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    plan, tensors, columns = read(call.recognised, call.kind, call.cond)
+    if checks.autocasting(x):  # the engine computes in float32 or float64 whatever autocast says
+        x, columns = checks.widened(x), None if columns is None else checks.widened(columns)
+        tensors = [checks.widened(t) for t in tensors]
+    return Inputs(x, columns, directions.v, directions.seed), tensors, Static(plan, directions.count, call.precision)
