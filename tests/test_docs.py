@@ -81,7 +81,7 @@ def test_the_architecture_names_every_module():
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
 def test_commands_and_files_that_a_page_names_exist(page):
     text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
-    commands = set(re.findall(r"^make (\w+)|`make (\w+)", text, re.MULTILINE))
+    commands = set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)", text, re.MULTILINE))
     assert [c for pair in commands for c in pair if c and not re.search(rf"^{c}:", makefile, re.MULTILINE)] == []
     links = re.findall(r"\]\((?!http|#)([^)\s#]+)", text)
     assert [link for link in links if not (page.parent / link).exists()] == []
