@@ -13,7 +13,8 @@ NATIVE := setup.py tools/amalgamate.py tools/cuda_engine.py tools/nvcc.py tools/
 SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_native.py -k "not data_loader"
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension gpu-check wheel fuzz mutants clean
+.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension gpu-check wheel fuzz mutants cuda-mutants \
+  cuda-prove clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +77,13 @@ fuzz: $(VENV)/.test  ## 2000 random networks, losses, dtypes and threads against
 
 mutants: $(VENV)/.test  ## break each term of csrc/sweep.h in turn, and see the tests notice
 	$(BIN)/python tools/mutants.py $(ARGS)
+
+cuda-mutants: $(VENV)/.test  ## break the CUDA kernels in many ways, and see tests/cuda notice
+	$(BIN)/python tools/cuda_mutants.py $(ARGS)
+
+cuda-prove: $(VENV)/.test $(VENV)/.cuda-test  ## have a static verifier look for races in the kernels' PTX
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tools/cuda_prove.txt
+	$(BIN)/python tools/cuda_prove.py $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) .cache build dist site runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

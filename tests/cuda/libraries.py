@@ -19,7 +19,7 @@ from translate import files
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-CSRC = Path(os.environ.get("FASTSSM_CUDA_CSRC", ROOT / "csrc"))  # mutants are copies of it
+CSRC = ROOT / "csrc"
 CACHE = ROOT / "build" / "cuda-tests"
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-w", f"-I{CSRC}", f"-I{HERE}")

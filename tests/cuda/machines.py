@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import libraries
@@ -14,7 +15,7 @@ import toolkit
 from device import Device, aligned, filled
 from structures import Structures
 
-KERNELS = libraries.CSRC / "cuda" / "kernels.cu"
+KERNELS = Path(os.environ.get("FASTSSM_CUDA_KERNELS", libraries.CSRC / "cuda" / "kernels.cu"))  # or a mutant
 HEADERS = ("params.h", "small_params.h", "gemm_params.h")
 STRUCTURES = Structures(*(libraries.CSRC / "cuda" / name for name in HEADERS))
 FLAVOUR = os.environ.get("FASTSSM_CUDA_FLAVOUR", "")  # of a run of the tests within the tests

@@ -1,0 +1,176 @@
+"""Breaks the CUDA kernels one way at a time, and lists which breaks the tests of tests/cuda notice.
+
+Run `python tools/cuda_mutants.py [--output bench/results/cuda_mutants.csv]`. Each barrier is deleted, and the race
+checker looks; each term of each rule of csrc/sweep.h is dropped and doubled, derivatives swapped and sums cut short,
+and float64 judges; each mask of a tail is made wrong by one, under AddressSanitizer. A mutant that no test can notice
+has to stand in EQUIVALENT with the argument why. Exits with 1 if another one survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from mutants import mutants as broken_rules
+from mutants import once
+from toolchain import CSRC, ROOT
+
+TESTS = ROOT / "tests" / "cuda"
+sys.path[:0] = [str(TESTS), str(TESTS / "ptx")]
+import libraries  # noqa: E402
+
+RESULT = ROOT / "bench" / "results" / "cuda_mutants.csv"
+BARRIER = "__syncthreads();"
+FUNCTION = re.compile(r"^\s*(?:static )?(?:FASTSSM_DEVICE|__device__ FASTSSM_INLINE)[^;=]*?\b(\w+)\(", re.MULTILINE)
+
+# Each change by its kind, its file, what stands there once, and what stands there instead.
+CHANGES = (
+    ("swap", "pointwise.cuh", "d2.lane[i] = found.d2, d3.lane[i] = found.d3",
+     "d2.lane[i] = found.d3, d3.lane[i] = found.d2"),
+    ("swap", "pointwise.cuh", "d2 = load(a.d2 + at), d3 = load(down.d3 + at)",
+     "d3 = load(a.d2 + at), d2 = load(down.d3 + at)"),
+    ("swap", "small_steps.cuh", "memory[s.at_d3 + at] = f.d3", "memory[s.at_d3 + at] = f.d2"),
+    ("swap", "small_steps.cuh", "d2 = memory[s.at_d2 + at], d3 = memory[s.at_d3 + at]",
+     "d3 = memory[s.at_d2 + at], d2 = memory[s.at_d3 + at]"),
+    ("sum", "reduce.cuh", "apart = kWarp / 2", "apart = kWarp / 4"),
+    ("sum", "reduce.cuh", "w < blockDim.x / kWarp", "w + 1 < blockDim.x / kWarp"),
+    ("sum", "reduce.cuh", "i = threadIdx.x + abreast;", "i = threadIdx.x + 2 * abreast;"),
+    ("mask", "pack.cuh", "return i < n ? p[i] : T(0);", "return i <= n ? p[i] : T(0);"),
+    ("mask", "pack.cuh", "return n < kLanes<T> ? load_loose(p, n) : load(p);", "return load(p);"),
+    ("mask", "pack.cuh", "if (i < n) p[i] = add", "if (i <= n) p[i] = add"),
+    ("mask", "pack.cuh", "end(least((int64_t(blockIdx.y) + 1) * walk.rows, rows))",
+     "end((int64_t(blockIdx.y) + 1) * walk.rows)"),
+    ("mask", "pack.cuh", "if (first + i <= tangents) ahead[i] = fetch(first + i);", "ahead[i] = fetch(first + i);"),
+    ("mask", "pack.cuh", "if (first + i <= tangents) use(first + i, ahead[i]);", "use(first + i, ahead[i]);"),
+    ("mask", "rows.cuh", "if (j >= a.dim + a.extra) continue;", "if (j > a.dim + a.extra) continue;"),
+    ("mask", "rows.cuh", "if (index < a.size * a.size)", "if (index <= a.size * a.size)"),
+    ("mask", "random.cuh", "j < filled ?", "j <= filled ?"),
+    ("mask", "random.cuh", "if (at >= end) continue;", "if (at > end) continue;"),
+    ("mask", "gemm.cuh", "column + i < columns ? p[i]", "column + i <= columns ? p[i]"),
+    ("mask", "gemm.cuh", "if (r >= p.m || c >= p.n) continue;", "if (r > p.m || c >= p.n) continue;"),
+    ("mask", "gemm.cuh", "if (row < rows && column + 4 <= columns && wide)", "if (row < rows && wide)"),
+    ("mask", "small.cuh", "samples = p.samples - first < p.tile ? int(p.samples - first) : p.tile;",
+     "samples = p.tile;"),
+    ("mask", "small.cuh", "p.x[b * dim + j] : j < dim + p.extra", "p.x[b * dim + j] : j <= dim + p.extra"),
+    ("mask", "small.cuh", "if (e >= p.partial) return;", "if (e > p.partial) return;"),
+    ("mask", "small_steps.cuh", "const T w = j < top.out ? memory", "const T w = j <= top.out ? memory"),
+)  # fmt: skip
+
+# What nobody can notice, and why.
+EQUIVALENT: dict[tuple[str, str, str], str] = {}
+
+# What notices a kind: a machine of tests/cuda. Which of its tests notice the mutants of a file, by how its name begins:
+# mutants are compiled in float64 alone, but for the products, which have no other type.
+JUDGES = {"barrier": "race", "rule": "emulator", "swap": "emulator", "sum": "emulator", "mask": "address"}
+TESTED = {
+    "gemm": (("test_gemm.py",), "every_layout"),
+    "small": (("test_small.py",), "f64"),
+    "": (("test_tops.py", "test_rows.py", "test_pointwise.py"), "(double or int8)"),
+}
+
+
+class Mutant(NamedTuple):
+    """One change of the kernels: its kind, where it is, what changes, and the text of that file with it."""
+
+    kind: str
+    file: str  # in csrc
+    place: str
+    change: str
+    text: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it goes by in EQUIVALENT."""
+        return self.file, self.place, self.change
+
+
+def barriers() -> Iterator[Mutant]:
+    """Yield the kernels without one of their barriers."""
+    for path in sorted((CSRC / "cuda").glob("*.cuh")):
+        text, seen = path.read_text(), dict[str, int]()
+        for found in re.finditer(re.escape(BARRIER), text):
+            function = [match[1] for match in FUNCTION.finditer(text[: found.start()])][-1]
+            seen[function] = seen.get(function, 0) + 1
+            broken = text[: found.start()] + text[found.end() :]
+            yield Mutant("barrier", f"cuda/{path.name}", f"{function}, {seen[function]}", "deleted", broken)
+
+
+def every_mutant() -> Iterator[Mutant]:
+    """Yield all mutants."""
+    yield from barriers()
+    for rule in broken_rules((CSRC / "sweep.h").read_text()):
+        yield Mutant("rule", "sweep.h", f"{rule.rule}: {rule.term}", rule.change, rule.text)
+    for kind, name, old, new in CHANGES:
+        yield Mutant(kind, f"cuda/{name}", old, new, once((CSRC / "cuda" / name).read_text(), old, new))
+
+
+def verdict(folder: Path, file: str, text: str, machine: str) -> str:
+    """Run the tests with one file changed, and return the first that fails, or nothing."""
+    shutil.copytree(CSRC, folder / "csrc", ignore=shutil.ignore_patterns("*.cpp"))
+    kernels = folder / "csrc" / "cuda" / "kernels.cu"
+    (folder / "csrc" / file).write_text(text)
+    kernels.write_text(once(kernels.read_text(), "FASTSSM_KERNELS(float)\n", ""))
+    libraries.library("kernels", [kernels], "plain" if machine == "emulator" else machine)  # raises if it is no C++
+    files, chosen = next(row for prefix, row in TESTED.items() if Path(file).name.startswith(prefix))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-k", f"{machine} and {chosen}"]
+    surroundings = libraries.sanitized() if machine == "address" else dict(os.environ)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *(str(TESTS / name) for name in files)],
+        cwd=ROOT,
+        env={**surroundings, "FASTSSM_CUDA_KERNELS": str(kernels), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    shutil.rmtree(folder)
+    named = re.search(r"^(?:FAILED|ERROR) (?:\S*/)?(\S+?)(?:\[|\s)", done.stdout, re.MULTILINE)
+    stopped = f"{machine}: exit status {done.returncode}" if done.returncode else ""
+    return named[1] if named else stopped
+
+
+def check_sound(pool: ThreadPoolExecutor, scratch: Path, every: list[Mutant]) -> None:
+    """Exit if a test that is to judge a mutant fails without any."""
+    sound = {(m.file, JUDGES[m.kind]): (CSRC / m.file).read_text() for m in every}
+    names = [scratch / f"sound-{index}" for index in range(len(sound))]
+    found = pool.map(lambda name, key: verdict(name, key[0], sound[key], key[1]), names, sound)
+    for key, failing in zip(sound, found, strict=True):
+        if failing:
+            sys.exit(f"{failing} fails without any mutant: {key}")
+
+
+def main() -> None:
+    """Try every mutant, write the table, and exit with 1 if one survives that should not."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=RESULT, help="where the table goes")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time")
+    options = parser.parse_args()
+    every = list(every_mutant())
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
+        check_sound(pool, Path(scratch), every)
+        folders = [Path(scratch, str(index)) for index in range(len(every))]
+        found = pool.map(lambda m, folder: verdict(folder, m.file, m.text, JUDGES[m.kind]), every, folders)
+        rows = []
+        for mutant, by in zip(every, found, strict=True):
+            result = "yes" if by else "equivalent" if mutant.key in EQUIVALENT else "no"
+            print(f"{result:<11} {mutant.kind}: {mutant.file}: {mutant.place}: {mutant.change} {by}", flush=True)
+            rows.append((*mutant[:4], JUDGES[mutant.kind], result, by or EQUIVALENT.get(mutant.key, "")))
+    with options.output.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("kind", "file", "place", "change", "judge", "caught", "by_or_why_not"))
+        table.writerows(rows)
+    survivors = sum(row[5] == "no" for row in rows)
+    print(f"{sum(row[5] == 'yes' for row in rows)} of {len(rows)} mutants caught, {survivors} survive")
+    sys.exit(survivors > 0)
+
+
+if __name__ == "__main__":
+    main()
