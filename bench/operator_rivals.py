@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from bench.problems import Problem
-from bench.rivals import as_tensor
+from bench.rivals import as_tensor, linears
 
 Way = Callable[[Problem, Tensor, Tensor], Tensor]
 
@@ -25,6 +25,7 @@ class Operator(NamedTuple):
         ours: fastssm's way, the backend left open.
         rivals: the others' by name.
         truth: the same by nested autograd.
+        tried: other ways of ours, which were not taken.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Operator(NamedTuple):
     ours: Callable[..., Tensor]
     rivals: dict[str, Way]
     truth: Way
+    tried: dict[str, Way] = {}  # noqa: RUF012  # of a NamedTuple
 
 
 def scalar(p: Problem) -> Callable[[Tensor], Tensor]:
@@ -153,6 +155,32 @@ def our_form(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
     return fastssm.hvp_form(p.net, x, v[0], **options)
 
 
+def along_given_axes(p: Problem, x: Tensor, v: Tensor) -> Tensor:
+    """The exact divergence with its directions given: the engine multiplies by them at both ends of the network."""
+    import fastssm
+
+    dim = x.shape[1]
+    axes = (dim**0.5 * torch.eye(dim, dtype=x.dtype))[:, None].expand(dim, len(x), dim)
+    return fastssm.divergence(p.net, x, v=axes, backend="cpu")
+
+
+def from_both_ends(p: Problem, x: Tensor, v: Tensor, tile: int = 16) -> Tensor:
+    """The exact divergence of three hidden layers of softplus, tangents from below and adjoints from above.
+
+    `tr(W4 D3 W3 D2 W2 D1 W1) = <W4 D3 W3, (D2 W2 D1 W1)^T>`: nothing passes through an activation on the way.
+    """
+    first, second, third, last = linears(p.net)
+    found = []
+    for part in x.split(tile):
+        z1 = first(part)
+        z2 = second(torch.nn.functional.softplus(z1))
+        z3 = third(torch.nn.functional.softplus(z2))
+        above = (last.weight * z3.sigmoid()[:, None]) @ third.weight
+        below = (first.weight.t() * z1.sigmoid()[:, None]) @ second.weight.t()
+        found.append(torch.einsum("bdh,bdh,bh->b", above, below, z2.sigmoid()))
+    return torch.cat(found)
+
+
 HUTCHINSON: dict[str, Way] = {"vmap(vjp)": hutchinson_vjp, "jvp": hutchinson_jvp}
 JVP_OF_GRAD: dict[str, Way] = {"vmap(jvp(grad))": vmap_jvp_of_grad, "jvp(grad)": jvp_of_grad}
 OPERATORS = {
@@ -162,6 +190,7 @@ OPERATORS = {
         our_exact_divergence,
         {"vmap(jacrev)": trace_of(jacrev, field), "vmap(jacfwd)": trace_of(jacfwd, field)},
         true_trace,
+        {"fastssm cpu, given axes": along_given_axes, "fastssm, from both ends": from_both_ends},
     ),
     "divergence, sliced": Operator("score", False, our_divergence, HUTCHINSON, true_form),
     "jacobian_diag of a score": Operator(
