@@ -22,6 +22,7 @@ from bench.harness import RESULTS, TIMES, WHO, environment, read, write
 from bench.measure import Row, interleaved, peak_mib
 from bench.operator_rivals import OPERATORS, Way
 from bench.problems import LOSSES, Answer, Case, Problem, Size, problem, relative_error
+from bench.table import header, line
 from bench.worker import reason
 
 OUT = RESULTS / "operators.csv"
@@ -44,6 +45,7 @@ COLUMNS = (
 )
 KEY = ("threads", *Size._fields, "operator", "mode", "contender")
 SIZE = Size(100, 512, 3, 1024, 1)
+EXACT = "divergence, exact"
 VALUE, GRADIENT = MODES = ("value", "value+gradient")
 BACKENDS = ("torch", "cpu")
 CHUNKS = (256, 64, 16)  # samples at a time, from which a rival with whole matrices takes its fastest
@@ -71,6 +73,7 @@ class Clocked:
         self.call, self.cpu_ms = call, list[float]()
 
     def __call__(self) -> Answer:
+        """Call, and note the time."""
         before = time.process_time()
         answer = self.call()
         self.cpu_ms.append(1e3 * (time.process_time() - before))
@@ -217,6 +220,36 @@ def measured(job: Job, kept: list[Row]) -> list[Row]:
               flush=True)  # fmt: skip
     places = {identity(row) for row in fresh}
     return [row for row in kept if identity(row) not in places] + fresh
+
+
+def markdown(rows: Sequence[Row], which: str) -> Iterator[str]:
+    """Yield the table of a mode, or ("tried") of every way to the exact divergence."""
+    if which == "tried":
+        yield from tried_table(rows)
+        return
+    ours = [f"fastssm {backend}" for backend in BACKENDS]
+    yield header(["operator", "threads", "cheapest rival", "its MiB", *ours, "MiB"])
+    rows = [row for row in rows if row["mode"] == which]
+    for operator, threads in dict.fromkeys((row["operator"], row["threads"]) for row in rows):
+        found = {row["contender"]: row for row in rows if (row["operator"], row["threads"]) == (operator, threads)}
+        rival = found[found[ours[-1]]["best_rival"]]
+        speeds = [faster(found[name]) for name in ours]
+        yield line([operator, threads, rival["contender"], peak(rival), *speeds, peak(found[ours[-1]])])
+
+
+def tried_table(rows: Sequence[Row]) -> Iterator[str]:
+    yield header(["exact divergence, one thread", "processor ms", "less work than the cheapest rival", "MiB"])
+    for row in rows:
+        if (row["operator"], row["mode"], row["threads"]) == (EXACT, VALUE, "1"):
+            yield line([row["contender"], f"{float(row['cpu_ms']):.0f}", faster(row), peak(row)])
+
+
+def faster(row: Row) -> str:
+    return f"{1 / float(row['ratio_to_best_rival']):.2f}×" if row["ratio_to_best_rival"] else ""
+
+
+def peak(row: Row) -> str:
+    return f"{float(row['peak_MiB']):.0f}"
 
 
 def identity(row: Row) -> tuple[str, ...]:

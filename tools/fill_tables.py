@@ -9,6 +9,7 @@ last bar, which contenders:
     <!-- table: cpu | forward+backward | SSM | 1 -->           the same from cpu.csv, of a softplus energy
     <!-- table: cpu | speed | SSM | 1 | kind=score -->         GFLOP/s, of rows with that in that column
     <!-- table: cpu | targets -->                              also: overhead, signs, train, figure
+    <!-- table: operators | value -->                          from operators.csv: value, or value+gradient
     <!-- end -->
 """
 
@@ -20,11 +21,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import cpu, table, torch_path  # noqa: E402
+from bench import cpu, operators, table, torch_path  # noqa: E402
 from bench.harness import read  # noqa: E402
 from bench.measure import Row  # noqa: E402
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "operators.md")
 TABLE = re.compile(r"(?P<start><!-- table: (?P<which>[^>]+) -->\n)(?P<table>.*?)(?P<end><!-- end -->)", re.DOTALL)
 USUAL = {"kind": "energy", "activation": "softplus"}
 
@@ -60,6 +61,8 @@ def filled(text: str, rows: Sequence[Row], cpu_rows: Sequence[Row] | None = None
 def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
     """Return the Markdown of one table."""
     parts = [part.strip() for part in which.split("|")]
+    if parts[0] == "operators":
+        return "\n".join(operators.markdown(read(operators.OUT), *parts[1:]))
     if parts[0] == "cpu":
         rows, parts = native, parts[1:]
     if parts[0] in WHOLE:
