@@ -77,16 +77,6 @@ def vmap_jvp_of_grad(p: Problem, x: Tensor, v: Tensor) -> Tensor:
     return as_tensor(vmap(one)(x, v[0]))
 
 
-def loop_jvp_of_grad(p: Problem, x: Tensor, v: Tensor) -> Tensor:
-    """The trace one coordinate after the other: little memory."""
-    slope, total = grad(lambda points: scalar(p)(points).sum()), torch.zeros(len(x), dtype=x.dtype)
-    for i in range(x.shape[1]):
-        unit = torch.zeros_like(x)
-        unit[:, i] = 1.0
-        total = total + as_tensor(jvp(slope, (x,), (unit,))[1])[:, i]
-    return total
-
-
 def field(p: Problem) -> Any:
     return p.net
 
@@ -211,7 +201,7 @@ OPERATORS = {
         "energy",
         True,
         our_exact_laplacian,
-        {"vmap(hessian)": trace_of(hessian, scalar), "loop of jvp(grad)": loop_jvp_of_grad},
+        {"vmap(hessian)": trace_of(hessian, scalar), "vmap(jacrev(grad))": trace_of(jacrev, gradient_of_scalar)},
         true_trace,
     ),
     "laplacian, sliced": Operator("energy", False, our_laplacian, JVP_OF_GRAD, true_form),
