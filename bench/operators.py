@@ -228,7 +228,7 @@ def markdown(rows: Sequence[Row], which: str) -> Iterator[str]:
         yield from tried_table(rows)
         return
     ours = [f"fastssm {backend}" for backend in BACKENDS]
-    yield header(["operator", "threads", "cheapest rival", "its MiB", *ours, "MiB"])
+    yield from header(["operator", "threads", "cheapest rival", "its MiB", *ours, "MiB"])
     rows = [row for row in rows if row["mode"] == which]
     for operator, threads in dict.fromkeys((row["operator"], row["threads"]) for row in rows):
         found = {row["contender"]: row for row in rows if (row["operator"], row["threads"]) == (operator, threads)}
@@ -238,7 +238,7 @@ def markdown(rows: Sequence[Row], which: str) -> Iterator[str]:
 
 
 def tried_table(rows: Sequence[Row]) -> Iterator[str]:
-    yield header(["exact divergence, one thread", "processor ms", "less work than the cheapest rival", "MiB"])
+    yield from header(["exact divergence, one thread", "processor ms", "less work than the cheapest rival", "MiB"])
     for row in rows:
         if (row["operator"], row["mode"], row["threads"]) == (EXACT, VALUE, "1"):
             yield line([row["contender"], f"{float(row['cpu_ms']):.0f}", faster(row), peak(row)])
