@@ -297,3 +297,17 @@ def test_tf32_is_for_gpus() -> None:
         fastssm.sliced_loss(fastssm.nn.MLP(2, [4]), torch.randn(3, 2), precision="tf32")
     if extension.module() is not None:
         assert "tensor cores of GPUs" in str(raised.value)
+
+
+def test_a_compiled_graph_looks_past_the_cuda_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = runners.Cuda()
+    backend.unbuilt = []
+    monkeypatch.setattr(backends, "_READY", (backend, *backends._READY))
+    net, x = fastssm.nn.MLP(2, [4]), torch.randn(3, 2)
+    v = torch.ones_like(x)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return fastssm.sliced_loss(net, x, v=v)
+
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(loss, fullgraph=True, backend="eager")(x), loss(x))
