@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [path for path in (str(HERE), str(HERE / "ptx")) if path not in sys.path]
+PLACES = (HERE, HERE / "ptx", HERE.parents[1] / "tools")
+sys.path[:0] = [str(path) for path in PLACES if str(path) not in sys.path]
 
 import toolkit  # noqa: E402
 from libraries import COMPILER, CSRC, compiled, library, made, translated  # noqa: E402
