@@ -14,7 +14,7 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension gpu-check wheel fuzz mutants cuda-mutants \
-  cuda-prove clean
+  cuda-prove cuda-static clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,10 @@ wheel: $(VENV)/.wheel  ## build dist/*.whl, and run the tests with it in a fresh
 
 fuzz: $(VENV)/.test  ## 2000 random networks, losses, dtypes and threads against plain autograd
 	OMP_NUM_THREADS=1 FASTSSM_FUZZ_EXAMPLES=2000 $(BIN)/pytest --hypothesis-seed=1 tests/test_fuzz.py $(ARGS)
+
+cuda-static: $(VENV)/.test  ## what is known of the CUDA kernels without a GPU, into bench/results (needs nvcc)
+	$(BIN)/python -m bench.cuda_static $(ARGS)
+	$(BIN)/python tools/fill_tables.py
 
 mutants: $(VENV)/.test  ## break each term of csrc/sweep.h in turn, and see the tests notice
 	$(BIN)/python tools/mutants.py $(ARGS)

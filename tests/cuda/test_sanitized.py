@@ -10,7 +10,7 @@ import libraries
 import machines
 import pytest
 
-TESTS = ("test_rows.py", "test_pointwise.py", "test_tops.py", "test_engine.py")
+TESTS = ("test_rows.py", "test_pointwise.py", "test_tops.py", "test_engine.py", "test_small.py", "test_gemm.py")
 OPTIONS = ("-q", "-p", "no:cacheprovider", "--capture=sys")
 
 

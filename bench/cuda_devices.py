@@ -1,0 +1,37 @@
+"""What makers publish of their devices, and the time that it would take at the very least: the roofline."""
+
+from typing import NamedTuple
+
+GIGA, TERA = 1e9, 1e12
+
+
+class Published(NamedTuple):
+    """Peak rates of a device, dense and without boost beyond the data sheet.
+
+    Attributes:
+        capability: compute capability, as 80 for 8.0.
+        bandwidth: of its memory, bytes per second.
+        float32: operations per second outside the tensor cores.
+        tf32: operations per second on the tensor cores, 0 where there are none of this format.
+        bf16: likewise.
+    """
+
+    capability: int
+    bandwidth: float
+    float32: float
+    tf32: float
+    bf16: float
+
+    def seconds(self, kernel: str, moved: float, flops: float) -> float:
+        """Return the roofline time of a kernel: what takes longer, its bytes or its operations."""
+        rate = {"product_tf32": self.tf32, "product_bf16": self.bf16}.get(kernel, self.float32)
+        return max(moved / self.bandwidth, flops / rate)
+
+
+DEVICES = {  # data sheets of NVIDIA: T4, A100 80 GB SXM, Ada architecture paper, H100 SXM, HGX B200
+    "T4": Published(75, 320 * GIGA, 8.1 * TERA, 0, 0),
+    "A100": Published(80, 2039 * GIGA, 19.5 * TERA, 156 * TERA, 312 * TERA),
+    "RTX 4090": Published(89, 1008 * GIGA, 82.6 * TERA, 82.6 * TERA, 165.2 * TERA),
+    "H100": Published(90, 3350 * GIGA, 67 * TERA, 494 * TERA, 989 * TERA),
+    "B200": Published(100, 8000 * GIGA, 75 * TERA, 1100 * TERA, 2250 * TERA),
+}

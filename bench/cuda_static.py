@@ -1,0 +1,254 @@
+"""What is known of the CUDA kernels without a GPU: bench/results/cuda_static.csv, predicted, never measured.
+
+Run ``python -m bench.cuda_static``. It needs nvcc. Registers and spills are ptxas's; bytes are those that nvcc's PTX
+for compute_80, executed on the CPU, asks of memory in sectors of 32 bytes; times are rooflines of published peaks.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / part) for part in ("tests", "tests/cuda", "tests/cuda/ptx", "tools")]
+
+import libraries  # noqa: E402
+import toolkit  # noqa: E402
+import torch  # noqa: E402
+from architectures import ARCHITECTURES, BY_NAME, Architecture, occupancy  # noqa: E402
+from device import Device  # noqa: E402
+from machine_code import Resources, resources  # noqa: E402
+from machines import KERNELS, Machine  # noqa: E402
+from translate import Translation  # noqa: E402
+from whole_net import Case, WholeNet, problem  # noqa: E402
+
+from bench.cuda_devices import DEVICES, Published  # noqa: E402
+from bench.cuda_table import OUT  # noqa: E402
+from bench.harness import environment, write  # noqa: E402
+from bench.launches import of_autograd  # noqa: E402
+from bench.measure import Row  # noqa: E402
+from bench.problems import LOSSES, Size  # noqa: E402
+
+STATUS = "predicted, never measured"
+SMALL = (Size(2, 64, 2, 128, 1), Size(2, 128, 3, 512, 1))
+WIDE = Size(100, 512, 3, 64, 1)
+TENSOR_CAPABILITY = 80
+SECTOR = 32  # bytes
+FLOAT = 4  # bytes
+COLUMNS = (
+    *("row", "loss", *Size._fields, "path", "precision", "kernel", "architecture", "device", "launches"),
+    *("autograd_operators", "blocks", "threads", "shared_bytes", "registers", "spilled_bytes", "stack_bytes"),
+    *("blocks_per_multiprocessor", "warps_per_multiprocessor", "bytes_moved", "bytes_asked", "bytes_minimum"),
+    *("moved_over_minimum", "flops", "roofline_us", "status", "commit", "date", "torch", "nvcc", "dtype"),
+)
+
+
+class Seen(NamedTuple):
+    """One launch of a call, with the bytes that it moved and that its threads asked for."""
+
+    kernel: str
+    blocks: int
+    threads: int
+    shared: int
+    moved: int
+    asked: int
+    flops: float
+    minimum: int | None
+
+
+class Profiled(WholeNet):
+    """Host code on executed PTX, which tells what each launch moved."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self.seen: list[Seen] = []
+
+    def _start(self, kernel: bytes, x: int, y: int, z: int, threads: int, shared: int, given: Any, size: int) -> int:
+        failed = super()._start(kernel, x, y, z, threads, shared, given, size)
+        if kernel == b"product":
+            operands = FLOAT * (x * z + z * y + x * y * (1 + threads))
+            self.seen.append(Seen("product", 0, 0, 0, operands, operands, 2.0 * x * y * z, operands))
+            return failed
+        traffic = self.device.traffic()
+        both = traffic["global reads"], traffic["global writes"]
+        moved, asked = SECTOR * sum(t.units for t in both), sum(t.bytes for t in both)
+        self.seen.append(Seen(kernel.decode(), x * y * z, threads, shared, moved, asked, 0.0, None))
+        return failed
+
+    def measure(self, case: Case, small: bool) -> list[Seen]:
+        """Run a case once and return its launches."""
+        self.seen = []
+        p = problem(case)
+        self.device.traffic()
+        assert self.run(case, p, small).done, f"{case} does not fit"
+        return self.seen
+
+
+@cache
+def profiled() -> Profiled:
+    """Return the host code on those kernels that float32 and softplus take: all would be minutes of compilation."""
+    translation = Translation(toolkit.ptx(KERNELS, 80))
+    wanted = [k for k in translation.kernels if re.fullmatch(r"product_\w+|(?!up_)\w+_float|up_softplus_float", k)]
+    source = libraries.CACHE / "cuda_static.cpp"
+    text = "\n".join([translation.shared, *(translation.kernels[k] for k in wanted)])
+    if not source.exists() or source.read_text() != text:
+        source.write_text(text)
+    device = Device(libraries.library("cuda_static", [source], "profile", libraries.PTX))
+    machine = Machine.__new__(Machine)
+    machine.name, machine.device, machine.launches = "profile", device, 0
+    return Profiled(machine)
+
+
+def case_of(size: Size, loss: str, precision: str = "full") -> Case:
+    return Case(
+        widths=(size.H,) * size.L,
+        samples=size.B,
+        dim=size.d,
+        count=size.M,
+        variance_reduced=loss == "SSM-VR",
+        dtype=torch.float32,
+        of_inputs=False,
+        precision=precision,
+    )
+
+
+def shapes(size: Size) -> list[tuple[int, int]]:
+    """Return inputs and outputs of each hidden layer."""
+    widths = (size.d, *(size.H,) * size.L)
+    return list(pairwise(widths))
+
+
+def whole_net_flops(size: Size, loss: str) -> float:
+    """Return the operations of the products in the whole-net kernel: the two sweeps of docs/mathematics.md."""
+    up, down = size.M + 2, size.M + 2
+    total = 0
+    for layer, (width, out) in enumerate(shapes(size)):
+        first = layer == 0
+        if loss == "SSM":
+            kinds = (up - first) + (size.M + 2 - first) + (0 if first else down)
+        else:  # the chain down and its curvature up go through the first layer too
+            kinds = (size.M + 1) + 1 + 1 + (size.M + 2) + (0 if first else size.M + 1)
+        total += kinds * width * out
+    return 2.0 * size.B * total
+
+
+def whole_net_minimum(size: Size, blocks: int) -> int:
+    """Return the bytes that have to move: x, weights and terms once, parameters and gradients once for each block."""
+    parameters = sum(width * out + out for width, out in shapes(size)) + size.H
+    return FLOAT * (size.B * (size.d + 3) + blocks * (2 * parameters + 1 + 1))
+
+
+def completed(seen: Seen, size: Size, loss: str) -> Seen:
+    if seen.kernel != "small_objective_float":
+        return seen
+    return seen._replace(flops=whole_net_flops(size, loss), minimum=whole_net_minimum(size, seen.blocks))
+
+
+def calls(names: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows of every call on every device: one for each of its kernels, and one for all of them."""
+    for name in names:
+        published = DEVICES[name]
+        architecture = BY_NAME[f"sm_{published.capability}"]
+        taken = resources(architecture.name)
+        yield from kernel_rows(architecture, taken)
+        profiled().limit(architecture, architecture.multiprocessors)
+        for size, loss, small, precision in variants(architecture):
+            seen = seen_by(size, loss, small, precision, architecture if small else None)
+            call = {"loss": loss, **size._asdict(), "path": "whole net" if small else "layer by layer"}
+            call |= {"precision": precision, "device": name, "architecture": architecture.name, "status": STATUS}
+            yield from call_rows(call, seen, architecture, published, taken)
+            print(f"{name}, {size}, {loss}, {call['path']}, {precision}: {len(seen)} launches", file=sys.stderr)
+
+
+@cache
+def seen_by(size: Size, loss: str, small: bool, precision: str, architecture: Architecture | None) -> list[Seen]:
+    """Return the launches of a call; layer by layer, they are the same on every architecture."""
+    return [completed(s, size, loss) for s in profiled().measure(case_of(size, loss, precision), small)]
+
+
+def variants(architecture: Architecture) -> Iterator[tuple[Size, str, bool, str]]:
+    """Yield what is run on a device: a size and a loss, whether as a whole net, and the precision of the products."""
+    for size, loss in product((*SMALL, WIDE), LOSSES):
+        if size in SMALL and whole_net_fits(size, architecture):
+            yield size, loss, True, "full"
+        yield size, loss, False, "full"
+    if architecture.capability >= TENSOR_CAPABILITY:
+        yield from ((WIDE, "SSM", False, precision) for precision in ("tf32", "bf16"))
+
+
+def whole_net_fits(size: Size, architecture: Architecture) -> bool:
+    """Whether the launcher takes the whole-net path, asked with a single sample."""
+    case = case_of(size._replace(B=1), "SSM-VR")
+    return bool(profiled().run(case, problem(case)).done)
+
+
+def call_rows(
+    call: Row, seen: Sequence[Seen], architecture: Architecture, published: Published, taken: dict[str, Resources]
+) -> Iterator[Row]:
+    """Yield one row for each kernel of a call, its launches added up, and one for the whole call."""
+    total = 0.0
+    for kernel in dict.fromkeys(s.kernel for s in seen):
+        mine = [s for s in seen if s.kernel == kernel]
+        seconds = sum(published.seconds(kernel, s.moved, s.flops) for s in mine)
+        total += seconds
+        row = call | {"row": "kernel", "kernel": kernel, "launches": len(mine), "roofline_us": 1e6 * seconds}
+        row |= traffic_of(mine)
+        if kernel in taken:
+            row |= {"blocks": mine[0].blocks, "threads": mine[0].threads, "shared_bytes": mine[0].shared}
+            row |= held(architecture, taken[kernel], mine[0].threads, mine[0].shared)
+        yield row
+    size = Size(*(call[letter] for letter in Size._fields))
+    row = call | {"row": "call", "kernel": "all", "launches": len(seen), "roofline_us": 1e6 * total}
+    yield row | traffic_of(seen) | {"autograd_operators": of_autograd(size, call["loss"])}
+
+
+def traffic_of(seen: Sequence[Seen]) -> Row:
+    minima = [s.minimum for s in seen if s.minimum is not None]
+    row: Row = {"bytes_moved": sum(s.moved for s in seen), "bytes_asked": sum(s.asked for s in seen)}
+    row["flops"] = sum(s.flops for s in seen) or ""
+    if len(minima) == len(seen):
+        row |= {"bytes_minimum": sum(minima), "moved_over_minimum": row["bytes_moved"] / sum(minima)}
+    return row
+
+
+def held(architecture: Architecture, taken: Resources, threads: int, shared: int) -> Row:
+    blocks = occupancy(architecture, threads, taken.registers, shared)
+    return {
+        "registers": taken.registers,
+        "spilled_bytes": taken.spilled,
+        "stack_bytes": taken.stack,
+        "blocks_per_multiprocessor": blocks,
+        "warps_per_multiprocessor": blocks * threads // 32,
+    }
+
+
+def kernel_rows(architecture: Architecture, taken: dict[str, Resources]) -> Iterator[Row]:
+    """Yield what ptxas gives every kernel, whether a call uses it or not."""
+    for kernel, its in sorted(taken.items()):
+        row = {"row": "resources", "kernel": kernel, "architecture": architecture.name, "status": STATUS}
+        numbers = {"registers": its.registers, "spilled_bytes": its.spilled, "stack_bytes": its.stack}
+        yield row | dict.fromkeys(Size._fields, 0) | numbers
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the file."""
+    parser = argparse.ArgumentParser(prog="python -m bench.cuda_static", description=__doc__)
+    parser.add_argument("--devices", nargs="+", choices=DEVICES, default=tuple(DEVICES))
+    parser.add_argument("--out", type=Path, default=OUT)
+    chosen = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    nvcc = re.search(r"release ([\d.]+)", libraries.version(str(toolkit.program("nvcc"))))
+    common = environment() | {"nvcc": nvcc[1] if nvcc else "", "dtype": "float32"}
+    rows = list(calls(chosen.devices))
+    done = {row["architecture"] for row in rows}
+    others = [a for a in ARCHITECTURES if a.name not in done]
+    rows += [row for a in others for row in kernel_rows(a, resources(a.name))]
+    write((common | row for row in rows), chosen.out, COLUMNS)
+
+
+if __name__ == "__main__":
+    main()

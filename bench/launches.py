@@ -1,0 +1,35 @@
+"""How many kernels plain autograd would start: operators counted while a loss and its gradients are computed."""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.problems import Case, Size
+from bench.problems import problem as drawn
+from bench.rivals import autograd
+
+NO_KERNEL = ("aten::detach", "aten::empty", "aten::new_empty", "aten::empty_like", "aten::_unsafe_view")
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that compute something, and so start at least one kernel each: no view, no allocation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count an operator and run it."""
+        aliases = [result.alias_info for result in func._schema.returns]
+        view = any(alias is not None and not alias.is_write for alias in aliases)
+        self.count += not view and func._schema.name not in NO_KERNEL
+        return func(*args, **(kwargs or {}))
+
+
+def of_autograd(size: Size, loss: str) -> int:
+    """Return the operators of the double backward, forward to parameter gradients."""
+    problem = drawn(Case(size._replace(B=min(size.B, 8))), loss)
+    with Operators() as operators:
+        torch.autograd.grad(autograd(problem), list(problem.net.parameters()), allow_unused=True)
+    return operators.count
