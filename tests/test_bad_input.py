@@ -38,12 +38,9 @@ def s():
         dropout=nn.Sequential(nn.Linear(D, 8), nn.Dropout(0.5), nn.LayerNorm(8), nn.Linear(8, 1)),
         mlp=MLP(D, [8], cond_dim=2),
         film=MLP(D, [8], cond_dim=2, conditioning="film", fourier_time=True),
-        scalar=nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)),
-        context=MADEContext(D, 2, [8]),
-        head=MLP(1, [8], cond_dim=2),
-        bounds=torch.tensor([[-9.0] * D, [9.0] * D]),
         pair=Unrecognised(lambda x, w: (x * w, x)),
         matrix=Unrecognised(lambda x, w: (x * w)[:, :, None] * w),
+        scalar=nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)),
         x=torch.randn(B, D),
         v=torch.randn(2, B, D),
         cond=torch.randn(B, 2),
@@ -58,10 +55,6 @@ def s():
 
 def sliced(s, model="net", x=None, **options):
     return fastssm.sliced_loss(getattr(s, model), s.x if x is None else x, **options)
-
-
-def composite(s, x=None, **options):
-    return fastssm.composite_loss(s.context, s.head, s.x if x is None else x, **options)
 
 
 def wrapped(s, name):
@@ -282,134 +275,10 @@ ROWS = {
         fastssm.UnsupportedError,
         ("Dropout",),
     ),
-    "divergence: exact along v": (
-        lambda s: fastssm.divergence(s.field, s.x, exact=True, v=s.v),
-        ValueError,
-        ("every coordinate", "got v too", "exact=False"),
-    ),
-    "divergence: of an energy": (
-        lambda s: fastssm.divergence(s.net, s.x),
-        ValueError,
-        ("one value per coordinate", "(5, 1)"),
-    ),
-    "divergence: v": (
-        lambda s: fastssm.divergence(s.field, s.x, v=s.v[:, 1:]),
-        ValueError,
-        ("[M, *x.shape]", "(2, 4, 3)"),
-    ),
-    "divergence: projection": (
-        lambda s: fastssm.divergence(s.field, s.x, exact=True, projection="normal"),
-        ValueError,
-        ("one of rademacher", "'normal'"),
-    ),
-    "divergence: backend": (
-        lambda s: fastssm.divergence(s.dropout, s.x, backend="torch"),
-        fastssm.UnsupportedError,
-        ("Dropout",),
-    ),
-    "jacobian_diag: x": (
-        lambda s: fastssm.jacobian_diag(s.net, s.x.long()),
-        TypeError,
-        ("floating point", "int64", "x.float()"),
-    ),
-    "jacobian_diag: one value or one coordinate": (
-        lambda s: fastssm.jacobian_diag(s.scalar, s.x[:, :1]),
-        ValueError,
-        ("ambiguous", 'kind="energy"'),
-    ),
-    "laplacian: exact along some": (
-        lambda s: fastssm.laplacian(s.net, s.x, n_projections=2),
-        ValueError,
-        ("every coordinate", "n_projections=2", "exact=False"),
-    ),
-    "laplacian: of a field": (
-        lambda s: fastssm.laplacian(s.field, s.x),
-        ValueError,
-        ("[B] or [B, 1]", "(5, 3)"),
-    ),
-    "hvp_form: no v": (
-        lambda s: fastssm.hvp_form(s.net, s.x, None),
-        TypeError,
-        ("v must be a torch.Tensor", "NoneType"),
-    ),
-    "hvp_form: v": (
-        lambda s: fastssm.hvp_form(s.net, s.x, s.v[0, 0]),
-        ValueError,
-        ("[M, *x.shape]", "(3,)"),
-    ),
     "explain: x": (lambda s: fastssm.explain(s.net, s.x[0]), ValueError, ("[B, ...]", "(3,)")),
     "explain: cond": (lambda s: fastssm.explain(s.net, s.x, cond=s.cond), ValueError, ("takes 0", "got 1")),
     "explain: kind": (lambda s: fastssm.explain(s.net, s.x, kind="e"), ValueError, ("one of auto", "'e'")),
     "recognize: a function": (lambda s: fastssm.recognize(torch.sin), TypeError, ("torch.nn.Module", "builtin")),
-    "composite: x": (lambda s: composite(s, x=s.x.long()), TypeError, ("floating point", "int64")),
-    "composite: x is too wide": (lambda s: composite(s, x=torch.zeros(B, 2)), ValueError, ("takes 3", "(5, 2)")),
-    "composite: no context net": (
-        lambda s: fastssm.composite_loss(s.net, s.head, s.x),
-        ValueError,
-        ("[B, D, C] = (5, 3, C)", "(5, 1)", "MADEContext"),
-    ),
-    "composite: context is a function": (
-        lambda s: fastssm.composite_loss(torch.sin, s.head, s.x),
-        TypeError,
-        ("torch.nn.Module", "builtin"),
-    ),
-    "composite: a head without context": (
-        lambda s: fastssm.composite_loss(s.context, s.scalar, s.x),
-        ValueError,
-        ("takes 0", "got 1"),
-    ),
-    "composite: a head of all coordinates": (
-        lambda s: fastssm.composite_loss(s.context, s.mlp, s.x),
-        ValueError,
-        ("takes 3", "(15, 1)"),
-    ),
-    "composite: kind": (lambda s: composite(s, kind="auto"), ValueError, ("one of energy, score", "'auto'")),
-    "composite: no noise": (lambda s: composite(s, sigma=0.0), ValueError, ("positive", "got 0.0")),
-    "composite: noise by name": (lambda s: composite(s, sigma="0.1"), TypeError, ("positive number", "str")),
-    "composite: noise alone": (lambda s: composite(s, noise=s.x), ValueError, ("pass sigma too",)),
-    "composite: other noise": (lambda s: composite(s, sigma=0.1, noise=s.x[1:]), ValueError, ("(4, 3)",)),
-    "composite: a weight": (lambda s: composite(s, weight=s.weight[1:]), ValueError, ("(5,)", "(4,)")),
-    "composite: empty": (lambda s: composite(s, x=s.x[:0]), ValueError, ("no samples", 'reduction="sum"')),
-    "composite: an option of the module": (
-        lambda s: fastssm.CompositeLoss(s.context, s.head, n_projections=2),
-        TypeError,
-        ("sigma", "n_projections"),
-    ),
-    "composite: a wrapped context net": (
-        lambda s: fastssm.CompositeLoss(wrapped(s, "DistributedDataParallel"), s.head),
-        ValueError,
-        ("never be averaged",),
-    ),
-    "composite density: bounds": (
-        lambda s: fastssm.composite_log_prob(s.context, s.head, s.x, s.bounds[:, 1:]),
-        ValueError,
-        ("(2, 3)", "(2, 2)"),
-    ),
-    "composite density: bounds as a list": (
-        lambda s: fastssm.composite_log_prob(s.context, s.head, s.x, [[-9.0] * 3, [9.0] * 3]),
-        TypeError,
-        ("[2, D]", "list", "torch.stack"),
-    ),
-    "composite density: outside": (
-        lambda s: fastssm.composite_log_prob(s.context, s.head, s.x + 100, s.bounds),
-        ValueError,
-        ("between the bounds", "5 of 5", "widen"),
-    ),
-    "composite samples: bounds in disorder": (
-        lambda s: fastssm.composite_sample(s.context, s.head, 4, -s.bounds),
-        ValueError,
-        ("below the upper",),
-    ),
-    "composite samples: one point": (
-        lambda s: fastssm.composite_sample(s.context, s.head, 4, s.bounds, points=1),
-        ValueError,
-        ("at least 2", "got 1"),
-    ),
-    "composite samples: none": (
-        lambda s: fastssm.composite_sample(s.context, s.head, 0, s.bounds),
-        ValueError,
-        ("at least 1", "got 0"),
-    ),
     "module: an option": (
         lambda s: fastssm.SlicedScoreLoss(s.net, particles=2),
         TypeError,
