@@ -5,6 +5,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 ARGS   ?=
+BUILD  ?= cpu
 BIN    := $(VENV)/bin
 RUN    := runs/white-wine
 NATIVE := setup.py tools/amalgamate.py tools/cuda_engine.py tools/nvcc.py tools/toolchain.py $(shell find csrc -type f)
@@ -13,8 +14,8 @@ NATIVE := setup.py tools/amalgamate.py tools/cuda_engine.py tools/nvcc.py tools/
 SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_native.py -k "not data_loader"
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension gpu-check wheel fuzz mutants cuda-mutants \
-  cuda-prove cuda-static clean
+.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension gpu-check wheel fuzz mutants kernels \
+  cuda-mutants cuda-prove cuda-static clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,9 +61,9 @@ sanitize-extension: $(VENV)/.test  ## SANITIZED="tests" with the extension under
 gpu-check: $(VENV)/.test  ## all that needs a GPU: tests on it, compute-sanitizer, timings (ARGS="--dry-run" lists)
 	$(BIN)/python tools/gpu_check.py $(ARGS)
 
-wheel: $(VENV)/.wheel  ## build dist/*.whl, and run the tests with it in a fresh venv without a compiler
+wheel: $(VENV)/.wheel  ## build dist/*.whl (BUILD=cuda: with the CUDA engine), and run the tests with it in a fresh venv without a compiler
 	rm -rf build/wheel dist
-	FASTSSM_BUILD=cpu $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	FASTSSM_BUILD=$(BUILD) $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist build/wheel/*.whl
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet $(TORCH)
@@ -74,6 +75,10 @@ wheel: $(VENV)/.wheel  ## build dist/*.whl, and run the tests with it in a fresh
 
 fuzz: $(VENV)/.test  ## 2000 random networks, losses, dtypes and threads against plain autograd
 	OMP_NUM_THREADS=1 FASTSSM_FUZZ_EXAMPLES=2000 $(BIN)/pytest --hypothesis-seed=1 tests/test_fuzz.py $(ARGS)
+
+kernels: $(VENV)/.cuda-test  ## the CUDA kernels by nvcc, a cubin for each architecture, and what ptxas says of them
+	cmake -S . -B build/kernels -DNVCC="$$($(BIN)/python tools/nvcc.py)" --log-level=WARNING
+	cmake --build build/kernels --target kernels --parallel $(JOBS)
 
 cuda-static: $(VENV)/.test  ## what is known of the CUDA kernels without a GPU, into bench/results (needs nvcc)
 	$(BIN)/python -m bench.cuda_static $(ARGS)

@@ -166,8 +166,9 @@ def _draw_losses(axes: Axes, outcome: Outcome) -> None:
     steps = [row["step"] for row in outcome.metrics]
     train = [row["train_loss"] for row in outcome.metrics]
     validation = [row["validation_loss"] for row in outcome.metrics]
+    measure = outcome.measure.name.split()[0]
     axes.plot(steps, train, color=VERMILION, lw=1.3, label=f"training ({outcome.config.loss} loss)")
-    axes.plot(steps, validation, color=BLUE, lw=1.8, label="validation (exact loss, mean weights)")
+    axes.plot(steps, validation, color=BLUE, lw=1.8, label=f"validation ({measure} loss, mean weights)")
     axes.plot([outcome.best_step], [outcome.validation], "o", color=BLUE, label=f"best, step {outcome.best_step:,}")
     axes.axhline(outcome.baseline.value, color=GREY, ls="--", lw=1.2, label="fitted Gaussian (test rows)")
     low, high = min(validation), max(outcome.baseline.value, *validation)

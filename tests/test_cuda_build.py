@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +141,13 @@ print(library.fastssm_load_kernels(0, __file__.encode() if "__file__" in globals
 """
 
 
+GENERATED = Path(torch.__file__).parent / "include/torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h"
+
+
+def symbols(library: Path) -> list[str]:
+    return subprocess.run(["nm", "-D", library], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="needs the sources")
 def test_the_library_builds_and_loads_without_a_gpu(tmp_path: Path) -> None:
@@ -154,6 +163,10 @@ def test_the_library_builds_and_loads_without_a_gpu(tmp_path: Path) -> None:
     needed = subprocess.run(["readelf", "-d", tmp_path / "_cuda.so"], capture_output=True, text=True).stdout
     assert "NEEDED" in needed
     assert "libcuda" not in needed
+    (addmm,) = [line.split() for line in symbols(tmp_path / "_cuda.so") if "addmm" in line]
+    assert addmm == ["w", "aoti_torch_cuda_addmm_out"]  # weak: torch has it only with CUDA
+    (declared,) = re.findall(r"\baoti_torch_cuda_addmm_out\((.*)\);", GENERATED.read_text())
+    assert [word.split()[0] for word in declared.split(", ")] == ["AtenTensorHandle"] * 4 + ["double"] * 2
     command = [sys.executable, "-c", REGISTERED, str(tmp_path / "_cuda.so")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     registered, absent, refused = done.stdout.splitlines()
@@ -161,6 +174,47 @@ def test_the_library_builds_and_loads_without_a_gpu(tmp_path: Path) -> None:
     assert absent == "there is no file no such file"
     if not torch.cuda.is_available():
         assert "NVIDIA driver cannot be opened" in refused or " failed: " in refused
+
+
+def nvcc_or_skip() -> str:
+    try:
+        return nvcc.find_nvcc().path
+    except toolchain.NotBuilt as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="needs the sources")
+def test_the_fat_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As FASTSSM_BUILD=cuda builds it into a wheel, for two architectures, with PTX for what comes later."""
+    nvcc_or_skip()
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5 8.0+PTX")
+    engine = build.CudaEngine(toolchain.Toolchain(), asked_for=True)
+    engine.build(tmp_path)
+    assert build.written(tmp_path) == list(build.OUTPUTS)
+    assert engine.facts()["architectures"] == ["75", "80+PTX"]
+    image = (tmp_path / "_kernels.fatbin").read_bytes()
+    assert image[:4] == (0xBA55ED50).to_bytes(4, "little")  # what cuModuleLoad knows a fat binary by
+    lister = Path(engine.nvcc.path).with_name("cuobjdump")
+    if lister.exists():
+        command = [lister, "-lelf", "-lptx", tmp_path / "_kernels.fatbin"]
+        listed = subprocess.run(command, capture_output=True, text=True)
+        assert re.findall(r"sm_\d+\.\w+", listed.stdout) == ["sm_75.cubin", "sm_80.cubin", "sm_80.ptx"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMake")
+def test_cmake_compiles_the_kernels(tmp_path: Path) -> None:
+    configure = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), f"-DNVCC={nvcc_or_skip()}"]
+    subprocess.run(configure, check=True, capture_output=True)
+    build_target = ["cmake", "--build", str(tmp_path), "--target"]
+    done = subprocess.run([*build_target, "kernels_120"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ptxas info    : Compiling entry function" in done.stdout + done.stderr
+    assert (tmp_path / "kernels_120.cubin").read_bytes()[:4] == b"\x7fELF"
+    listed = subprocess.run([*build_target, "help"], capture_output=True, text=True)
+    expected = {"kernels", *(f"kernels_{a}" for a in toolchain.Toolchain().rows["architectures"][0])}
+    assert expected <= set(re.findall(r"\bkernels\w*\b", listed.stdout))
 
 
 # --- what is said of it ---

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastssm.cli.progress import Silent
 from fastssm.data import load, prepare
-from fastssm.training import Ranks, TrainConfig, Training, checkpoint, exact_mean, train
+from fastssm.training import EXACT, Ranks, TrainConfig, Training, checkpoint, train
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 
@@ -99,6 +99,6 @@ def test_evaluation_with_fewer_rows_than_ranks(monkeypatch: pytest.MonkeyPatch, 
     prepared = prepare(load(config.data))
     net, rows = Training(config, prepared, Ranks(CPU)).net, prepared.test[:1]
     monkeypatch.setattr(Ranks, "sum", lambda self, values: values)
-    assert exact_mean(net, rows, "energy", "auto", Ranks(CPU, 0, 2)).value == 0.0
-    whole = exact_mean(net, rows, "energy", "auto", Ranks(CPU))
-    assert exact_mean(net, rows, "energy", "auto", Ranks(CPU, 1, 2)).value == whole.value
+    assert EXACT.mean(net, rows, "energy", "auto", Ranks(CPU, 0, 2)).value == 0.0
+    whole = EXACT.mean(net, rows, "energy", "auto", Ranks(CPU))
+    assert EXACT.mean(net, rows, "energy", "auto", Ranks(CPU, 1, 2)).value == whole.value

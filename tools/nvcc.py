@@ -92,3 +92,7 @@ def targets(wanted: list[str]) -> list[str]:
         codes = [f"sm_{capability}", *[f"compute_{capability}"][: bool(ptx)]]
         options += ["-gencode", f"arch=compute_{capability},code=[{','.join(codes)}]"]
     return options
+
+
+if __name__ == "__main__":
+    print(find_nvcc().path)

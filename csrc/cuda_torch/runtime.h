@@ -4,6 +4,16 @@
 #include "../cuda/engine.h"
 #include "stable.h"
 
+#if defined(FASTSSM_EMULATED)
+#define FASTSSM_ADDMM aoti_torch_cpu_addmm_out
+#else
+#define FASTSSM_ADDMM aoti_torch_cuda_addmm_out
+#endif
+
+// Weak, since a torch without CUDA has no such function, and the library loads there too.
+extern "C" __attribute__((weak, visibility("default"))) AOTITorchError FASTSSM_ADDMM(
+    AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle a, AtenTensorHandle b, double beta, double alpha);
+
 namespace fastssm::stable {
 
 constexpr size_t kAligned = 256;  // torch's memory on a device has it anyway
@@ -13,12 +23,11 @@ inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
   call<3>("aten::mm", "out", {from(a), from(b), from(out)});
 }
 
-// out += a b. The obvious addmm takes factors of the type Scalar, which torch 2.13's stable interface cannot hand over.
-// Only weights' gradients are added up, and only of samples that do not fit into one tile.
-inline void multiply_and_add(const Tensor& a, const Tensor& b, Tensor out) {
-  const Tensor product = torch::stable::empty_like(out);
-  multiply(a, b, product);
-  torch::stable::copy_(out, torch::stable::subtract(out, product, -1.0));
+// out += a b, by the function that torch exports for what its compiler generates: the dispatcher's addmm takes factors of
+// the type Scalar, which torch 2.13's stable interface cannot hand over.
+inline void multiply_and_add(const Tensor& a, const Tensor& b, const Tensor& out) {
+  require(FASTSSM_ADDMM, "this torch does not export its addmm, which the cuda engine calls; update one of the two.");
+  STABLE_TORCH_ERROR_CODE_CHECK(FASTSSM_ADDMM(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
 }
 
 // The place of a call, and the memory it uses, given back at its end: torch hands it to nobody but what comes later on

@@ -134,7 +134,7 @@ def summary_text(outcome: Outcome) -> str:
     shape = join_integers(outcome.config.hidden)
     losses = table(
         [
-            ("exact score matching loss on the test rows (lower is better)", "mean", "std. error"),
+            (f"{outcome.measure.name} on the test rows (lower is better)", "mean", "std. error"),
             ("Gaussian with the training rows' mean and covariance", f"{baseline.value:.3f}", f"{baseline.error:.3f}"),
             (f"{outcome.config.kind} network {shape}", f"{test.value:.3f}", f"{test.error:.3f}"),
         ]

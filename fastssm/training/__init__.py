@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks, choose_device, join
-from fastssm.training.evaluate import Mean, exact_mean, gaussian_baseline
+from fastssm.training.evaluate import COMPOSITE, EXACT, Mean, Measure
 from fastssm.training.loop import Outcome, Reporter, train
 from fastssm.training.objectives import KINDS, LOSSES, OBJECTIVES, Objective
 from fastssm.training.trained import Trained, load_trained
 from fastssm.training.trainer import DivergedError, Training
 
 __all__ = [
+    "COMPOSITE",
+    "EXACT",
     "KINDS",
     "LOSSES",
     "OBJECTIVES",
     "DivergedError",
     "Mean",
+    "Measure",
     "Objective",
     "Outcome",
     "Ranks",
@@ -24,8 +27,6 @@ __all__ = [
     "Trained",
     "Training",
     "choose_device",
-    "exact_mean",
-    "gaussian_baseline",
     "join",
     "load_trained",
     "train",

@@ -1,13 +1,15 @@
-"""The exact score matching loss of held-out rows: the model's, and that of the Gaussian it has to beat."""
+"""The loss of held-out rows, without randomness: the model's, and that of the Gaussian it has to beat."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from fastssm import exact_loss
+from fastssm import composite_loss, exact_loss
+from fastssm.training.autoregressive import Autoregressive
 from fastssm.training.distributed import Ranks
 
 ROWS_AT_A_TIME = 4096
@@ -21,48 +23,75 @@ class Mean:
     error: float
 
 
-@torch.no_grad()
-def exact_mean(net: nn.Module, rows: Tensor, kind: str, backend: str, ranks: Ranks) -> Mean:
-    """Return the mean over `rows` of `tr J + |s|^2 / 2`, each rank computing its share.
+@dataclass(frozen=True)
+class Measure:
+    """What held-out rows are measured by.
 
     Args:
-        net: the energy or score network.
-        rows: `[n, D]`.
-        kind: `"energy"` or `"score"`.
-        backend: a fastssm backend.
-        ranks: who computes which rows.
-
-    Returns:
-        The mean over all rows and its standard error.
+        name: of the figure, lower being better.
+        rows: from a network, rows `[n, D]`, the kind of network and a backend to the loss of each row.
+        gaussian: from rows less the mean of a Gaussian, and its covariance, to the loss of each under that Gaussian.
     """
-    share = rows[ranks.share(len(rows))]
-    losses = [
-        exact_loss(net, part, kind=kind, backend=backend, reduction="none").double()
-        for part in torch.split(share, ROWS_AT_A_TIME)
-        if len(part)
-    ]
-    return _mean(torch.cat([rows.new_zeros(0, dtype=torch.float64), *losses]), len(rows), ranks)
+
+    name: str
+    rows: Callable[[nn.Module, Tensor, str, str], Tensor]
+    gaussian: Callable[[Tensor, Tensor], Tensor]
+
+    @torch.no_grad()
+    def mean(self, net: nn.Module, rows: Tensor, kind: str, backend: str, ranks: Ranks) -> Mean:
+        """Return the mean over all rows and its standard error, each rank computing its share."""
+        parts = [part for part in torch.split(rows[ranks.share(len(rows))], ROWS_AT_A_TIME) if len(part)]
+        losses = [self.rows(net, part, kind, backend).double() for part in parts]
+        return _mean(torch.cat([rows.new_zeros(0, dtype=torch.float64), *losses]), len(rows), ranks)
+
+    def baseline(self, train: Tensor, noise: float, rows: Tensor) -> Mean:
+        """Return the same of the Gaussian that fits the training rows and their noise.
+
+        Args:
+            train: the training rows `[n, D]`, without noise.
+            noise: deviation of the noise that `rows` carry.
+            rows: `[m, D]`.
+
+        Returns:
+            The mean over `rows` and its standard error.
+        """
+        train, rows = train.double(), rows.double()
+        features = train.shape[1]
+        covariance = torch.cov(train.T).reshape(features, features)
+        covariance += noise**2 * torch.eye(features, dtype=train.dtype, device=train.device)
+        return _mean(self.gaussian(rows - train.mean(0), covariance), len(rows), Ranks(rows.device))
 
 
-def gaussian_baseline(train: Tensor, noise: float, rows: Tensor) -> Mean:
-    """Return the exact loss on `rows` of the Gaussian that fits the training rows and their noise.
+def _exact_gaussian(centred: Tensor, covariance: Tensor) -> Tensor:
+    """Return `-tr P + |P x|^2 / 2` with `P` the inverse of the covariance; on whitened rows about -D / 2."""
+    precision = torch.linalg.inv(covariance)
+    losses: Tensor = 0.5 * (centred @ precision).square().sum(1) - precision.trace()
+    return losses
 
-    `mean_n( -tr P + |P (x_n - mu)|^2 / 2 )`, `P = (cov(train) + noise^2 I)^-1`.
 
-    Args:
-        train: the training rows `[n, D]`, without noise.
-        noise: deviation of the noise that `rows` carry.
-        rows: `[m, D]`.
+def _composite_gaussian(centred: Tensor, covariance: Tensor) -> Tensor:
+    """Return `sum_d( -1 / v_d + (x_d - m_d)^2 / (2 v_d^2) )` with mean and variance of `x_d` given those before it.
 
-    Returns:
-        The mean over `rows` and its standard error. On whitened rows it is about -D / 2.
+    With the Cholesky factor L of the covariance, `v_d = L_dd^2` and `(x_d - m_d) / L_dd = (L^-1 x)_d`.
     """
-    train, rows = train.double(), rows.double()
-    features = train.shape[1]
-    covariance = torch.cov(train.T).reshape(features, features)
-    precision = torch.linalg.inv(covariance + noise**2 * torch.eye(features, dtype=train.dtype, device=train.device))
-    scores = (rows - train.mean(0)) @ precision
-    return _mean(0.5 * scores.square().sum(1) - precision.trace(), len(rows), Ranks(rows.device))
+    factor = torch.linalg.cholesky(covariance)
+    deviation = factor.diagonal()
+    scores = torch.linalg.solve_triangular(factor, centred.T, upper=False).T / deviation
+    losses: Tensor = (scores.square() / 2 - deviation**-2).sum(1)
+    return losses
+
+
+def _exact(net: nn.Module, rows: Tensor, kind: str, backend: str) -> Tensor:
+    return exact_loss(net, rows, kind=kind, backend=backend, reduction="none")
+
+
+def _composite(net: nn.Module, rows: Tensor, kind: str, backend: str) -> Tensor:
+    assert isinstance(net, Autoregressive)
+    return composite_loss(net.context_net, net.head, rows, kind=kind, backend=backend, reduction="none")
+
+
+EXACT = Measure("exact score matching loss", _exact, _exact_gaussian)
+COMPOSITE = Measure("composite score matching loss", _composite, _composite_gaussian)
 
 
 def _mean(losses: Tensor, count: int, ranks: Ranks) -> Mean:

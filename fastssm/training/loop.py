@@ -18,7 +18,7 @@ from fastssm.data import Prepared, load, prepare
 from fastssm.training import checkpoint
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks
-from fastssm.training.evaluate import Mean, exact_mean, gaussian_baseline
+from fastssm.training.evaluate import Mean, Measure
 from fastssm.training.trainer import Training
 
 RESULT = "result.json"
@@ -45,7 +45,8 @@ class Outcome:
         config: the settings.
         prepared: the data as the network saw it.
         net: the network with the best weights, or what its objective makes of it for evaluation.
-        test: its exact score matching loss on the test rows.
+        measure: what the following losses are.
+        test: that of the network on the test rows.
         baseline: the loss of the fitted Gaussian on the same rows.
         validation: the best validation loss.
         best_step: when it was reached.
@@ -59,6 +60,7 @@ class Outcome:
     config: TrainConfig
     prepared: Prepared
     net: nn.Module
+    measure: Measure
     test: Mean
     baseline: Mean
     validation: float
@@ -76,6 +78,7 @@ class Outcome:
             "rows": {name: len(getattr(self.prepared, name)) for name in ("train", "validation", "test")},
             "features": self.prepared.train.shape[1],
             "parameters": sum(parameter.numel() for parameter in self.net.parameters()),
+            "measure": self.measure.name,
             "test_loss": self.test.value,
             "test_loss_standard_error": self.test.error,
             "gaussian_test_loss": self.baseline.value,
@@ -176,13 +179,14 @@ def _run(training: Training, folder: Path, reporter: Reporter) -> None:
 
 def _finish(training: Training, folder: Path) -> Outcome:
     config, prepared, ranks = training.config, training.prepared, training.ranks
-    net = training.evaluated(training.best_net())
+    net, measure = training.evaluated(training.best_net()), training.objective.measure
     outcome = Outcome(
         config=config,
         prepared=prepared,
         net=net,
-        test=exact_mean(net, prepared.test.to(ranks.device), config.kind, config.backend, ranks),
-        baseline=gaussian_baseline(prepared.train, prepared.noise, prepared.test),
+        measure=measure,
+        test=measure.mean(net, prepared.test.to(ranks.device), config.kind, config.backend, ranks),
+        baseline=measure.baseline(prepared.train, prepared.noise, prepared.test),
         validation=training.best["loss"],
         best_step=training.best["step"],
         steps=training.step,

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from fastssm import (
     AnnealedDenoisingLoss,
     AnnealedSlicedLoss,
+    CompositeLoss,
     DenoisingLoss,
     DomainLoss,
     ExactScoreLoss,
@@ -28,6 +29,8 @@ from fastssm.directions import draw
 from fastssm.domains import Box
 from fastssm.losses.module import ScoreLoss
 from fastssm.nn import MLP
+from fastssm.training.autoregressive import Autoregressive
+from fastssm.training.evaluate import COMPOSITE, EXACT, Measure
 
 if TYPE_CHECKING:
     from fastssm.data import Prepared
@@ -116,6 +119,18 @@ def at_level_zero(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn
     return conditional.at(torch.zeros(1, 1).to(net.readout.weight))
 
 
+def autoregressive(config: TrainConfig, features: int) -> nn.Module:
+    """Return an autoregressive model with a conditional energy of the configured shape."""
+    return Autoregressive(features, config.hidden, config.activation)
+
+
+def normalised(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn.Module:
+    """Return an autoregressive model that knows where its conditionals have to be normalised."""
+    assert isinstance(net, Autoregressive)
+    net.include(prepared.train.to(net.bounds))
+    return net
+
+
 def _noise(prepared: Prepared) -> float:
     if prepared.noise <= 0:
         raise ValueError("this loss learns from noise on the rows, and there is none; pass --noise, say 0.1")
@@ -155,6 +170,15 @@ def _itself(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn.Modul
     return net
 
 
+def _alone(net: nn.Module) -> tuple[nn.Module, ...]:
+    return (net,)
+
+
+def _context_and_head(net: nn.Module) -> tuple[nn.Module, ...]:
+    assert isinstance(net, Autoregressive)
+    return net.context_net, net.head
+
+
 @dataclass(frozen=True)
 class Objective:
     """How one loss is trained from the command line.
@@ -168,7 +192,9 @@ class Objective:
         blurs: whether the loss adds the data's noise itself, or wants none; it then gets clean rows.
         options: further options of the twin, from the settings and the data.
         network: makes the network, from the settings and the number of features.
-        evaluated: from the trained network to the energy or score whose exact loss is measured, and which is drawn.
+        evaluated: from the trained network to the energy or score whose loss is measured, and which is drawn.
+        measure: what it is measured by.
+        parts: from the network to the networks that the twin takes.
     """
 
     twin: type[ScoreLoss]
@@ -179,11 +205,14 @@ class Objective:
     options: Callable[[TrainConfig, Prepared], dict[str, Any]] = _no_options
     network: Callable[[TrainConfig, int], nn.Module] = perceptron
     evaluated: Callable[[nn.Module, TrainConfig, Prepared], nn.Module] = _itself
+    measure: Measure = EXACT
+    parts: Callable[[nn.Module], tuple[nn.Module, ...]] = _alone
 
     def module(self, net: nn.Module, config: TrainConfig, prepared: Prepared) -> ScoreLoss:
         """Return the loss that owns `net`."""
         settings = {name: getattr(config, name) for name in ("kind", "backend") if name in self.twin.option_names()}
-        return self.twin(net, **settings, **self.options(config, prepared))
+        twin: Callable[..., ScoreLoss] = self.twin
+        return twin(*self.parts(net), **settings, **self.options(config, prepared))
 
 
 _NOISE_CONDITIONAL: dict[str, Any] = {
@@ -257,6 +286,15 @@ OBJECTIVES: dict[str, Objective] = {
         options=lambda config, prepared: {"tempering": TEMPERING},
         network=with_level,
         evaluated=at_level_zero,
+    ),
+    "composite": Objective(
+        CompositeLoss,
+        "score matching of each coordinate given those before it, by an autoregressive model",
+        kinds=("energy",),
+        network=autoregressive,
+        evaluated=normalised,
+        measure=COMPOSITE,
+        parts=_context_and_head,
     ),
 }
 LOSSES = tuple(OBJECTIVES)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from fastssm.data import Prepared
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks
-from fastssm.training.evaluate import exact_mean
 from fastssm.training.objectives import OBJECTIVES, Batch, normal
 
 
@@ -112,7 +111,8 @@ class Training:
         train_loss = (self.ranks.sum(self.loss_sum) / (self.ranks.world * max(1, self.loss_count))).item()
         config = self.config
         net = self.evaluated(self.mean_net)
-        validation = exact_mean(net, self.validation_rows, config.kind, config.backend, self.ranks).value
+        measured = self.objective.measure.mean(net, self.validation_rows, config.kind, config.backend, self.ranks)
+        validation = measured.value
         if not math.isfinite(train_loss + validation):
             raise DivergedError(
                 f"the loss became {validation if math.isfinite(train_loss) else train_loss} in the "
