@@ -22,7 +22,8 @@ from bench.problems import GRID, LOSSES, Case, Size
 from bench.ratios import add_ratios
 from bench.worker import BEGUN, Job
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
 WHO = ("commit", "date", "machine", "torch")
 TIMES = ("min_ms", "median_ms", "repeats")
 KEY = ("threads", "kind", "activation", *Size._fields, "loss", "mode", "contender")
@@ -116,8 +117,14 @@ def environment() -> Row:
 
 
 def commit() -> str:
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent)
-    return git.stdout.strip() or "unknown"
+    """Return the commit that is measured, and "-dirty" where a file differs that is no result."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{RESULTS.relative_to(ROOT)}")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
 def processor() -> str:
@@ -169,12 +176,18 @@ def place(row: Row) -> tuple[str, ...]:
 
 
 def write(rows: Iterable[Row], out: Path, columns: Sequence[str]) -> None:
+    """Write rows that have a size, in the order of the grid."""
+    by_size = sorted(rows, key=lambda row: ORDER.get(tuple(int(row[f]) for f in Size._fields), len(ORDER)))
+    write_rows(by_size, out, columns)
+
+
+def write_rows(rows: Iterable[Row], out: Path, columns: Sequence[str]) -> None:
+    """Write rows as they come."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="") as file:
         table = csv.DictWriter(file, columns, extrasaction="ignore")
         table.writeheader()
-        ordered = sorted(rows, key=lambda row: ORDER.get(tuple(int(row[f]) for f in Size._fields), len(ORDER)))
-        table.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in ordered)
+        table.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def read(path: Path) -> list[Row]:

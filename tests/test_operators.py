@@ -15,7 +15,7 @@ from test_sweeps import DIM, HIDDEN, WIDTHS, Products
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import directions
+from fastssm import directions, native
 from fastssm.nn import MLP, Sin
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
@@ -234,6 +234,27 @@ def test_narrow_dtypes(name: str, backend: str, dtype: torch.dtype) -> None:
     wanted = oracle.gradients(along.square().sum(), [wide_x, *wide.parameters()])
     rtol = 2.0**-23 * 128 if dtype is torch.float32 else 2.0**-8
     oracle.assert_close([found, *grads], [along.t(), *wanted], rtol, name)
+
+
+ROUNDED = {
+    "divergence": (40, fastssm.divergence, {"exact": True}),
+    "jacobian_diag": (40, fastssm.jacobian_diag, {}),
+    "laplacian": (1, fastssm.laplacian, {}),
+    "hvp_form": (1, lambda net, x, **options: fastssm.hvp_form(net, x, torch.ones_like(x), **options), {}),
+}
+
+
+@pytest.mark.skipif(not native.DEVICES or not native.multiplies_bf16(), reason="no products of bfloat16 here")
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounded_products(name: str) -> None:
+    """`precision="bf16"` rounds operands of products: near the exact operator, and not it."""
+    out, operator, options = ROUNDED[name]
+    torch.manual_seed(0)
+    net, x = MLP(40, [64, 64], out), torch.randn(16, 40)
+    exact = operator(net.double(), x.double(), **options)
+    rounded = operator(net.float(), x, backend="cpu", precision="bf16", **options)
+    assert rounded.dtype == torch.float32
+    assert 1e-6 < float((rounded - exact).norm() / exact.norm()) < 8 * 2.0**-8
 
 
 # --- under torch.compile, and as operators ---

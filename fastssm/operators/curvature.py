@@ -24,6 +24,7 @@ def laplacian(
     projection: str = "rademacher",
     generator: torch.Generator | None = None,
     backend: str = "auto",
+    precision: str = "full",
     return_gradient: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -40,6 +41,7 @@ def laplacian(
     projection: str = "rademacher",
     generator: torch.Generator | None = None,
     backend: str = "auto",
+    precision: str = "full",
     return_gradient: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -55,6 +57,7 @@ def laplacian(
     projection: str = "rademacher",
     generator: torch.Generator | None = None,
     backend: str = "auto",
+    precision: str = "full",
     return_gradient: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return the Laplacian of a scalar network: local energies, and the residuals of differential equations.
@@ -72,6 +75,7 @@ def laplacian(
         projection: rademacher, gaussian, sphere, hadamard or basis.
         generator: source of randomness, torch's default one if None.
         backend: "auto", or the name of the one that must run.
+        precision: "full", "bf16" or "tf32", as for `fastssm.sliced_loss`.
         return_gradient: return `(laplacian, df/dx)` of one pass, as the local energy
             `-(lap log psi + |d log psi / dx|^2) / 2` wants them.
 
@@ -92,13 +96,15 @@ def laplacian(
     Source: Li et al. 2024, "A computational framework for neural network-based variational Monte Carlo with forward
     Laplacian"; Dangel et al. 2025, "Collapsing Taylor mode automatic differentiation".
     """
-    call = backends.request(model, x, cond, "energy")
+    call = backends.request(model, x, cond, "energy", precision)
     chosen = backends.select(call, backend)
     found = chosen.terms(call, exact_or_sliced(x, exact, v, n_projections, projection, generator))
     return (-found.jacobian, -found.score.reshape(x.shape)) if return_gradient else -found.jacobian
 
 
-def hvp_form(model: nn.Module, x: Tensor, v: Tensor, *, cond: Cond = None, backend: str = "auto") -> Tensor:
+def hvp_form(
+    model: nn.Module, x: Tensor, v: Tensor, *, cond: Cond = None, backend: str = "auto", precision: str = "full"
+) -> Tensor:
     """Return the quadratic form of the Hessian of a scalar network along given directions.
 
     `v^T (d2f/dx2) v`, of the output `f` itself (no sign of a log-density).
@@ -109,6 +115,7 @@ def hvp_form(model: nn.Module, x: Tensor, v: Tensor, *, cond: Cond = None, backe
         v: directions `[B, ...]`, or `[M, B, ...]` for M of them at each point.
         cond: further arguments, never differentiated as data.
         backend: "auto", or the name of the one that must run.
+        precision: "full", "bf16" or "tf32", as for `fastssm.sliced_loss`.
 
     Returns:
         `[B]`, or `[M, B]`. Differentiable once in parameters, x and cond, not in v.
@@ -126,7 +133,7 @@ def hvp_form(model: nn.Module, x: Tensor, v: Tensor, *, cond: Cond = None, backe
 
     Source: Bettencourt et al. 2019, "Taylor-mode automatic differentiation for higher-order derivatives in JAX".
     """
-    call = backends.request(model, x, cond, "energy")
+    call = backends.request(model, x, cond, "energy", precision)
     chosen = backends.select(call, backend)
     given = checks.check_directions(v, x, None)
     return -chosen.terms(call, Directions(len(given), given), each=v.ndim > x.ndim).jacobian

@@ -25,6 +25,7 @@ def divergence(
     projection: str = "rademacher",
     generator: torch.Generator | None = None,
     backend: str = "auto",
+    precision: str = "full",
     return_value: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -41,6 +42,7 @@ def divergence(
     projection: str = "rademacher",
     generator: torch.Generator | None = None,
     backend: str = "auto",
+    precision: str = "full",
     return_value: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -56,6 +58,7 @@ def divergence(
     projection: str = "rademacher",
     generator: torch.Generator | None = None,
     backend: str = "auto",
+    precision: str = "full",
     return_value: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return the divergence of a vector field: what a flow adds to its log-density.
@@ -73,6 +76,7 @@ def divergence(
         projection: rademacher, gaussian, sphere, hadamard or basis.
         generator: source of randomness, torch's default one if None.
         backend: "auto", or the name of the one that must run.
+        precision: "full", "bf16" or "tf32", as for `fastssm.sliced_loss`.
         return_value: return `(f(x), divergence)` of one pass.
 
     Returns:
@@ -93,14 +97,20 @@ def divergence(
 
     Source: Grathwohl et al. 2019, "FFJORD", equation 8; Hutchinson 1990.
     """
-    call = backends.request(model, x, cond, "score")
+    call = backends.request(model, x, cond, "score", precision)
     chosen = backends.select(call, backend)
     found = chosen.terms(call, exact_or_sliced(x, exact, v, n_projections, projection, generator))
     return (found.score.reshape(x.shape), found.jacobian) if return_value else found.jacobian
 
 
 def jacobian_diag(
-    model: nn.Module, x: Tensor, *, cond: Cond = None, kind: str = "auto", backend: str = "auto"
+    model: nn.Module,
+    x: Tensor,
+    *,
+    cond: Cond = None,
+    kind: str = "auto",
+    backend: str = "auto",
+    precision: str = "full",
 ) -> Tensor:
     """Return the diagonal of the Jacobian of the score, exactly.
 
@@ -113,6 +123,7 @@ def jacobian_diag(
         cond: further arguments, passed as `model(x, *cond)`.
         kind: "energy", "score", or "auto" by the shape of the output.
         backend: "auto", or the name of the one that must run.
+        precision: "full", "bf16" or "tf32", as for `fastssm.sliced_loss`.
 
     Returns:
         The diagonal, in the shape of x. Differentiable once in parameters, x and cond.
@@ -129,7 +140,7 @@ def jacobian_diag(
     Source: Rolland et al. 2022, "Score matching enables causal discovery of nonlinear additive noise models" (SCORE);
     Sanchez et al. 2023 (DiffAN).
     """
-    call = backends.request(model, x, cond, kind)
+    call = backends.request(model, x, cond, kind, precision)
     chosen = backends.select(call, backend)
     dim = math.prod(x.shape[1:])
     along = chosen.terms(call, Directions(dim), each=True).jacobian  # along sqrt(D) e_i
