@@ -116,8 +116,16 @@ def test_what_is_built_for_which_torch(nowhere: pytest.MonkeyPatch, tmp_path: Pa
     assert asked_for.facts() == {**for_later.facts(), "nvcc": "13.0.1", "architectures": ["80", "90+PTX"]}
 
 
+def toolchain_or_skip() -> toolchain.Toolchain:
+    try:
+        return toolchain.Toolchain()
+    except toolchain.NotBuilt as reason:
+        pytest.skip(str(reason))
+
+
 def test_cuda_that_was_asked_for_fails_before_anything_is_compiled(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", "77")
+    toolchain_or_skip()
     command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
     command += ["build", "--build-base", str(tmp_path)]
     environment = {**os.environ, "FASTSSM_BUILD": "cuda", "NVCC": "no-such-compiler"}
@@ -152,10 +160,7 @@ def symbols(library: Path) -> list[str]:
 @pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="needs the sources")
 def test_the_library_builds_and_loads_without_a_gpu(tmp_path: Path) -> None:
     """With the C++ compiler alone, for a torch without CUDA; nothing of CUDA is linked."""
-    try:
-        tools = toolchain.Toolchain()
-    except toolchain.NotBuilt as reason:
-        pytest.skip(str(reason))
+    tools = toolchain_or_skip()
     tools.torch = tools.torch._replace(cuda="13.0")
     engine = build.CudaEngine(tools, asked_for=False)
     engine.build(tmp_path)
@@ -183,18 +188,36 @@ def nvcc_or_skip() -> str:
         pytest.skip(str(reason))
 
 
+def architectures_of_the_sources() -> list[str]:
+    (row,) = re.findall(r"^architectures +(.*)$", (ROOT / "csrc/sources.txt").read_text(), re.MULTILINE)
+    return str(row).split()
+
+
+FAT = (0xBA55ED50).to_bytes(4, "little")  # what the driver knows a fat binary by
+RECORDED = extension.record().get("cuda", {})
+
+
+@pytest.mark.skipif("architectures" not in RECORDED, reason="this package was built without CUDA kernels")
+def test_what_was_built_is_installed() -> None:
+    """As `make wheel BUILD=cuda` builds it: the library, and the kernels where the driver will be told to look."""
+    assert cuda.LIBRARY.exists()
+    assert cuda.IMAGE.read_bytes()[:4] == FAT
+    assert [a.split("+")[0] for a in RECORDED["architectures"]] == architectures_of_the_sources()
+    assert RECORDED["architectures"][-1].endswith("+PTX")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="needs the sources")
 def test_the_fat_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As FASTSSM_BUILD=cuda builds it into a wheel, for two architectures, with PTX for what comes later."""
     nvcc_or_skip()
+    tools = toolchain_or_skip()
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5 8.0+PTX")
-    engine = build.CudaEngine(toolchain.Toolchain(), asked_for=True)
+    engine = build.CudaEngine(tools, asked_for=True)
     engine.build(tmp_path)
     assert build.written(tmp_path) == list(build.OUTPUTS)
     assert engine.facts()["architectures"] == ["75", "80+PTX"]
-    image = (tmp_path / "_kernels.fatbin").read_bytes()
-    assert image[:4] == (0xBA55ED50).to_bytes(4, "little")  # what cuModuleLoad knows a fat binary by
+    assert (tmp_path / "_kernels.fatbin").read_bytes()[:4] == FAT
     lister = Path(engine.nvcc.path).with_name("cuobjdump")
     if lister.exists():
         command = [lister, "-lelf", "-lptx", tmp_path / "_kernels.fatbin"]
@@ -213,7 +236,7 @@ def test_cmake_compiles_the_kernels(tmp_path: Path) -> None:
     assert "ptxas info    : Compiling entry function" in done.stdout + done.stderr
     assert (tmp_path / "kernels_120.cubin").read_bytes()[:4] == b"\x7fELF"
     listed = subprocess.run([*build_target, "help"], capture_output=True, text=True)
-    expected = {"kernels", *(f"kernels_{a}" for a in toolchain.Toolchain().rows["architectures"][0])}
+    expected = {"kernels", *(f"kernels_{a}" for a in architectures_of_the_sources())}
     assert expected <= set(re.findall(r"\bkernels\w*\b", listed.stdout))
 
 
