@@ -108,6 +108,11 @@ class Call {
     return out;
   }
 
+  // An objective is a mean over directions; the terms can do without.
+  void need_direction() const {
+    require(problem.directions.count > 0, "there must be a direction, got ", problem.directions.count, ".");
+  }
+
   // No samples have a gradient of zero.
   void clear() {
     for (Tensor& t : found_) zero_(t);
@@ -166,12 +171,12 @@ class Call {
     }
     const int64_t wanted = problem.kind == Kind::energy ? 1 : problem.dim, count = problem.directions.count;
     require(width == wanted, "the network must have ", wanted, " outputs, got ", width, ".");
-    require(count > 0, "there must be a direction, got ", count, ".");
+    require(count >= 0, "there cannot be ", count, " directions.");
     require(count <= kMostDirections, "directions are numbered with 32 bits, so there can be ", kMostDirections,
             ", got ", count, ".");
     require(!columns_ || columns_->size(0) == problem.samples, "columns must have a row per sample.");
     if (v_) fits(*v_, count * problem.samples * problem.dim);
-    require(v_ || problem.directions.seeded || count == problem.dim,
+    require(v_ || problem.directions.seeded || count == 0 || count == problem.dim,
             "without v and seed the directions are the basis, one for each coordinate.");
   }
 

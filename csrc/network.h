@@ -38,13 +38,15 @@ struct LayerGradient {
   T* shift;
 };
 
-// M directions per sample: given (v), regenerated from a seed, or the scaled basis (neither).
+// M directions per sample: given (v), regenerated from a seed, or the scaled basis (neither). Without any, the terms are
+// the score alone, and an objective is not defined.
 template <class T>
 struct Directions {
   int64_t count;
   const T* v;  // [count, samples, dim], or null
   bool seeded;
   uint64_t seed;
+  T averaged() const { return T(count > 0 ? count : 1); }  // what sums over directions are divided by
 };
 
 // What every caller of the engine gives.

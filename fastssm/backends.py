@@ -108,14 +108,24 @@ def select(call: Request, name: str = "auto") -> Backend:
 
 
 def select_for_score(call: Request, name: str = "auto") -> Backend:
-    """Return the backend that computes a score alone; "auto" takes autograd, with 6 products a layer to our sweeps' 12.
+    """Return the backend that computes a score alone.
+
+    Our sweeps keep no tape, so they take 8 products a layer where autograd takes 6 (4 to its 3 for a score network).
+    "auto" takes whoever was the fastest of ours when measured (`bench/results/score.csv`): the cpu engine, except for
+    the gradients of a score network; else autograd. Nothing was measured on CUDA, where "auto" takes autograd.
 
     Raises:
         ValueError: for an unknown name.
         UnsupportedError: as `select` does.
     """
-    plain = BACKENDS["reference"]
-    return plain if _chosen(name) == "auto" and not plain.unsupported(call) else select(call, name)
+    if _chosen(name) != "auto":
+        return select(call, name)
+    engine, plain = BACKENDS["cpu"], BACKENDS["reference"]
+    faster = call.kind == "energy" or not torch.is_grad_enabled()
+    for candidate in (engine, plain) if faster else (plain,):
+        if not candidate.unsupported(call):
+            return candidate
+    return select(call, name)
 
 
 def reasons(call: Request) -> dict[str, list[str]]:
@@ -167,6 +177,8 @@ def explain(
     precision: str = "full",
 ) -> Plan:
     """Say which backend would run a loss of this model on this data, and for every other one all reasons why not.
+
+    Where a score alone is wanted, as in denoising losses and samplers, "auto" may choose another: see `fastssm.score`.
 
     Args:
         model: the network, as for `fastssm.sliced_loss`.

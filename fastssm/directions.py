@@ -222,7 +222,7 @@ class Directions:
     """M directions per sample: given (`v`), regenerated tile by tile (`seed`), or the scaled basis (neither).
 
     Attributes:
-        count: M.
+        count: M; 0 where nothing but the score is wanted.
         v: `[M, B, D]`, or None.
         seed: int64 scalar tensor, or None.
     """
@@ -236,6 +236,8 @@ class Directions:
         if self.v is not None:
             return self.v[rows, samples].to(like.dtype)
         shape = (rows.stop - rows.start, *like.shape)
+        if not self.count:
+            return like.new_empty(shape)
         if self.seed is not None:
             return rademacher(
                 self.seed, shape, dtype=like.dtype, first_projection=rows.start, first_sample=samples.start

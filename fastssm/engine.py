@@ -42,7 +42,7 @@ class Static(NamedTuple):
 
     Attributes:
         plan: the network's.
-        n_projections: M.
+        n_projections: M; 0 for the score alone.
         precision: of the products.
         each: whether the Jacobian's term is wanted for each direction, `[M, B]`, instead of their mean.
     """
@@ -86,6 +86,8 @@ def run_objective(
     inputs: Inputs, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, form: Form, needs: Needs
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Return the loss, its two terms per sample, and its gradients in the order inputs, tensors, as needed."""
+    if static.n_projections < 1:
+        raise RuntimeError(f"there must be a direction, got {static.n_projections}.")
     problem = _problem(inputs, tensors, static)
     batch = problem.x.shape[0]
     share = 1.0 / batch if form.mean else 1.0

@@ -181,16 +181,6 @@ def test_the_noise_of_the_gradient_at_a_small_level(loss: str) -> None:
     assert deviations[1] / deviations[0] == pytest.approx(100.0 if loss == "denoising" else 1.0, rel=0.1)
 
 
-@pytest.mark.parametrize("energy", [True, False])
-def test_a_score_alone_is_computed_by_autograd_unless_a_backend_is_named(energy: bool) -> None:
-    net, x = network(energy), batch()["x"].requires_grad_()
-    twice = torch.autograd.grad(fastssm.score(net, x).square().sum(), x, create_graph=True)[0]
-    twice.square().sum().backward()  # the sweeps' gradients refuse this
-    once = torch.autograd.grad(fastssm.score(net, x, backend="torch").square().sum(), x, create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="first derivatives only"):
-        once.square().sum().backward()
-
-
 @pytest.mark.parametrize("loss", [fastssm.denoising_loss, *LEVELED.values()])
 def test_noise_and_levels_come_from_the_generator(loss: Any) -> None:
     b = batch()

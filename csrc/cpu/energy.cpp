@@ -67,11 +67,13 @@ void Lane<T>::sliced_down(const T* weight) {
   leave();
 }
 
-// All terms: the chain g = dE/dh runs down right after the way up, and gives the score.
+// All terms: the chain g = dE/dh runs down right after the way up, and gives the score. Without tangents that is all, and
+// takes one derivative less.
 template <class T>
 void Lane<T>::merged_terms() {
   const int64_t samples = tile_.samples, tangents = tile_.tangents, width = pad(model_.problem.dim);
-  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 3 : 2, false, !use_.each);
+  const int order = (use_.gradients ? 3 : 2) - (tangents == 0);
+  for (int64_t l = 0; l < depth(); l++) climb(l, order, false, tangents > 0 && !use_.each);
   kernels_.dots(samples, pad(model_.readout.in), top().p, top().ld, model_.readout_row, energy_);
   std::fill_n(jacobian_, jacobians() * samples, T(0));
   for (int64_t l = depth() - 1; l >= 0; l--) chain_step(l);
@@ -135,7 +137,7 @@ template <class T>
 void Lane<T>::merged_down() {
   const int64_t samples = tile_.samples, tangents = tile_.tangents;
   for (int64_t r = 0; r < samples; r++) {
-    coefficients_[r] = -on_jacobian_[r] / T(model_.problem.directions.count);
+    coefficients_[r] = -on_jacobian_[r] / averaged();
     const T* from = on_score_.p + r * on_score_.ld;
     std::transform(from, from + first_.ld, direction(tangents) + r * first_.ld, [](T s) { return -s; });
   }

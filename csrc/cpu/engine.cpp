@@ -61,8 +61,11 @@ class Call {
       const int64_t last = (index + 1) * cut_.tiles / cut_.lanes;
       for (int64_t tile = index * cut_.tiles / cut_.lanes; tile < last; tile++) {
         const int64_t first = tile * cut_.size, samples = std::min(cut_.size, problem_.samples - first);
-        for (int64_t m = 0; m < problem_.directions.count; m += cut_.tangents)
+        int64_t m = 0;
+        do {  // without directions there is one turn, of none
           step(lane, Tile{first, samples, m, std::min(cut_.tangents, problem_.directions.count - m)});
+          m += cut_.tangents;
+        } while (m < problem_.directions.count);
       }
       if (runtime_.gemms.release) runtime_.gemms.release();
     };

@@ -179,6 +179,24 @@ void down_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, i
   }
 }
 
+// A merged pass without tangents: zb = f' hb + f'' g zk.
+template <class T>
+void down_straight_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, int64_t end) {
+  const int64_t curve = a.shape.curve();
+  for (int64_t j = column; j < end; j += native_lanes<T>) {
+    Native<T> total(T(0));
+    for (int64_t r = first; r < last; r++) {
+      const int64_t at = r * a.shape.ld + j;
+      const Native<T> hb = a.above == Above::none ? Native<T>(T(0)) : load(a.bars + at);
+      const Native<T> inner = add_inner(Native<T>(T(0)), load(a.chain + r * a.chain_ld + j), load(a.z + curve + at));
+      const Native<T> zb = value_down(load(a.z + at), hb, load(a.d2 + at), inner);
+      store(a.bars + at, zb);
+      total += zb;
+    }
+    if (a.bias) store(a.bias + j, load(a.bias + j) + total);
+  }
+}
+
 template <class T>
 void down_score_block(const DownScore<T>& a, int64_t first, int64_t last, int64_t column, int64_t end) {
   const int64_t kind = a.shape.kind(), tangents = a.shape.tangents;
@@ -194,7 +212,7 @@ void down_score_block(const DownScore<T>& a, int64_t first, int64_t last, int64_
         inner = add_inner(inner, hdb, load(a.z + m * kind + at));
         store(bar, tangent(d1, hdb));
       }
-      const Native<T> zb = value_down(d1, load(a.bars + at), d2, inner);
+      const Native<T> hb = load(a.bars + at), zb = tangents > 0 ? value_down(d1, hb, d2, inner) : tangent(d1, hb);
       store(a.bars + at, zb);
       total += zb;
     }
@@ -214,7 +232,9 @@ void in_blocks(const Pass& a, void (*pass)(const Pass&, int64_t, int64_t, int64_
 template <class T>
 void down(const Down<T>& a) {
   auto pass = down_block<Above::stack, false, false, T>;
-  if (a.merged) {
+  if (a.merged && a.shape.tangents == 0) {
+    pass = down_straight_block<T>;
+  } else if (a.merged) {
     pass = a.above == Above::none ? down_block<Above::none, true, false, T> : down_block<Above::stack, true, false, T>;
   } else if (a.above == Above::outer) {
     pass = a.fresh ? down_block<Above::outer, false, true, T> : down_block<Above::outer, false, false, T>;
@@ -250,7 +270,10 @@ FASTSSM_INLINE T bent(int64_t width, const T* bend, const T* zd) {
 template <class T>
 void chain(const Chain<T>& a) {
   const Shape& s = a.shape;
-  for (int64_t r = 0; r < s.samples; r++) {
+  for (int64_t r = 0; s.tangents == 0 && r < s.samples; r++)
+    for (int64_t j = 0; j < s.width; j += native_lanes<T>)
+      store(a.bar + r * s.ld + j, tangent(load(a.z + r * s.ld + j), load(a.g + r * a.g_ld + j)));
+  for (int64_t r = 0; s.tangents > 0 && r < s.samples; r++) {
     Native<T> e2(T(0));
     for (int64_t j = 0; j < s.width; j += native_lanes<T>) {
       const int64_t at = r * s.ld + j;
@@ -267,10 +290,12 @@ void chain(const Chain<T>& a) {
 
 template <class T>
 void curve(const Curve<T>& a) {
+  const bool bent = a.shape.tangents > 0;
   for (int64_t r = 0; r < a.shape.samples; r++) {
     const Native<T> c2(a.c2[r]);
     for (int64_t j = r * a.shape.ld; j < r * a.shape.ld + a.shape.width; j += native_lanes<T>) {
-      const Native<T> k = curvature(load(a.d1 + j), load(a.zk + j), c2 * load(a.d2 + j), load(a.q + j));
+      const Native<T> d1 = load(a.d1 + j), zk = load(a.zk + j);
+      const Native<T> k = bent ? curvature(d1, zk, c2 * load(a.d2 + j), load(a.q + j)) : tangent(d1, zk);
       store(a.out + j, a.entered ? k + load(a.entered + j) : k);
     }
   }

@@ -44,7 +44,8 @@ struct Up {
 
 enum class Above { stack, outer, none };  // how the adjoints come: as rows, as coefficients times one row, or zero
 
-// Down through the activation of an energy's layer, in place: hb, hdb_m, g become zb, zdb_m, zkb.
+// Down through the activation of an energy's layer, in place: hb, hdb_m, g become zb, zdb_m, zkb. A merged one without
+// tangents does not look at f'''.
 template <class T>
 struct Down {
   Shape shape;
@@ -64,7 +65,7 @@ struct Down {
   T* bias;  // [width]: adds sum over samples of zb, or null
 };
 
-// Down through the activation of a score's layer, in place: hb, hdb_m become zb, zdb_m.
+// Down through the activation of a score's layer, in place: hb, hdb_m become zb, zdb_m. Without tangents f'' is not seen.
 template <class T>
 struct DownScore {
   Shape shape;
@@ -74,7 +75,8 @@ struct DownScore {
   T* bias;
 };
 
-// The chain dE/dh through an activation: bar = f' g, and e2 += sum_j f'' q g, or with `each` f'' zd_m^2 g.
+// The chain dE/dh through an activation: bar = f' g, and e2 += sum_j f'' q g, or with `each` f'' zd_m^2 g; without
+// tangents bar alone.
 template <class T>
 struct Chain {
   Shape shape;
@@ -88,7 +90,8 @@ struct Chain {
   bool each;
 };
 
-// The curvature row that carries both cotangents of the chain: k = f' zk + c2 f'' q (+ what entered a skip).
+// The curvature row that carries both cotangents of the chain: k = f' zk + c2 f'' q (+ what entered a skip), without
+// tangents k = f' zk.
 template <class T>
 struct Curve {
   Shape shape;

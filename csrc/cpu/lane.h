@@ -53,7 +53,7 @@ class Lane {
     int64_t ld;
   };
 
-  T averaged() const { return use_.each ? T(1) : T(model_.problem.directions.count); }
+  T averaged() const { return use_.each ? T(1) : model_.problem.directions.averaged(); }
   bool along_axes() const { return !model_.problem.directions.v && !model_.problem.directions.seeded; }
   T axis() const { return std::sqrt(T(model_.problem.dim)); }  // the length of a direction along one
   int64_t jacobians() const { return use_.each ? tile_.tangents : 1; }

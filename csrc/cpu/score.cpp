@@ -23,7 +23,7 @@ void Lane<T>::score_up(bool with_score) {
   const int64_t samples = tile_.samples, tangents = tile_.tangents, width = pad(model_.readout.in);
   const int64_t dim = model_.problem.dim;
   const Weights<T>& readout = model_.weights.back();
-  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 2 : 1, false, false);
+  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients && tangents > 0 ? 2 : 1, false, false);
   const Rows h = top();
   if (!along_axes()) readout.down(tangents * samples, direction(0), first_.ld, lifted_.p, lifted_.ld, false, scratch_);
   for (int64_t m = 0; along_axes() && m < tangents; m++)
@@ -82,7 +82,7 @@ void Lane<T>::score_down(bool with_score) {
   const Rows h = top(), bars = bars_below(depth());
   T *share = coefficients_, *along = coefficients_ + samples;  // dLoss/d(v_m^T J v_m), dLoss/d(v_m . s)
   for (int64_t r = 0; r < samples; r++) {
-    share[r] = on_jacobian_[r] / T(model_.problem.directions.count);
+    share[r] = on_jacobian_[r] / averaged();
     for (int64_t m = 0; m < tangents; m++) along[m * samples + r] = share[r] * projected_[m * samples + r];
   }
   if (with_score) readout.down(samples, on_score_.p, on_score_.ld, bars.p, bars.ld, false, scratch_);
@@ -103,7 +103,7 @@ void Lane<T>::score_down(bool with_score) {
     kernels_.scaled(samples, width, hd, h.ld, share, u, lifted_.ld, false);  // from here on, the adjoint of u
     if (!with_score) kernels_.scaled(samples, width, h.p, h.ld, c, u, lifted_.ld, true);
   }
-  if (sum.weight) {
+  if (sum.weight && tangents > 0) {
     kernels_.transpose(tangents * samples, pad(dim), direction(0), first_.ld, turned_, turned_ld());
     readout.outer(tangents * samples, turned_, turned_ld(), lifted_.p, lifted_.ld, sum.weight, sum.started, scratch_);
     sum.started = true;

@@ -39,13 +39,16 @@ class Pass {
   // Run `step` for every tile of samples and every turn of directions, then bring the sums to where they belong.
   template <class Step>
   void run(const Step& step) {
-    for (int64_t first = 0; first < problem_.samples; first += largest_.samples)
-      for (int64_t m = 0; m < problem_.directions.count; m += largest_.tangents) {
+    for (int64_t first = 0; first < problem_.samples; first += largest_.samples) {
+      int64_t m = 0;
+      do {  // without directions there is one turn, of none
         enter({first, std::min(largest_.samples, problem_.samples - first), m,
                std::min(largest_.tangents, problem_.directions.count - m)});
         step();
         begun_ = true;
-      }
+        m += largest_.tangents;
+      } while (m < problem_.directions.count);
+    }
     if (gradients_.layers) finish();
   }
 
@@ -82,7 +85,7 @@ class Pass {
 
   int64_t depth() const { return static_cast<int64_t>(hidden_.size()); }
   bool energy() const { return problem_.kind == Kind::energy; }
-  T count() const { return T(problem_.directions.count); }
+  T count() const { return problem_.directions.averaged(); }
   Rows entering(int64_t l) const { return l == 0 ? first_ : Rows{stages_[l - 1].out, stages_[l - 1].ld}; }
   Rows bars_below(int64_t l) const { return l == 0 ? entry_ : Rows{stages_[l - 1].bars, stages_[l - 1].ld}; }
   Rows top() const { return entering(depth()); }

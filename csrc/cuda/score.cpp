@@ -9,7 +9,8 @@ namespace fastssm::cuda {
 template <class T>
 void Pass<T>::score_up(bool with_score) {
   for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 2 : 1, false, false);
-  product_down(readout_, tile_.tangents * tile_.samples, {direction(0), first_.ld}, lifted_, false);
+  if (tile_.tangents > 0)
+    product_down(readout_, tile_.tangents * tile_.samples, {direction(0), first_.ld}, lifted_, false);
   if (with_score) product_up(readout_, tile_.samples, top(), score_);
 }
 
@@ -45,8 +46,8 @@ void Pass<T>::score_down(bool with_score) {
   seed.share = coefficients_, seed.along = with_score ? nullptr : along;
   seed.lifted = lifted_.p, seed.bars = bars.p;
   seed.tangents = depth() > 0;
-  over_rows(runtime_, "score_seed", samples, samples, lifted_.ld, seed, seed.walk);
-  if (given_readout_) product_outer(depth(), tangents * samples, directions, lifted_, with_score);
+  if (tangents > 0) over_rows(runtime_, "score_seed", samples, samples, lifted_.ld, seed, seed.walk);
+  if (given_readout_ && tangents > 0) product_outer(depth(), tangents * samples, directions, lifted_, with_score);
   if (given_readout_ && gradients_.layers && readout_.bias)
     with_score ? weighted_sum(readout_sum_, samples, on_score(), nullptr)
                : weighted_sum(readout_sum_, tangents * samples, directions, along);

@@ -53,7 +53,7 @@ void Pass<T>::enter(const Tile& tile) {
   rows.out = first_.p;
   const int64_t count = rows.kinds * tile.samples;
   over_rows(runtime_, "enter", count, count, first_.ld, rows, rows.walk);
-  if (!given.seeded) return;
+  if (!given.seeded || tile.tangents == 0) return;
   const int64_t counters = tile.tangents * tile.samples * divided_up(first_.ld, signs_per_counter);
   start(runtime_, "rademacher", {{static_cast<unsigned>(divided_up(counters, kThreads))}, kThreads},
         Rademacher{seed_, tile.first, tile.samples, tile.direction, tile.tangents, dim, first_.ld, direction(0)});

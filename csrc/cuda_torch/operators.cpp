@@ -73,6 +73,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> objective(
     using T = decltype(zero);
     Session<T> session(x, rounded);
     Call<Stable, T> call(plan, inputs, tensors);
+    call.need_direction();
     const Needs needs{needs_inputs, needs_tensors};
     const int64_t samples = call.problem.samples;
     Tensor loss = call.empty({}), jacobian = call.empty({&samples, 1}), square = call.empty({&samples, 1});

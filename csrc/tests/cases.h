@@ -259,6 +259,21 @@ void test_directions(const Engine& engine) {
   }
 }
 
+// The score alone: no directions at all, however they would have been made.
+template <class Engine>
+void test_no_directions(const Engine& engine) {
+  for (const Case& c : cases()) {
+    const reference::Problem p = reference::problem(c.network, c.samples, 0, 3);
+    const Cotangents on = cotangents(p, 5);
+    const Found<double> wanted = expected(p, Loss::terms, on);
+    for (int directions : {0, 1, 2}) {
+      const std::string what = engine.name() + ", " + c.network.name + ", score alone";
+      compare(evaluate<double>(engine, p, Loss::terms, on, directions), wanted, 1e-12, what);
+    }
+    compare(evaluate<float>(engine, p, Loss::terms, on), wanted, 3e-5, std::string(c.network.name) + ", float");
+  }
+}
+
 // What nobody asked for is not written, and leaves the rest as it is.
 template <class Engine>
 void test_needs(const Engine& engine) {

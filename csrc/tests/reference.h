@@ -142,6 +142,8 @@ inline SampleTerms terms(const Problem& p, const Blocks<Complex>& values, int b,
     out.jacobian += (p.network.energy ? -y[0].d2 : curved) / double(p.count);
     for (int j = 0; j < (p.network.energy ? 0 : dim); j++) out.score[j] = y[j].f;
   }
+  for (int j = 0; p.count == 0 && !p.network.energy && j < dim; j++)
+    out.score[j] = run(p, values, b, std::vector<double>(dim, 0.0).data())[j].f;
   for (int j = 0; with_score && p.network.energy && j < dim; j++) {
     std::vector<double> unit(dim, 0.0);
     unit[j] = 1.0;

@@ -125,6 +125,7 @@ int main(int argc, char** argv) {
     const CpuEngine engine{{level, 64, 1, false}};
     test_directions(engine);
     test_directions(EachEngine{engine});
+    test_no_directions(engine);
     test_needs(engine);
     test_threads(level);
     test_not_finite(engine);

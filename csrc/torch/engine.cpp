@@ -108,6 +108,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objectiv
   return in_dtype(inputs.x, [&](auto zero) {
     using T = decltype(zero);
     OnTensors<T> call(plan, inputs, tensors);
+    call.need_direction();
     const int64_t samples = call.problem.samples;
     at::Tensor jacobian = call.empty({samples}), square = call.empty({samples});
     const at::Tensor share = shares<T>(call, weight, form.mean);

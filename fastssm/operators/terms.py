@@ -145,8 +145,9 @@ def score(
         x: data `[B, ...]`.
         cond: further arguments, passed as `model(x, *cond)`.
         kind: "energy", "score", or "auto" by the shape of the output.
-        backend: the name of the one that must run; "auto" takes plain autograd, which needs half as many products for a
-            score alone as the fused sweeps, whose memory in turn does not grow with the batch.
+        backend: the name of the one that must run; "auto" takes the cpu engine for an energy, and wherever no gradient
+            is wanted, else plain autograd. The engine's memory does not grow with the batch; autograd keeps a tape, and
+            can be differentiated again.
         precision: "full" or "bf16", as for `fastssm.sliced_loss`.
 
     Returns:

@@ -20,6 +20,7 @@ from fastssm.sweeps.layers import (
     below,
     collect,
     down_curved,
+    down_straight,
     in_order,
     parts,
     product,
@@ -84,7 +85,8 @@ def merged(
     """All terms, and the gradient of any function of them, in as many products' worth of rows as `sliced`.
 
     The chain `g = dE/dh` runs first and gives the score; then one curvature row carries both cotangents of that chain,
-    the score's (where it starts) and the Jacobian's (what it collects on the way).
+    the score's (where it starts) and the Jacobian's (what it collects on the way). Without directions there is nothing
+    to collect: the same chain and row, with one derivative of the activation less.
 
     Args:
         layers: the network's layers.
@@ -97,8 +99,9 @@ def merged(
     """
     *hidden, readout = with_plain_readout(layers)
     count, traces = len(v), []
+    order = (2 if cotangents is None else 3) - (count == 0)
     for layer in hidden:
-        rows, trace = up(layer, rows, count, order=2 if cotangents is None else 3)
+        rows, trace = up(layer, rows, count, order=order)
         traces.append(trace)
     energy = product(rows[:1], readout.weight.t())
     e2, u, chain = _adjoint_chain(hidden, traces, readout.weight.expand(1, rows.shape[1], -1), each)
@@ -115,9 +118,7 @@ def merged(
     found = [_of_readout(readout, k.sum(1))] if needs.tensors else []
     bars: Tensor | None = None
     for layer, trace, link, curve in reversed(list(zip(hidden, traces, chain, curvatures, strict=True))):
-        above = None if bars is None else parts(bars, count)
-        pieces = down_curved(trace, above, curve.zk, link.g, c2 * link.g, curve.square)
-        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(pieces), needs)
+        bar, grads = collect(layer, trace.rows, trace.raw, _down_merged(trace, bars, link.g, c2, curve), needs)
         if needs.tensors:
             grads.shared[0].addmm_(link.bar[0].t(), curve.k[0])
         if needs.tensors and curve.raw is not None:
@@ -139,12 +140,12 @@ class _Link(NamedTuple):
 
 
 class _Curve(NamedTuple):
-    """The curvature row at one layer: what enters, `W k`, `scale * W k`, and `sum_m c2_m zd_m^2`."""
+    """The curvature row at one layer: what enters, `W k`, `scale * W k`, and `sum_m c2_m zd_m^2` if there is an m."""
 
     k: Tensor
     raw: Tensor | None
     zk: Tensor
-    square: Tensor
+    square: Tensor | None
 
 
 def _adjoint_chain(
@@ -153,9 +154,10 @@ def _adjoint_chain(
     """Return `E2 = sum_l f'' q . g` (or of each `zd_m^2`), `u = dE/d(input)` and the chain, first layer first."""
     e2, chain = torch.zeros_like(g[0, :, 0]), []
     for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
-        d1, d2 = trace.derivatives[:2]
-        e2 = e2 + ((trace.zd * trace.zd).mul_(d2 * g).sum(2) if each else (d2 * trace.q * g)[0].sum(1))
-        gz = d1 * g
+        if len(trace.zd):
+            d2 = trace.derivatives[1]
+            e2 = e2 + ((trace.zd * trace.zd).mul_(d2 * g).sum(2) if each else (d2 * trace.q * g)[0].sum(1))
+        gz = trace.derivatives[0] * g
         bar = gz if layer.scale is None else gz * layer.scale
         chain.append(_Link(g, gz, bar))
         g = below(layer, bar, g)
@@ -168,12 +170,21 @@ def _curvature_row(hidden: list[Layer], traces: list[Trace], c2: Tensor, k: Tens
     for layer, trace in zip(hidden, traces, strict=True):
         raw = product(k, layer.weight.t())
         zk = raw if layer.scale is None else raw * layer.scale
-        square = trace.squares(c2)
+        square = trace.squares(c2) if len(trace.zd) else None
         met.append(_Curve(k, None if layer.scale is None else raw, zk, square))
-        d1, d2 = trace.derivatives[:2]
-        out = (d1 * zk).addcmul_(d2, square)
+        out = trace.derivatives[0] * zk
+        if square is not None:
+            out.addcmul_(trace.derivatives[1], square)
         k = out.add_(k) if layer.skip else out
     return k, met
+
+
+def _down_merged(trace: Trace, bars: Tensor | None, g: Tensor, c2: Tensor, curve: _Curve) -> Tensor:
+    """Pull the adjoints of the value and the tangents (None while zero) back through a layer's activation."""
+    if curve.square is None:
+        return down_straight(trace, bars, curve.zk, g)
+    above = None if bars is None else parts(bars, len(trace.zd))
+    return torch.cat(down_curved(trace, above, curve.zk, g, c2 * g, curve.square))
 
 
 def nan_of(energy: Tensor, readout: Layer) -> Tensor:

@@ -109,14 +109,14 @@ def up(layer: Layer, rows: Tensor, count: int, *, order: int, curvature: bool = 
     (z, zd, *zk), raw = affine(layer, rows, count)
     f, d1, *higher = jets(layer, z, order)
     trace = Trace(rows, raw, zd, zk[0] if zk else None, [d1, *higher])
-    out = [f, d1 * zd]
+    out = [f, d1 * zd] if count else [f]
     if curvature:
         k = higher[0] * trace.q
         out.append(k.addcmul_(d1, zk[0]) if zk else k)
     if layer.skip:
         entered = parts(rows, count)
         out = [a + b for a, b in zip(out, entered, strict=False)] + out[len(entered) :]
-    return torch.cat(out), trace
+    return torch.cat(out) if count else out[0], trace
 
 
 def down(trace: Trace, value: Tensor, tangents: Tensor) -> list[Tensor]:
@@ -124,6 +124,8 @@ def down(trace: Trace, value: Tensor, tangents: Tensor) -> list[Tensor]:
 
     zdb_m = f' hdb_m,  zb = f' hb + f'' sum_m hdb_m zd_m
     """
+    if not len(tangents):
+        return [trace.derivatives[0] * value]
     d1, d2 = trace.derivatives[:2]
     return [(d1 * value).addcmul_(d2, total(tangents * trace.zd)), d1 * tangents]
 
@@ -153,6 +155,13 @@ def down_curved(
             inner.addcmul_(g, zk)
         zb, zdb = (d1 * value).addcmul_(d2, inner), (d1 * tangents).addcmul_(trace.zd, bend, value=2.0)
     return [zb.addcmul_(d3 * g, square), zdb]
+
+
+def down_straight(trace: Trace, above: Tensor | None, zk: Tensor, g: Tensor) -> Tensor:
+    """The same without tangents: pull the value's adjoint (`above`, None while zero) back, `zb = f' hb + f'' g zk`."""
+    d1, d2 = trace.derivatives
+    zb = d2 * g * zk
+    return zb if above is None else zb.addcmul_(d1, above)
 
 
 def collect(

@@ -35,7 +35,7 @@ def stacked(
     *hidden, readout = with_plain_readout(layers)
     traces = []
     for layer in hidden:
-        rows, trace = up(layer, rows, len(v), order=1 if cotangents is None else 2)
+        rows, trace = up(layer, rows, len(v), order=1 if cotangents is None or not len(v) else 2)
         traces.append(trace)
     (y, along), _ = affine(readout, rows, len(v))
     terms = Terms((v * y).sum(2), (v * along).sum(2 if each else (0, 2)) / total, y[0])

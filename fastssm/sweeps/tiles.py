@@ -109,13 +109,14 @@ def run(
 ) -> tuple[Terms, Pulled | None]:
     """Run the sweeps of the network's kind."""
     sweep = energy.merged if tile.kind == "energy" else score.stacked
-    return sweep(tile.layers, rows, v, 1 if each else total, cotangents, needs, each)
+    return sweep(tile.layers, rows, v, 1 if each else max(total, 1), cotangents, needs, each)
 
 
 def terms(problem: Problem, each: bool = False) -> Terms:
     """Return the terms of every sample: the way up, and for an energy the chain of its score.
 
-    With `each`, the Jacobian's term is that of every direction, `[M, B]`, instead of their mean.
+    With `each`, the Jacobian's term is that of every direction, `[M, B]`, instead of their mean. Without directions
+    (M = 0) the score alone is found, and the Jacobian's term is zero, or NaN where something is not finite.
     """
     total, batch, x = problem.directions.count, problem.x.shape[0], problem.x
     jacobian = x.new_zeros((total, batch) if each else (batch,))
@@ -140,9 +141,9 @@ def terms_backward(problem: Problem, given: Terms, needs: Needs) -> FullGradient
         tile = _of(problem, samples)
         for chunk in _chunks(total):
             v = problem.directions.tile(samples, chunk, tile.x)
-            on_score = torch.einsum("mb,mbd->bd", given.projected_score[chunk, samples], v)
-            if chunk.start == 0:
-                on_score = on_score + given.score[samples]
+            on_score = given.score[samples] if chunk.start == 0 else torch.zeros_like(tile.x)
+            if total:
+                on_score = on_score + torch.einsum("mb,mbd->bd", given.projected_score[chunk, samples], v)
             pair = on_score, given.jacobian[chunk, samples] if each else given.jacobian[samples]
             rows = first_rows(tile.x, tile.columns, v)
             sums.add(samples, run(tile, rows, v, total, partial(_given, pair), needs, each)[1])
@@ -222,6 +223,6 @@ def _tiles(problem: Problem) -> Iterator[slice]:
 
 
 def _chunks(total: int) -> Iterator[slice]:
-    size = total if torch.compiler.is_compiling() else MOST_DIRECTIONS
-    for start in range(0, total, size):
+    size = max(total, 1) if torch.compiler.is_compiling() else MOST_DIRECTIONS
+    for start in range(0, max(total, 1), size):  # no directions are one empty chunk
         yield slice(start, min(total, start + size))

@@ -41,6 +41,11 @@ def test_the_whole_matrix_layer_by_layer() -> None:
 
 
 @pytest.mark.slow
+def test_the_matrix_of_the_score_alone() -> None:
+    assert passed(operators(), "tests/test_score.py", "-k", "ops or opcheck or direction") >= 80
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["test_contract.py", "test_contract_autograd.py", "test_compile.py"])
 def test_the_contract_opcheck_and_gradcheck_on_the_emulator(file: str) -> None:
     assert passed(operators(), f"tests/{file}", "-k", OPERATORS) >= 10
@@ -56,6 +61,7 @@ def test_the_matrix_on_executed_ptx(capability: int) -> None:
 PROBLEMS = """
 import torch
 import oracle
+import oracle_noise
 import fastssm
 from fastssm import backends, ops
 
@@ -91,6 +97,30 @@ print("right")
 def test_products_that_are_added_up() -> None:
     """More directions than are taken at once: the weights' gradients are sums of several products."""
     assert run(operators(), MANY_DIRECTIONS) == "right\n"
+
+
+SCORE_ALONE = """
+torch.manual_seed(0)
+film = dict(cond_dim=2, conditioning="film", residual=True)
+for out, options in ((1, {}), (3, {}), (1, film), (3, film)):
+    net = fastssm.nn.MLP(3, [6, 6], out, activation="tanh", **options).double()
+    x = torch.randn(4, 3).double().requires_grad_()
+    cond = [torch.randn(4, 2).double().requires_grad_()] if options else []
+    leaves = [x, *cond, *net.parameters()]
+    expected = oracle_noise.score(net, x, energy=out == 1, cond=cond)
+    found = fastssm.score(net, x, cond=tuple(cond), backend="torch")
+    every = [[s, *oracle.gradients((s.sin() * x.detach()).sum(), leaves)] for s in (found, expected)]
+    oracle.assert_close(*every, 1e-10, str(options))
+with torch.no_grad():
+    net = fastssm.nn.MLP(3, [6]).double()
+    net.readout.bias.fill_(torch.nan)
+    print(fastssm.score(net, torch.randn(4, 3).double(), backend="torch").isnan().all().item())
+"""
+
+
+def test_the_score_alone() -> None:
+    """No directions at all: no kernel that walks over them is started on nothing."""
+    assert run(operators(), SCORE_ALONE) == "True\n"
 
 
 EMPTY = """

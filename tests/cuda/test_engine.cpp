@@ -193,6 +193,7 @@ extern "C" int fastssm_test_engine(Device device, uint64_t seed, bool whole_net)
     const CudaEngine engine{launcher, whole_net}, sample_by_sample{launcher, whole_net, 1};
     test_against_reference(std::vector<CudaEngine>{engine, sample_by_sample});
     test_directions(engine);
+    test_no_directions(engine);
     test_needs(engine);
     test_not_finite(engine);
   } catch (const std::exception& raised) {

@@ -1,0 +1,217 @@
+"""Write bench/results/score.csv: ``python -m bench.score`` from the root of the repository.
+
+Denoising score matching by everybody's way to a score that can be differentiated once more, interleaved in one process
+per network, size and number of threads.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench.harness import RESULTS, TIMES, WHO, environment, read, write
+from bench.measure import Row, interleaved, peak_mib
+from bench.problems import LOSSES, Answer, Case, Problem, Size, problem, relative_error
+from bench.rivals import DERIVATIVES, linears, trainable
+from bench.steps import BACKWARD, MODES, torch_step
+from bench.table import cell, header, line
+from bench.targets import size_of
+from bench.worker import reason
+
+OUT = RESULTS / "score.csv"
+SIGMA = 0.3
+SIZES = (Size(2, 64, 2, 128, 1), Size(2, 128, 3, 512, 1), Size(10, 256, 3, 1024, 1), Size(100, 512, 3, 1024, 1))
+KINDS = ("energy", "score")
+COLUMNS = (
+    *(*WHO, "threads", "dtype", "kind", "activation", *Size._fields, "loss", "mode", "contender", *TIMES),
+    *("ratio_to_autograd", "ratio_to_best_rival", "best_rival", "peak_MiB", "max_rel_error", "status"),
+)
+KEY = ("threads", "kind", *Size._fields, "mode", "contender")
+TOLERANCE = 1e-3
+Way = Callable[[Problem], Tensor]  # the loss; the noise is the problem's direction
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process times."""
+
+    kind: str
+    size: tuple[int, ...]
+    threads: int
+    budget_s: float
+
+
+def mismatch(p: Problem, score: Tensor) -> Tensor:
+    """The loss `mean_b |s + z / sigma|^2 / 2`."""
+    return 0.5 * (score + p.v[0] / SIGMA).square().sum(1).mean()
+
+
+def noisy(p: Problem) -> Tensor:
+    return p.x + SIGMA * p.v[0]
+
+
+def autograd(p: Problem) -> Tensor:
+    """Double backward, as everybody writes it; a score network is only called."""
+    point = noisy(p)
+    if p.case.kind == "score":
+        return mismatch(p, p.net(point))
+    energy = p.net(point.requires_grad_()).sum()
+    return mismatch(p, -torch.autograd.grad(energy, point, create_graph=trainable(p.net))[0])
+
+
+def chain(p: Problem) -> Tensor:
+    """The gradient of an energy written out, `g <- (f' g) W`: operations of which autograd takes one derivative."""
+    if p.case.kind != "energy":
+        raise NotImplementedError("the score of a score network is its output")
+    activation, slopes, h = DERIVATIVES[p.case.activation], [], noisy(p)
+    *hidden, readout = linears(p.net)
+    for layer in hidden:
+        h, slope, _ = activation(nn.functional.linear(h, layer.weight, layer.bias))
+        slopes.append(slope)
+    g = readout.weight
+    for layer, slope in zip(reversed(hidden), reversed(slopes), strict=True):
+        g = (slope * g) @ layer.weight
+    return mismatch(p, -g)
+
+
+def ours(p: Problem, backend: str) -> Tensor:
+    import fastssm
+
+    return fastssm.denoising_loss(p.net, p.x, sigma=SIGMA, noise=p.v[0], backend=backend)
+
+
+def ways() -> dict[str, Way]:
+    """Return everybody's way by name; `torch.compile` has no second derivatives: it gets the gradient written out."""
+    return {
+        "autograd": autograd,
+        "written out": chain,
+        "written out + compile": torch.compile(chain, dynamic=False),
+        "fastssm reference": partial(ours, backend="reference"),
+        "fastssm torch": partial(ours, backend="torch"),
+        "fastssm cpu": partial(ours, backend="cpu"),
+    }
+
+
+def exact(p: Problem) -> Answer:
+    """Return the answer by nested autograd in float64."""
+    wide = p._replace(net=deepcopy(p.net).double(), x=p.x.double(), v=p.v.double())
+    return Answer(*torch_step(wide, BACKWARD, partial(autograd, wide)).call())
+
+
+def timings(job: Job) -> Iterator[Row]:
+    """Yield a row for every way and mode: checked first, then timed in turns, then weighed."""
+    p = problem(Case(Size(*job.size), kind=job.kind), LOSSES[0])
+    p = p._replace(v=torch.randn(1, *p.x.shape, generator=torch.Generator().manual_seed(1)))
+    answer = exact(p)
+    for mode in MODES:
+        torch.compiler.reset()
+        rows: dict[str, Row] = {}
+        calls: dict[str, Callable[[], object]] = {}
+        for name, way in ways().items():
+            rows[name] = {"loss": "denoising", "mode": mode, "contender": name, "status": "ok"}
+            step = torch_step(p, mode, partial(way, p), grad_mode=name == "autograd" and job.kind == "energy")
+            try:
+                error = relative_error(Answer(*step.call()), answer)
+            except Exception as problem_met:
+                rows[name] |= {"status": reason(problem_met)}
+                continue
+            rows[name] |= {"max_rel_error": error}
+            if error <= TOLERANCE:
+                calls[name] = step.call
+            else:
+                rows[name] |= {"status": f"wrong: error above {TOLERANCE:g}"}
+        for name, timing in interleaved(calls, job.budget_s).items():
+            rows[name] |= timing._asdict() | {"peak_MiB": peak_mib(calls[name])}
+        yield from compared(list(rows.values()))
+
+
+def compared(rows: list[Row]) -> list[Row]:
+    """Add to each row the ratio to autograd, and to ours that to the fastest rival."""
+    timed = {row["contender"]: row["min_ms"] for row in rows if "min_ms" in row}
+    rivals = {name: time for name, time in timed.items() if not name.startswith("fastssm")}
+    best = min(rivals, key=lambda name: rivals[name])
+    for row in (row for row in rows if "min_ms" in row):
+        row["ratio_to_autograd"] = row["min_ms"] / timed["autograd"]
+        if row["contender"] not in rivals:
+            row |= {"ratio_to_best_rival": row["min_ms"] / rivals[best], "best_rival": best}
+    return rows
+
+
+def run(job: Job) -> list[Row]:
+    """Run a job in a process of its own."""
+    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    command = [sys.executable, "-m", "bench.score", "--job", json.dumps(asdict(job))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=os.environ | threads, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure what the options ask for."""
+    options = argparse.ArgumentParser(prog="python -m bench.score", description=__doc__)
+    options.add_argument("--sizes", type=Size.parse, nargs="*", default=SIZES, metavar="d,H,L,B,1")
+    options.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    options.add_argument("--threads", type=int, nargs="+", default=(1, 2))
+    options.add_argument("--budget", type=float, default=2.0, help="seconds of interleaved rounds for each mode")
+    options.add_argument(
+        "--quick", action="store_true", help="smoke run: the smallest size, one thread; writes nothing"
+    )
+    options.add_argument("--out", type=Path, default=OUT)
+    options.add_argument("--job", help=argparse.SUPPRESS)
+    chosen = options.parse_args(argv)
+    if chosen.job:
+        job = Job(**json.loads(chosen.job))
+        torch.set_num_threads(job.threads)
+        warnings.simplefilter("ignore")
+        for row in timings(job):
+            print(json.dumps(row), flush=True)
+        return
+    if chosen.quick:
+        chosen.sizes, chosen.threads, chosen.budget = SIZES[:1], (1,), 0.2
+    kept = [] if chosen.quick else read(chosen.out)
+    for kind in chosen.kinds:
+        for size in chosen.sizes:
+            for threads in chosen.threads:
+                kept = measured(Job(kind, tuple(size), threads, chosen.budget), kept)
+                if not chosen.quick:
+                    write(kept, chosen.out, COLUMNS)
+
+
+def measured(job: Job, kept: list[Row]) -> list[Row]:
+    """Return the kept rows with those of a job in their places, and print these."""
+    case = Case(Size(*job.size)._replace(M=0), kind=job.kind)  # there are no directions
+    fresh = [environment() | case.columns() | {"threads": job.threads} | row for row in run(job)]
+    for row in fresh:
+        wall, ratio = row.get("min_ms", float("nan")), row.get("ratio_to_autograd", float("nan"))
+        print(f"{job.kind} {case.size} {row['mode']:16} {job.threads} {row['contender']:28} {wall:9.3f} ms "
+              f"{ratio:6.3f}x {row.get('peak_MiB') or 0.0:8.1f} MiB  {row['status']}", flush=True)  # fmt: skip
+    places = {identity(row) for row in fresh}
+    return [row for row in kept if identity(row) not in places] + fresh
+
+
+def identity(row: Row) -> tuple[str, ...]:
+    """Return what tells a row from all others of the file."""
+    return tuple(str(row[name]) for name in KEY)
+
+
+def markdown(rows: Sequence[Row], kind: str, mode: str, threads: str) -> Iterator[str]:
+    """Yield one line per contender, one column per size: milliseconds (speed-up over autograd)."""
+    mine = [row for row in rows if (row["kind"], row["mode"], row["threads"]) == (kind, mode, threads)]
+    cells = {(row["contender"], size_of(row)): cell(row) for row in mine}
+    sizes = list(dict.fromkeys(size for _, size in cells))
+    yield from header(["d,H,L,B", *(",".join(map(str, size[:4])) for size in sizes)])
+    for name in dict.fromkeys(name for name, _ in cells):
+        yield line([name, *(cells[name, size] for size in sizes)])
+
+
+if __name__ == "__main__":
+    main()
