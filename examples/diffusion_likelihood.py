@@ -30,7 +30,7 @@ def train(rows: torch.Tensor, blur: float, steps: int, way: str) -> torch.nn.Mod
     """Minimise the bound on minus the log likelihood; return the running mean of the weights."""
     torch.manual_seed(0)
     columns = rows.shape[1]
-    net = fastssm.nn.MLP(columns, [64, 64, 64], columns, "silu", fourier_time=True, conditioning="film")
+    net = fastssm.nn.MLP(columns, [128, 128, 128], columns, "silu", fourier_time=True, conditioning="film")
     objective = ElboLoss(net, sde=SDE, predicts="noise", **WAYS[way])
     optimiser = torch.optim.Adam(objective.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--figure", type=Path, help="where a PNG of the toy goes")
     arguments = parser.parse_args()
-    steps, test, cells = (10, 20, 12) if arguments.smoke else (2000, 1000, 80)
+    steps, test, cells = (10, 20, 12) if arguments.smoke else (6000, 1000, 80)
 
     toys = [study(name, steps, test) for name in ("moons",)]
     if arguments.figure:
