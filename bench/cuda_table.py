@@ -30,11 +30,12 @@ def _key(row: Row) -> tuple[str, ...]:
 
 def whole_net_table(rows: Sequence[Row]) -> Iterator[str]:
     """Yield one line per device and call of the whole-net kernel: what it takes, and its bytes over the least."""
-    yield from header(["d,H,L,B,M", "kind", "loss", "device", "blocks", "registers", "shared KB", "warps", "moved / minimum"])
+    held = ("blocks", "registers", "shared KB", "warps")
+    yield from header(["d,H,L,B,M", "kind", "loss", "device", *held, "moved / minimum"])
     for row in (row for row in rows if row["row"] == "kernel" and row["kernel"].startswith(WHOLE_NETS)):
         shared, over = int(row["shared_bytes"]) / 1024, float(row["moved_over_minimum"])
-        held = row["blocks"], row["registers"], f"{shared:.0f}", row["warps_per_multiprocessor"]
-        yield line([str(size_of(row)), row["kind"], row["loss"], row["device"], *held, f"{over:.3f}"])
+        takes = row["blocks"], row["registers"], f"{shared:.0f}", row["warps_per_multiprocessor"]
+        yield line([str(size_of(row)), row["kind"], row["loss"], row["device"], *takes, f"{over:.3f}"])
 
 
 TABLES = {"calls": call_table, "whole net": whole_net_table}
