@@ -24,6 +24,7 @@ from device import Device  # noqa: E402
 from machine_code import Resources, resources  # noqa: E402
 from machines import KERNELS, Machine  # noqa: E402
 from translate import Translation  # noqa: E402
+from whole_net import KERNELS as WHOLE_NETS  # noqa: E402
 from whole_net import Case, WholeNet, problem  # noqa: E402
 
 from bench.cuda_devices import DEVICES, Published  # noqa: E402
@@ -40,7 +41,7 @@ TENSOR_CAPABILITY = 80
 SECTOR = 32  # bytes
 FLOAT = 4  # bytes
 COLUMNS = (
-    *("row", "loss", *Size._fields, "path", "precision", "kernel", "architecture", "device", "launches"),
+    *("row", "kind", "loss", *Size._fields, "path", "precision", "kernel", "architecture", "device", "launches"),
     *("autograd_operators", "blocks", "threads", "shared_bytes", "registers", "spilled_bytes", "stack_bytes"),
     *("blocks_per_multiprocessor", "warps_per_multiprocessor", "bytes_moved", "bytes_asked", "bytes_minimum"),
     *("moved_over_minimum", "flops", "roofline_us", "status", "commit", "date", "torch", "nvcc", "dtype"),
@@ -103,8 +104,9 @@ def profiled() -> Profiled:
     return Profiled(machine)
 
 
-def case_of(size: Size, loss: str, precision: str = "full") -> Case:
+def case_of(kind: str, size: Size, loss: str, precision: str = "full") -> Case:
     return Case(
+        kind=kind,
         widths=(size.H,) * size.L,
         samples=size.B,
         dim=size.d,
@@ -122,8 +124,13 @@ def shapes(size: Size) -> list[tuple[int, int]]:
     return list(pairwise(widths))
 
 
-def whole_net_flops(size: Size, loss: str) -> float:
+def whole_net_flops(kind: str, size: Size, loss: str) -> float:
     """Return the operations of the products in the whole-net kernel: the two sweeps of docs/mathematics.md."""
+    if kind == "score":
+        each = ((3 if layer else 2) * width * out for layer, (width, out) in enumerate(shapes(size)))
+        hidden = (size.M + 1) * sum(each)
+        readout = (2 * size.M + (3 if loss == "SSM-VR" else 0)) * size.H * size.d
+        return 2.0 * size.B * (hidden + readout)
     up, down = size.M + 2, size.M + 2
     total = 0
     for layer, (width, out) in enumerate(shapes(size)):
@@ -136,16 +143,19 @@ def whole_net_flops(size: Size, loss: str) -> float:
     return 2.0 * size.B * total
 
 
-def whole_net_minimum(size: Size, blocks: int) -> int:
+def whole_net_minimum(kind: str, size: Size, blocks: int) -> int:
     """Return the bytes that have to move: x, weights and terms once, parameters and gradients once for each block."""
-    parameters = sum(width * out + out for width, out in shapes(size)) + size.H
-    return FLOAT * (size.B * (size.d + 3) + blocks * (2 * parameters + 1 + 1))
+    outputs = 1 if kind == "energy" else size.d
+    parameters = sum(width * out + out for width, out in [*shapes(size), (size.H, outputs)])
+    constant, loss = int(kind == "energy"), 1  # an energy's last bias has no gradient
+    return FLOAT * (size.B * (size.d + 3) + blocks * (2 * parameters - constant + loss))
 
 
-def completed(seen: Seen, size: Size, loss: str) -> Seen:
-    if seen.kernel != "small_objective_float":
+def completed(seen: Seen, kind: str, size: Size, loss: str) -> Seen:
+    if seen.kernel != f"{WHOLE_NETS[kind]}_float":
         return seen
-    return seen._replace(flops=whole_net_flops(size, loss), minimum=whole_net_minimum(size, seen.blocks))
+    flops, minimum = whole_net_flops(kind, size, loss), whole_net_minimum(kind, size, seen.blocks)
+    return seen._replace(flops=flops, minimum=minimum)
 
 
 def calls(names: Sequence[str]) -> Iterator[Row]:
@@ -156,33 +166,36 @@ def calls(names: Sequence[str]) -> Iterator[Row]:
         taken = resources(architecture.name)
         yield from kernel_rows(architecture, taken)
         profiled().limit(architecture, architecture.multiprocessors)
-        for size, loss, small, precision in variants(architecture):
-            seen = seen_by(size, loss, small, precision, architecture if small else None)
-            call = {"loss": loss, **size._asdict(), "path": "whole net" if small else "layer by layer"}
+        for kind, size, loss, small, precision in variants(architecture):
+            seen = seen_by(kind, size, loss, small, precision, architecture if small else None)
+            path = "whole net" if small else "layer by layer"
+            call = {"kind": kind, "loss": loss, **size._asdict(), "path": path}
             call |= {"precision": precision, "device": name, "architecture": architecture.name, "status": STATUS}
             yield from call_rows(call, seen, architecture, published, taken)
-            print(f"{name}, {size}, {loss}, {call['path']}, {precision}: {len(seen)} launches", file=sys.stderr)
+            print(f"{name}, {kind}, {size}, {loss}, {call['path']}, {precision}: {len(seen)} launches", file=sys.stderr)
 
 
 @cache
-def seen_by(size: Size, loss: str, small: bool, precision: str, architecture: Architecture | None) -> list[Seen]:
+def seen_by(
+    kind: str, size: Size, loss: str, small: bool, precision: str, architecture: Architecture | None
+) -> list[Seen]:
     """Return the launches of a call; layer by layer, they are the same on every architecture."""
-    return [completed(s, size, loss) for s in profiled().measure(case_of(size, loss, precision), small)]
+    return [completed(s, kind, size, loss) for s in profiled().measure(case_of(kind, size, loss, precision), small)]
 
 
-def variants(architecture: Architecture) -> Iterator[tuple[Size, str, bool, str]]:
-    """Yield what is run on a device: a size and a loss, whether as a whole net, and the precision of the products."""
-    for size, loss in product((*SMALL, WIDE), LOSSES):
-        if size in SMALL and whole_net_fits(size, architecture):
-            yield size, loss, True, "full"
-        yield size, loss, False, "full"
+def variants(architecture: Architecture) -> Iterator[tuple[str, Size, str, bool, str]]:
+    """Yield what is run on a device: a network and a loss, whether as a whole net, and the products' precision."""
+    for kind, size, loss in product(WHOLE_NETS, (*SMALL, WIDE), LOSSES):
+        if size in SMALL and whole_net_fits(kind, size, architecture):
+            yield kind, size, loss, True, "full"
+        yield kind, size, loss, False, "full"
     if architecture.capability >= TENSOR_CAPABILITY:
-        yield from ((WIDE, "SSM", False, precision) for precision in ("tf32", "bf16"))
+        yield from (("energy", WIDE, "SSM", False, precision) for precision in ("tf32", "bf16"))
 
 
-def whole_net_fits(size: Size, architecture: Architecture) -> bool:
+def whole_net_fits(kind: str, size: Size, architecture: Architecture) -> bool:
     """Whether the launcher takes the whole-net path, asked with a single sample."""
-    case = case_of(size._replace(B=1), "SSM-VR")
+    case = case_of(kind, size._replace(B=1), "SSM-VR")
     return bool(profiled().run(case, problem(case)).done)
 
 
@@ -203,7 +216,7 @@ def call_rows(
         yield row
     size = Size(*(call[letter] for letter in Size._fields))
     row = call | {"row": "call", "kernel": "all", "launches": len(seen), "roofline_us": 1e6 * total}
-    yield row | traffic_of(seen) | {"autograd_operators": of_autograd(size, call["loss"])}
+    yield row | traffic_of(seen) | {"autograd_operators": of_autograd(size, call["loss"], call["kind"])}
 
 
 def traffic_of(seen: Sequence[Seen]) -> Row:

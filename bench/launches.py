@@ -27,9 +27,9 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def of_autograd(size: Size, loss: str) -> int:
+def of_autograd(size: Size, loss: str, kind: str) -> int:
     """Return the operators of the double backward, forward to parameter gradients."""
-    problem = drawn(Case(size._replace(B=min(size.B, 8))), loss)
+    problem = drawn(Case(size._replace(B=min(size.B, 8)), kind=kind), loss)
     with Operators() as operators:
         torch.autograd.grad(autograd(problem), list(problem.net.parameters()), allow_unused=True)
     return operators.count

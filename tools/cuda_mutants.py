@@ -2,7 +2,8 @@
 
 Run `python tools/cuda_mutants.py [--output bench/results/cuda_mutants.csv]`. Each barrier is deleted, and the race
 checker looks; each term of each rule of csrc/sweep.h is dropped and doubled, derivatives swapped and sums cut short,
-and float64 judges; each mask of a tail is made wrong by one, under AddressSanitizer. A mutant that no test can notice
+terms of the whole-net path for scores too, and float64 judges; each mask of a tail is made wrong by one, under
+AddressSanitizer. A mutant that no test can notice
 has to stand in EQUIVALENT with the argument why. Exits with 1 if another one survives.
 """
 
@@ -70,6 +71,39 @@ CHANGES = (
     ("mask", "small.cuh", "p.x[b * dim + j] : j < dim + p.extra", "p.x[b * dim + j] : j <= dim + p.extra"),
     ("mask", "small.cuh", "if (e >= p.partial) return;", "if (e > p.partial) return;"),
     ("mask", "small_steps.cuh", "const T w = j < top.out ? memory", "const T w = j <= top.out ? memory"),
+    ("sum", "small.cuh", "for (int r = 0; r < rows; r++)", "for (int r = 0; r + 1 < rows; r++)"),
+    ("sum", "small_steps.cuh", "for (int r = 0; r < count; r++) total", "for (int r = 0; r + 1 < count; r++) total"),
+    ("sum", "small_score.cuh", "const int rows = (tangents + 1) * samples;", "const int rows = tangents * samples;"),
+    ("sum", "small_score.cuh", "jacobian += dot(u,", "jacobian = dot(u,"),
+    ("sum", "small_score.cuh", "jacobian += dot(lifted(m, r),", "jacobian = dot(lifted(m, r),"),
+    ("sum", "small_score.cuh", "square += projected", "square = projected"),
+    ("term", "small_score.cuh", "dot(u, out(0, r), top().out) + dot(v, bias, p.dim)", "dot(u, out(0, r), top().out)"),
+    ("term", "small_score.cuh", "dot(u, out(0, r), top().out) + dot(v, bias, p.dim)", "dot(v, bias, p.dim)"),
+    ("term", "small_score.cuh", "/ T(p.count) + projected * T(0);", "/ T(p.count);"),
+    ("term", "small_score.cuh", "share(r) * projected;", "projected;"),
+    ("term", "small_score.cuh", "const T value = s[j] + bias[j];", "const T value = s[j];"),
+    ("term", "small_score.cuh", "direction == 0 ? memory[p.at_weights + r] * value : T(0);",
+     "memory[p.at_weights + r] * value;"),
+    ("term", "small_score.cuh", "direction == 0 ? norm / T(2) : T(0)", "norm / T(2)"),
+    ("term", "small_score.cuh", "jacobian + broken", "jacobian"),
+    ("term", "small_score.cuh", "return memory[p.at_weights + r] / T(p.count);", "return memory[p.at_weights + r];"),
+    ("term", "small_score.cuh", "this->collect(s, samples);", ";"),
+    ("term", "small_score.cuh", "this->product_down(s, memory + s.at_z, samples, top().at_out, 0);", ";"),
+    ("term", "small_score.cuh", "this->outer(s, directions(), memory + p.at_lifted, tangents * samples);", ";"),
+    ("term", "small_score.cuh",
+     "this->add_rows(s.at_bias_sum, s.out, directions(), s.ld, memory + p.at_energy, tangents * samples);", ";"),
+    ("term", "small_score.cuh", "ub = share(r) * hd;", "ub = T(0);"),
+    ("term", "small_score.cuh", "hd = share(r) * u;", "hd = T(0);"),
+    ("term", "small_score.cuh", "ub = add_inner(ub, along, h);", ";"),
+    ("term", "small_score.cuh", "hb = add_inner(hb, along, u);", ";"),
+    ("swap", "small_score.cuh", "ub = add_inner(ub, along, h);", "ub = add_inner(ub, along, u);"),
+    ("swap", "small_score.cuh", "hb = add_inner(hb, along, u);", "hb = add_inner(hb, along, h);"),
+    ("swap", "small_score.cuh", "tangent(d1, hdb)", "tangent(d1, zd)"),
+    ("swap", "small_score.cuh", "add_inner(inner, hdb, zd)", "add_inner(inner, zd, zd)"),
+    ("swap", "small_score.cuh", "value_down(d1, bars[at], memory[s.at_d2 + at], inner)",
+     "value_down(memory[s.at_d2 + at], bars[at], d1, inner)"),
+    ("mask", "small_score.cuh", "j < width; j += kWarp) sum", "j <= width; j += kWarp) sum"),
+    ("mask", "small_score.cuh", "j < p.dim; j += kWarp", "j <= p.dim; j += kWarp"),
 )  # fmt: skip
 
 # What nobody can notice, and why.
@@ -82,9 +116,10 @@ EQUIVALENT = {
 
 # What notices a kind: a machine of tests/cuda. Which of its tests notice the mutants of a file, by how its name begins:
 # mutants are compiled in float64 alone, but for the products, which have no other type.
-JUDGES = {"barrier": "race", "rule": "emulator", "swap": "emulator", "sum": "emulator", "mask": "address"}
+JUDGES = {"barrier": "race", "mask": "address"} | dict.fromkeys(("rule", "swap", "sum", "term"), "emulator")
 TESTED = {
     "gemm": (("test_gemm.py",), "every_layout"),
+    "small_score": (("test_small.py",), "score and (f64 or finite)"),
     "small": (("test_small.py",), "f64"),
     "": (("test_tops.py", "test_rows.py", "test_pointwise.py"), "(double or int8)"),
 }

@@ -3,7 +3,8 @@
 #include "pointwise.cuh"
 #include "random.cuh"
 #include "rows.cuh"
-#include "small.cuh"
+#include "small_energy.cuh"
+#include "small_score.cuh"
 #include "tops.cuh"
 
 #define FASTSSM_LAYER_KERNEL(name, ...) FASTSSM_CROWDED_KERNEL(kThreads, 2, name, __VA_ARGS__)
@@ -36,6 +37,7 @@ FASTSSM_LAYER_KERNEL(rademacher_int8, Rademacher) { rademacher_rows<int8_t>(para
   FASTSSM_LAYER_KERNEL(finish_##T, Finish<T>) { finish_rows(parameters); }                           \
   FASTSSM_LAYER_KERNEL(total_##T, Total<T>) { total_rows(parameters); }                              \
   FASTSSM_KERNEL(kSmallThreads, small_objective_##T, Small<T>) { small_objective(parameters); }      \
+  FASTSSM_KERNEL(kSmallThreads, small_score_##T, Small<T>) { small_score(parameters); }              \
   FASTSSM_KERNEL(kSmallThreads, small_reduce_##T, Small<T>) { small_reduce(parameters); }
 
 FASTSSM_KERNELS(float)

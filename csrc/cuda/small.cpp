@@ -17,11 +17,13 @@ template <class T>
 struct Names;
 template <>
 struct Names<float> {
-  static constexpr const char *objective = "small_objective_float", *reduce = "small_reduce_float";
+  static constexpr const char *energy = "small_objective_float", *score = "small_score_float",
+                              *reduce = "small_reduce_float";
 };
 template <>
 struct Names<double> {
-  static constexpr const char *objective = "small_objective_double", *reduce = "small_reduce_double";
+  static constexpr const char *energy = "small_objective_double", *score = "small_score_double",
+                              *reduce = "small_reduce_double";
 };
 
 // Elements of a row, so that rows begin in different banks: an odd number of quads.
@@ -39,14 +41,12 @@ struct Space {
 
 template <class T>
 bool is_small(const Problem<T>& problem, Precision precision) {
-  const Layer<T>& last = problem.layers[problem.depth - 1];
-  const auto modulated = [](const Layer<T>& layer) { return layer.scale || layer.shift; };
-  if (problem.kind != Kind::energy || precision != Precision::full || problem.samples == 0) return false;
+  if (precision != Precision::full || problem.samples == 0) return false;
   if (problem.depth < 2 || problem.depth - 1 > kSmallDepth || problem.dim + problem.extra > kSmallWidth) return false;
-  if (last.out != 1 || last.activation != 0 || last.skip || modulated(last)) return false;
+  if (!plain(problem.layers[problem.depth - 1])) return false;
   if (problem.directions.count > kMostDirections) return false;
   return std::all_of(problem.layers, problem.layers + problem.depth, [&](const Layer<T>& layer) {
-    return layer.in <= kSmallWidth && layer.out <= kSmallWidth && !modulated(layer);
+    return layer.in <= kSmallWidth && layer.out <= kSmallWidth && !layer.scale && !layer.shift;
   });
 }
 
@@ -71,12 +71,15 @@ Small<T> describe(const Problem<T>& problem, const int64_t* seed, const Objectiv
   Small<T> p{};
   p.depth = static_cast<int>(problem.depth - 1);
   const auto gradient = [&](int l) { return gradients.layers ? gradients.layers + l : nullptr; };
-  for (int l = 0; l < p.depth; l++) p.layers[l] = small_layer(problem.layers[l], gradient(l));
-  const SmallLayer<T> readout = small_layer(problem.layers[p.depth], gradient(p.depth));
-  p.readout = readout.weight;
-  p.readout_bias = readout.bias;
-  p.on_readout = readout.on_weight;
-  p.on_readout_bias = readout.on_bias;
+  for (int l = 0; l < problem.depth; l++) p.layers[l] = small_layer(problem.layers[l], gradient(l));
+  p.matrices = problem.kind == Kind::energy ? p.depth : p.depth + 1;
+  if (p.energy()) {
+    const SmallLayer<T>& readout = p.layers[p.depth];
+    p.readout = readout.weight;
+    p.readout_bias = readout.bias;
+    p.on_readout = readout.on_weight;
+    p.on_readout_bias = readout.on_bias;
+  }
   p.x = problem.x;
   p.columns = problem.columns;
   p.on_x = gradients.x;
@@ -100,33 +103,40 @@ Small<T> describe(const Problem<T>& problem, const int64_t* seed, const Objectiv
 template <class T>
 size_t lay_out(Small<T>& p) {
   Space space;
-  const int rows = (p.tangents + 2) * p.tile;
-  p.at_first = space.take((rows - (p.variance_reduced ? 0 : p.tile)) * spaced(p.layers[0].in));
+  const bool chained = p.energy() && p.variance_reduced;
+  const int rows = (p.tangents + 1 + p.energy()) * p.tile, uncurved = (p.tangents + 1) * p.tile;
+  const SmallLayer<T>& top = p.layers[p.depth - 1];
+  p.at_first = space.take((chained ? rows : uncurved) * spaced(p.layers[0].in));
   p.patches = 0;
-  for (int l = 0; l < p.depth; l++) {
+  for (int l = 0; l < p.matrices; l++) {
     SmallLayer<T>& s = p.layers[l];
     s.ld_in = spaced(s.in);
-    s.ld = spaced(s.out);
+    s.ld = spaced(l < p.depth ? s.out : p.layers[0].in);  // a score's readout meets the directions as they entered
     s.first_patch = p.patches;
     p.patches += quads(s.out) * quads(s.in);
     s.at_weight = space.take(4 * quads(s.out) * s.ld_in);
     s.at_bias = space.take(s.out);
     s.at_in = l == 0 ? p.at_first : p.layers[l - 1].at_out;
+    if (l == p.depth) {
+      if (p.variance_reduced) s.at_z = space.take(p.tile * s.ld);
+      continue;
+    }
     s.at_z = space.take(rows * s.ld);
     s.at_out = space.take(rows * s.ld);
     s.at_d2 = space.take(p.tile * s.ld);
-    s.at_d3 = space.take(p.tile * s.ld);
-    s.at_chain = p.variance_reduced ? space.take(p.tile * s.ld) : 0;
+    if (p.energy()) s.at_d3 = space.take(p.tile * s.ld);
+    if (chained) s.at_chain = space.take(p.tile * s.ld);
   }
-  p.at_readout = space.take(p.layers[p.depth - 1].out);
+  if (p.energy()) p.at_readout = space.take(top.out);
+  else p.at_lifted = space.take(p.tangents * p.tile * top.ld);
   p.at_energy = space.take(rows);
   p.at_weights = space.take(p.tile);
   p.at_jacobian = space.take(p.tile);
   p.at_square = space.take(p.tile);
   p.at_total = space.take(p.tile);
   Space sums;
-  for (int l = 0; l < p.depth; l++) p.layers[l].at_bias_sum = sums.take(p.layers[l].out);
-  p.at_readout_sum = sums.take(p.layers[p.depth - 1].out);
+  for (int l = 0; l < p.matrices; l++) p.layers[l].at_bias_sum = sums.take(p.layers[l].out);
+  if (p.energy()) p.at_readout_sum = sums.take(top.out);
   p.at_loss_sum = sums.take(1);
   p.sums = sums.used;
   p.at_sums = space.take(p.sums);
@@ -165,7 +175,8 @@ bool small_objective(const Problem<T>& problem, const int64_t* seed, const Objec
   p.blocks = static_cast<int>(std::min<int64_t>((p.samples + p.tile - 1) / p.tile, limits.multiprocessors));
   p.partials = static_cast<T*>(runtime.allocate(sizeof(T) * p.blocks * p.partial));
   const auto count = [](int n) { return Grid{static_cast<unsigned>(n)}; };
-  runtime.launcher(Names<T>::objective, {count(p.blocks), kSmallThreads, shared}, p, runtime.stream);
+  const char* objective = p.energy() ? Names<T>::energy : Names<T>::score;
+  runtime.launcher(objective, {count(p.blocks), kSmallThreads, shared}, p, runtime.stream);
   const int reducers = (p.partial + kSmallThreads - 1) / kSmallThreads;
   runtime.launcher(Names<T>::reduce, {count(reducers), kSmallThreads}, p, runtime.stream);
   return true;

@@ -1,5 +1,5 @@
-// The whole-net path: a small energy net's sliced loss and all gradients in one kernel, and a second that adds up what
-// its blocks found. A block keeps the weights in shared memory, takes tile after tile of samples up and down, and adds
+// The whole-net path: a small net's sliced loss and all gradients in one kernel, and a second that adds up what its
+// blocks found. A block keeps the weights in shared memory, takes tile after tile of samples up and down, and adds
 // up each entry of a gradient in one register of one thread.
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace fastssm::cuda {
 
-// A block at work: its tile, and what it adds up over all its tiles.
+// A block at work: its tile, and what it adds up over all its tiles. small_energy.cuh and small_score.cuh sweep it.
 template <class T>
 struct SmallBlock : SmallTile<T> {
   using Layer = SmallLayer<T>;
@@ -26,92 +26,38 @@ struct SmallBlock : SmallTile<T> {
 
   __device__ SmallBlock(const Small<T>& parameters, T* shared) : Tile{parameters, shared, T(0), 0, 0, 0, 0}, key(0) {}
 
-  FASTSSM_DEVICE void run() {
+  // Take each chunk of directions of each tile through `sweep`.
+  template <class Sweep>
+  FASTSSM_DEVICE void run(const Sweep& sweep) {
     begin();
     for (first = int64_t(blockIdx.x) * p.tile; first < p.samples; first += int64_t(gridDim.x) * p.tile) {
       samples = p.samples - first < p.tile ? int(p.samples - first) : p.tile;
       for (direction = 0; direction < p.count; direction += p.tangents) {
         tangents = p.count - direction < p.tangents ? p.count - direction : p.tangents;
         enter();
-        if (p.variance_reduced) {
-          merged();
-        } else {
-          sliced();
-        }
+        sweep();
       }
       leave();
     }
     end();
   }
 
-  // ---- the two sweeps ------------------------------------------------------------------------------------------
-
-  // -E2 / M + mean_m E1_m^2 / 2, with the curvature carried up.
-  FASTSSM_DEVICE void sliced() {
-    const int kinds = tangents + 2;
-    for (int l = 0; l < p.depth; l++) {
-      this->product_up(p.layers[l], 0, (kinds - (l == 0)) * samples);
-      this->activate(p.layers[l], true, l == 0);
-    }
-    this->read_energies(kinds * samples);
-    this->settle_sliced();
-    if (!p.gradients) return;
-    const Layer& top = p.layers[p.depth - 1];
-    this->add_rows(top, memory + top.at_out + samples * top.ld, memory + p.at_energy + samples, (kinds - 1) * samples);
-    this->spread_readout(top.at_out, memory + p.at_energy, kinds * samples);
-    for (int l = p.depth - 1; l >= 0; l--) {
-      const Layer& s = p.layers[l];
-      this->bend(s, l == 0);
-      collect(s, (kinds - (l == 0)) * samples);
-      if (l > 0 || p.on_x) this->product_down(s, memory + s.at_z, l > 0 ? kinds * samples : samples, s.at_in, s.at_out);
-    }
-    give_inputs();
-  }
-
-  // -E2 / M + |dE/dx|^2 / 2: the chain g = dE/dh down, its cotangent up as the curvature, then everything else down.
-  FASTSSM_DEVICE void merged() {
-    const int curve = Tile::curve();
-    for (int l = 0; l < p.depth; l++) {
-      this->product_up(p.layers[l], 0, curve);
-      this->activate(p.layers[l], false, l == 0);
-    }
-    this->read_energies(samples);
-    this->spread_readout(p.layers[p.depth - 1].at_chain, nullptr, samples);
-    for (int l = p.depth - 1; l >= 0; l--) {
-      const Layer& s = p.layers[l];
-      this->chain(s, l == p.depth - 1);
-      this->product_down(s, memory + s.at_z + curve * s.ld, samples,
-                   l > 0 ? p.layers[l - 1].at_chain : s.at_in + curve * s.ld_in, s.at_chain);
-    }
-    this->settle_merged();
-    if (!p.gradients) return;
-    for (int l = 0; l < p.depth; l++) {
-      this->product_up(p.layers[l], curve, samples);
-      this->carry_curvature(p.layers[l]);
-    }
-    const Layer& top = p.layers[p.depth - 1];
-    this->add_rows(top, memory + top.at_out + curve * top.ld, nullptr, samples);
-    for (int i = threadIdx.x; i < curve * top.ld; i += kSmallThreads) memory[top.at_out + i] = T(0);
-    __syncthreads();
-    for (int l = p.depth - 1; l >= 0; l--) {
-      const Layer& s = p.layers[l];
-      this->bend(s, false);
-      collect(s, curve + samples);
-      if (l > 0 || p.on_x) this->product_down(s, memory + s.at_z, l > 0 ? curve : samples, s.at_in, s.at_out);
-    }
-    give_inputs();
-  }
-
   // ---- the weights' gradients ----------------------------------------------------------------------------------
 
-  // dW += zb^T h + sum_m zdb_m^T hd_m + zkb^T k, and db += sum_b zb: always the same thread for an entry.
+  // dW += zb^T h + sum_m zdb_m^T hd_m + zkb^T k, and db += sum_b zb.
   FASTSSM_DEVICE void collect(const Layer& s, int rows) {
+    outer(s, memory + s.at_z, memory + s.at_in, rows);
+    this->add_rows(s.at_bias_sum, s.out, memory + s.at_z, s.ld, nullptr, samples);
+  }
+
+  // dW += bars^T entered: always the same thread for an entry. The one step without a barrier, as no thread reads it.
+  FASTSSM_DEVICE void outer(const Layer& s, const T* bars, const T* entered, int rows) {
     const int across = quads(s.in), patches = quads(s.out) * across;
     FASTSSM_UNROLL
     for (int slot = 0; slot < small_slots<T>; slot++) {
       const int patch = slot * kSmallThreads + int(threadIdx.x) - s.first_patch;
       if (patch >= 0 && patch < patches) {
-        const T *bar = memory + s.at_z + patch / across * 4, *in = memory + s.at_in + patch % across * 4;
+        const T *bar = bars + patch / across * 4, *in = entered + patch % across * 4;
         for (int r = 0; r < rows; r++) {
           const Quad<T> b = quad(bar + r * s.ld), h = quad(in + r * s.ld_in);
           FASTSSM_UNROLL
@@ -119,12 +65,6 @@ struct SmallBlock : SmallTile<T> {
         }
       }
     }
-    for (int j = threadIdx.x; j < s.out; j += kSmallThreads) {
-      T total(0);
-      for (int r = 0; r < samples; r++) total += memory[s.at_z + r * s.ld + j];
-      memory[p.at_sums + s.at_bias_sum + j] += total;
-    }
-    __syncthreads();
   }
 
   // ---- what crosses the tile's border --------------------------------------------------------------------------
@@ -132,13 +72,13 @@ struct SmallBlock : SmallTile<T> {
   FASTSSM_DEVICE void begin() {
     if (p.seed) key = uint64_t(*p.seed);
     if (p.readout_bias) constant = *p.readout_bias;
-    for (int l = 0; l < p.depth; l++) {
+    for (int l = 0; l < p.matrices; l++) {
       const Layer& s = p.layers[l];
       bring(s.weight, s.out, s.in, memory + s.at_weight, 4 * quads(s.out), s.ld_in);
       bring(s.bias, 1, s.out, memory + s.at_bias, 1, 4 * quads(s.out));
     }
     const int width = p.layers[p.depth - 1].out;
-    bring(p.readout, 1, width, memory + p.at_readout, 1, 4 * quads(width));
+    if (p.readout) bring(p.readout, 1, width, memory + p.at_readout, 1, 4 * quads(width));
     for (int i = threadIdx.x; i < p.sums; i += kSmallThreads) memory[p.at_sums + i] = T(0);
     for (int i = threadIdx.x; i < p.tile; i += kSmallThreads) memory[p.at_total + i] = T(0);
     FASTSSM_UNROLL
@@ -248,12 +188,6 @@ struct SmallBlock : SmallTile<T> {
   }
 };
 
-template <class T>
-FASTSSM_DEVICE void small_objective(const Small<T>& p) {
-  FASTSSM_SHARED(T, memory);
-  SmallBlock<T>(p, memory).run();
-}
-
 // One entry of what all blocks found, in the order of the blocks, to where the caller wants it.
 template <class T>
 FASTSSM_DEVICE void small_reduce(const Small<T>& p) {
@@ -265,7 +199,7 @@ FASTSSM_DEVICE void small_reduce(const Small<T>& p) {
   const auto give = [&](T* to, int at, int size) {
     if (to && at >= 0 && at < size) to[at] = total;
   };
-  for (int l = 0; l < p.depth; l++) {
+  for (int l = 0; l < p.matrices; l++) {
     const SmallLayer<T>& s = p.layers[l];
     const int across = quads(s.in), patch = e / 4 % p.patches - s.first_patch;
     const int i = patch / across * 4 + e / 4 / p.patches, j = patch % across * 4 + e % 4;

@@ -122,7 +122,8 @@ struct SmallTile {
 
   // ---- one element after another -------------------------------------------------------------------------------
 
-  // z, zd_m, zk become h, hd_m, k, and f' takes the place of z.
+  // z, zd_m, zk become h, hd_m, k, and f' takes the place of z. ORDER: of the last derivative that is kept.
+  template <int ORDER>
   FASTSSM_DEVICE void activate(const Layer& s, bool curved, bool fresh) {
     const int kind = samples * s.ld, curve = this->curve() * s.ld, entered = samples * s.ld_in;
     const T constants[2] = {s.constants[0], s.constants[1]};
@@ -136,7 +137,7 @@ struct SmallTile {
         continue;
       }
       const T value = z[at] + memory[s.at_bias + j];
-      const Jet<T> f = jet_of<3>(s.activation, value, constants);
+      const Jet<T> f = jet_of<ORDER>(s.activation, value, constants);
       T q(0);
       for (int m = 1; m <= tangents; m++) {
         const T zd = z[m * kind + at];
@@ -150,7 +151,7 @@ struct SmallTile {
       out[at] = f.f + value * T(0) + (in ? *in : T(0));  // NaN for an infinity, which a saturated f would hide
       z[at] = f.d1;
       memory[s.at_d2 + at] = f.d2;
-      memory[s.at_d3 + at] = f.d3;
+      if constexpr (ORDER > 2) memory[s.at_d3 + at] = f.d3;
     }
     __syncthreads();
   }
@@ -288,12 +289,12 @@ struct SmallTile {
     __syncthreads();
   }
 
-  // The readout's gradient: sum over rows of coefficient times row, or of rows.
-  FASTSSM_DEVICE void add_rows(const Layer& top, const T* rows, const T* coefficient, int count) {
-    for (int j = threadIdx.x; j < top.out; j += kSmallThreads) {
+  // To the sums from `at` on: rows, each times its coefficient if there are any.
+  FASTSSM_DEVICE void add_rows(int at, int width, const T* rows, int ld, const T* coefficient, int count) {
+    for (int j = threadIdx.x; j < width; j += kSmallThreads) {
       T total(0);
-      for (int r = 0; r < count; r++) total += (coefficient ? coefficient[r] : T(1)) * rows[r * top.ld + j];
-      memory[p.at_sums + p.at_readout_sum + j] += total;
+      for (int r = 0; r < count; r++) total += (coefficient ? coefficient[r] : T(1)) * rows[r * ld + j];
+      memory[p.at_sums + at + j] += total;
     }
     __syncthreads();
   }

@@ -168,7 +168,8 @@ void test_launches(const Device& device) {
   for (const Expected& e : {Expected{false, true, Loss::sliced, 10, 5}, Expected{false, true, Loss::reduced, 14, 9},
                             Expected{true, true, Loss::sliced, 2, 0}, Expected{true, true, Loss::reduced, 2, 0},
                             Expected{false, false, Loss::sliced, 11, 7},
-                            Expected{false, false, Loss::reduced, 11, 10}}) {
+                            Expected{false, false, Loss::reduced, 11, 10},
+                            Expected{true, false, Loss::sliced, 2, 0}, Expected{true, false, Loss::reduced, 2, 0}}) {
     const reference::Problem p = reference::problem(plain("launches", e.energy, 3, 2, 8, kTanh), 6, 2, 3);
     Counter counter(device);
     const CudaEngine engine{counter, e.whole_net};

@@ -1,15 +1,17 @@
-"""The whole-net path: every sweep of a small energy against the oracle, on the emulator and as executed PTX."""
+"""The whole-net path: every sweep of a small network against the oracle, on the emulator and as executed PTX."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from architectures import ARCHITECTURES, BY_NAME, Architecture
-from whole_net import Case, WholeNet, problem
+from whole_net import KERNELS, Case, WholeNet, problem
 
 from fastssm.activations import TABLE
 
 F32, F64 = torch.float32, torch.float64
+KIND = pytest.mark.parametrize("kind", KERNELS)
+VR = pytest.mark.parametrize("vr", [False, True], ids=["ssm", "vr"])
 
 SHAPES = {
     "one sample": Case(widths=(8,), samples=1, count=1),
@@ -37,36 +39,52 @@ def ampere(whole_net: WholeNet) -> None:
     whole_net.limit(BY_NAME["sm_86"])
 
 
-@pytest.mark.parametrize("vr", [False, True], ids=["ssm", "vr"])
+@KIND
+@VR
 @pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape(whole_net: WholeNet, shape: str, dtype: torch.dtype, vr: bool) -> None:
-    whole_net.check(SHAPES[shape].with_(dtype=dtype, variance_reduced=vr))
+def test_every_shape(whole_net: WholeNet, shape: str, dtype: torch.dtype, vr: bool, kind: str) -> None:
+    whole_net.check(SHAPES[shape].with_(dtype=dtype, variance_reduced=vr, kind=kind))
 
 
-@pytest.mark.parametrize("vr", [False, True], ids=["ssm", "vr"])
+@KIND
+@VR
 @pytest.mark.parametrize("name", [row.name for row in TABLE])
-def test_every_activation(whole_net: WholeNet, name: str, vr: bool) -> None:
+def test_every_activation(whole_net: WholeNet, name: str, vr: bool, kind: str) -> None:
     for dtype in (F32, F64):
-        whole_net.check(Case(widths=(6, 7), activations=name, samples=5, variance_reduced=vr, dtype=dtype))
+        whole_net.check(Case(widths=(6, 7), activations=name, samples=5, variance_reduced=vr, dtype=dtype, kind=kind))
 
 
+@KIND
 @pytest.mark.parametrize("count", range(1, 10))
-def test_every_number_of_directions(whole_net: WholeNet, count: int) -> None:
-    whole_net.check(Case(widths=(5, 6), samples=4, count=count))
+def test_every_number_of_directions(whole_net: WholeNet, count: int, kind: str) -> None:
+    whole_net.check(Case(widths=(5, 6), samples=4, count=count, kind=kind))
 
 
+@KIND
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
-def test_the_tile_fits_the_device(whole_net: WholeNet, architecture: Architecture) -> None:
-    net = Case(widths=(64, 64), samples=40, count=1, dtype=F32)
+def test_the_tile_fits_the_device(whole_net: WholeNet, architecture: Architecture, kind: str) -> None:
+    net = Case(widths=(64, 64), samples=40, count=1, dtype=F32, kind=kind)
     whole_net.limit(architecture, multiprocessors=2)
     whole_net.check(net)
     assert whole_net.launches[0].blocks == (2, 1, 1)
     assert whole_net.launches[0].shared <= architecture.shared_per_block
 
 
-def test_what_does_not_fit_is_left_alone(whole_net: WholeNet) -> None:
-    large = Case(widths=(128, 128), samples=5, count=1, dtype=F32)
+@VR
+def test_a_score_needs_less_memory(whole_net: WholeNet, vr: bool) -> None:
+    """No curvature, f''' or chain: rows of a second readout take far less."""
+    shared = {}
+    for kind in KERNELS:
+        case = Case(widths=(32, 32), samples=12, variance_reduced=vr, kind=kind)
+        assert whole_net.run(case, problem(case)).done
+        shared[kind] = whole_net.launches[0].shared
+    assert shared["score"] < 0.9 * shared["energy"]
+
+
+@KIND
+def test_what_does_not_fit_is_left_alone(whole_net: WholeNet, kind: str) -> None:
+    large = Case(widths=(128, 128), samples=5, count=1, dtype=F32, kind=kind)
     whole_net.limit(BY_NAME["sm_90"])
     whole_net.check(large)
     whole_net.limit(BY_NAME["sm_75"])
@@ -74,31 +92,35 @@ def test_what_does_not_fit_is_left_alone(whole_net: WholeNet) -> None:
     assert not whole_net.launches
 
 
+@KIND
 @pytest.mark.parametrize(
     "case",
     [Case(widths=(129,)), Case(dim=129), Case(widths=(4,) * 9), Case(samples=0), Case(precision="tf32", dtype=F32)],
     ids=["wide", "wide entrance", "deep", "empty", "tf32"],
 )
-def test_what_it_is_not_for(whole_net: WholeNet, case: Case) -> None:
+def test_what_it_is_not_for(whole_net: WholeNet, case: Case, kind: str) -> None:
+    case = case.with_(kind=kind)
     found = whole_net.run(case, problem(case))
     assert not found.done
     assert not whole_net.launches
     assert all(bool(t.isnan().all()) for t in found.tensors), "something was written"
 
 
-@pytest.mark.parametrize("vr", [False, True], ids=["ssm", "vr"])
-def test_the_same_bits_again(whole_net: WholeNet, vr: bool) -> None:
-    case = Case(widths=(9, 6), samples=17, count=3, variance_reduced=vr, dtype=F32)
+@KIND
+@VR
+def test_the_same_bits_again(whole_net: WholeNet, vr: bool, kind: str) -> None:
+    case = Case(widths=(9, 6), samples=17, count=3, variance_reduced=vr, dtype=F32, kind=kind)
     p = problem(case)
     first, *others = (whole_net.run(case, p) for _ in range(3))
     assert all(torch.equal(a, b) for other in others for a, b in zip(first.tensors, other.tensors, strict=True))
 
 
-@pytest.mark.parametrize("vr", [False, True], ids=["ssm", "vr"])
+@KIND
+@VR
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_shows(whole_net: WholeNet, value: float, vr: bool) -> None:
+def test_what_is_not_finite_shows(whole_net: WholeNet, value: float, vr: bool, kind: str) -> None:
     for name in ("softplus", "tanh", "sigmoid", "relu"):
-        case = Case(activations=name, samples=5, variance_reduced=vr)
+        case = Case(activations=name, samples=5, variance_reduced=vr, kind=kind)
         for place in ("x", "weight", "readout"):
             p = problem(case)
             with torch.no_grad():

@@ -22,11 +22,11 @@ COMPILES = pytest.mark.skipif(NVCC is None, reason=toolkit.ABSENT.format("nvcc")
 DISASSEMBLES = pytest.mark.skipif(not (NVCC and DISASSEMBLER), reason=toolkit.ABSENT.format("cuobjdump"))
 EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
 
-FITTED = "small_objective"  # takes as much shared memory as the device has
+FITTED = r"small_(objective|score)_"  # take as much shared memory as the device has
 PRODUCT = 36864  # bytes of shared memory of product_*: kShared of gemm.cpp
-LOADS = r"(up_\w+|down|down_score|chain|curve|score_seed|given|weighted_sum|finish|\w+_top|leave|small_objective)_"
+LOADS = rf"(up_\w+|down|down_score|chain|curve|score_seed|given|weighted_sum|finish|\w+_top|leave)_|{FITTED}"
 STORES = r"(rademacher|enter|up_\w+|down|down_score|chain|curve|given|score_seed|weighted_sum|terms_top)_"
-TRIGONOMETRIC = r"up_sin_|small_objective_"  # reducing a large argument of the sine takes a table in local memory
+TRIGONOMETRIC = rf"up_sin_|{FITTED}"  # reducing a large argument of the sine takes a table in local memory
 
 
 @cache
@@ -37,7 +37,7 @@ def threads() -> dict[str, int]:
 
 def shared(kernel: str, architecture: Architecture) -> int:
     """Return the most shared memory that the host asks for."""
-    if kernel.startswith(FITTED):
+    if re.match(FITTED, kernel):
         return architecture.shared_per_block
     return PRODUCT if kernel.startswith("product") else threads()[kernel] * ACCESS
 

@@ -24,7 +24,7 @@ NETWORK = Structures(CSRC / "network.h")
 REALS = {torch.float32: "float", torch.float64: "double"}
 RTOL = {torch.float32: 2.0**-23 * 1024, torch.float64: 1e-10}
 PRECISIONS = ("full", "tf32", "bf16")
-PARTS = ("objective", "reduce")
+KERNELS = {"energy": "small_objective", "score": "small_score"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Case:
     """A network and a call.
 
     Attributes:
+        kind: of the network: "energy" or "score".
         widths: of the hidden layers.
         activations: of each, or the one of all.
         samples: B.
@@ -55,6 +56,7 @@ class Case:
     of_layers: bool = True
     bias: bool = True
     precision: str = "full"
+    kind: str = "energy"
 
     def with_(self, **changes: Any) -> Case:
         return replace(self, **changes)
@@ -64,11 +66,11 @@ class Case:
 
 
 class Net(nn.Module):
-    """An energy of x and conditioning columns."""
+    """An energy or a score of x and conditioning columns."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
-        widths = (case.dim + case.extra, *case.widths, 1)
+        widths = (case.dim + case.extra, *case.widths, 1 if case.kind == "energy" else case.dim)
         self.linears = nn.ModuleList(nn.Linear(a, b, case.bias) for a, b in pairwise(widths))
         self.functions = [make_activation(case.activation(layer)) for layer in range(len(case.widths))]
         self.skips = case.skips
@@ -131,7 +133,7 @@ def problem(case: Case, seed: int = 0) -> Problem:
 
 def expected(case: Case, p: Problem) -> list[Tensor]:
     """Return what the oracle says: the terms of every sample, the loss, the gradients."""
-    terms = oracle.terms(p.net, p.x, p.v, energy=True, cond=p.columns)
+    terms = oracle.terms(p.net, p.x, p.v, energy=case.kind == "energy", cond=p.columns)
     jacobian = terms.along.mean(0)
     square = (terms.score.square().sum(1) if case.variance_reduced else terms.projected_score.square().mean(0)) / 2
     loss = (p.weight * (jacobian + square)).sum()
@@ -189,7 +191,7 @@ class Arguments:
         depth = len(p.net.linears)
         return self.struct(
             "Problem",
-            kind=0,
+            kind=list(KERNELS).index(case.kind),
             layers=self.several("Layer", map(self.layer, range(depth))),
             depth=depth,
             x=self.array(p.x),
@@ -237,6 +239,7 @@ class WholeNet(Host):
         """Run a case and compare all that it gives with the oracle."""
         p = problem(case, seed)
         found = self.run(case, p)
-        assert [launch.kernel for launch in self.launches] == [f"small_{part}_{REALS[case.dtype]}" for part in PARTS]
+        kernels = [f"{kernel}_{REALS[case.dtype]}" for kernel in (KERNELS[case.kind], "small_reduce")]
+        assert [launch.kernel for launch in self.launches] == kernels
         oracle.assert_close(found.tensors, expected(case, p), RTOL[case.dtype], str(case))
         return found
