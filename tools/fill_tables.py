@@ -9,7 +9,9 @@ last bar, which contenders:
     <!-- table: cpu | forward+backward | SSM | 1 -->           the same from cpu.csv, of a softplus energy
     <!-- table: cpu | speed | SSM | 1 | kind=score -->         GFLOP/s, of rows with that in that column
     <!-- table: cpu | targets -->                              also: overhead, signs, train, figure
+    <!-- table: score | energy | forward+backward | 1 -->  from score.csv: kind of network, mode, threads
     <!-- table: operators | value -->                          from operators.csv: value, or value+gradient
+    <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
     <!-- end -->
 """
@@ -22,11 +24,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import cpu, cuda_table, operators, table, torch_path  # noqa: E402
+from bench import cpu, cuda_table, examples, operators, score, table, torch_path  # noqa: E402
 from bench.harness import read  # noqa: E402
 from bench.measure import Row  # noqa: E402
 
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "operators", "cuda_static")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 TABLE = re.compile(r"(?P<start><!-- table: (?P<which>[^>]+) -->\n)(?P<table>.*?)(?P<end><!-- end -->)", re.DOTALL)
 USUAL = {"kind": "energy", "activation": "softplus"}
 
@@ -64,6 +66,10 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
     parts = [part.strip() for part in which.split("|")]
     if parts[0] == "operators":
         return "\n".join(operators.markdown(read(operators.OUT), *parts[1:]))
+    if parts[0] == "score":
+        return "\n".join(score.markdown(read(score.OUT), *parts[1:]))
+    if parts[0] == "examples":
+        return "\n".join(examples.markdown(read(examples.OUT), parts[1]))
     if parts[0] == "cuda":
         return "\n".join(cuda_table.TABLES[parts[1]](read(cuda_table.OUT)))
     if parts[0] == "cpu":
