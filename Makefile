@@ -71,7 +71,7 @@ wheel: $(VENV)/.wheel  ## build dist/*.whl (BUILD=cuda: with the CUDA engine), a
 	$(call COPY,build/wheel/tests,. ':!fastssm')
 	cd build/wheel/tests && export PATH=$(abspath build/wheel/venv/bin) OMP_NUM_THREADS=1 && \
 	  python -m fastssm && \
-	  pytest -p no:cacheprovider --numprocesses $(JOBS) --dist worksteal -k "not inductor" $(ARGS)
+	  pytest -p no:cacheprovider --numprocesses $(JOBS) --dist worksteal --ignore tests/cuda -k "not inductor" $(ARGS)
 
 fuzz: $(VENV)/.test  ## 2000 random networks, losses, dtypes and threads against plain autograd
 	OMP_NUM_THREADS=1 FASTSSM_FUZZ_EXAMPLES=2000 $(BIN)/pytest --hypothesis-seed=1 tests/test_fuzz.py $(ARGS)

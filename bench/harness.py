@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,8 @@ def commit() -> str:
     """Return the commit that is measured, and "-dirty" where a file differs that is no result."""
 
     def git(*arguments: str) -> str:
+        if not shutil.which("git"):
+            return ""
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT)
         return done.stdout.strip()
 
