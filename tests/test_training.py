@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -104,76 +103,6 @@ def test_training_beats_its_beginning(config: TrainConfig, tmp_path: Path, kind:
     assert outcome.steps == 150
     assert [row["step"] for row in outcome.metrics] == [50, 100, 150]
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(outcome.summary()))
-
-
-def test_evaluation_is_the_exact_loss_by_autograd(config: TrainConfig) -> None:
-    prepared = prepare(load(config.data))
-    net = Training(config, prepared, ALONE).net.double()
-    rows = prepared.test.double()
-    energy = lambda x: net(x[None]).sum()  # noqa: E731
-    expected = torch.stack(
-        [
-            -torch.autograd.functional.hessian(energy, x).trace()
-            + torch.autograd.functional.jacobian(energy, x).square().sum() / 2
-            for x in rows
-        ]
-    )
-    found = training.EXACT.mean(net, rows, "energy", "auto", ALONE)
-    assert found.value == pytest.approx(expected.mean().item(), rel=1e-10)
-    assert found.error == pytest.approx(expected.std().item() / math.sqrt(len(rows)), rel=1e-9)
-
-
-def test_baseline_is_the_exact_loss_of_the_fitted_gaussian() -> None:
-    generator = torch.Generator().manual_seed(0)
-    train = torch.randn(500, 4, generator=generator) @ torch.randn(4, 4, generator=generator)
-    rows = torch.randn(50, 4, generator=generator)
-    fitted = torch.distributions.MultivariateNormal(
-        train.double().mean(0), torch.cov(train.double().T) + 0.3**2 * torch.eye(4).double()
-    )
-    hessian = torch.autograd.functional.hessian(lambda x: fitted.log_prob(x).sum(), rows[0].double())
-    losses = []
-    for row in rows.double():
-        x = row.clone().requires_grad_(True)
-        (score,) = torch.autograd.grad(fitted.log_prob(x), x)
-        losses.append(hessian.trace() + score.square().sum() / 2)
-    found = training.EXACT.baseline(train, 0.3, rows)
-    assert found.value == pytest.approx(torch.stack(losses).mean().item(), rel=1e-9)
-    whitened = prepare(load("moons"), scale="whiten", noise=0.0)
-    assert training.EXACT.baseline(whitened.train, 0.0, whitened.train).value == pytest.approx(-1.0, rel=1e-3)
-
-
-def test_composite_baseline_is_that_of_the_fitted_gaussians_conditionals() -> None:
-    generator = torch.Generator().manual_seed(0)
-    train = torch.randn(500, 3, generator=generator) @ torch.randn(3, 3, generator=generator)
-    rows = torch.randn(50, 3, generator=generator).double()
-    mean, covariance = train.double().mean(0), torch.cov(train.double().T) + 0.3**2 * torch.eye(3).double()
-    expected = torch.zeros(50).double()
-    for d in range(3):
-        before = covariance[:d, :d]
-        slope = torch.linalg.solve(before, covariance[:d, d]) if d else torch.zeros(0).double()
-        variance = covariance[d, d] - covariance[d, :d] @ slope
-        score = -(rows[:, d] - mean[d] - (rows[:, :d] - mean[:d]) @ slope) / variance
-        expected += score.square() / 2 - 1 / variance
-    found = training.COMPOSITE.baseline(train, 0.3, rows.float())
-    assert found.value == pytest.approx(expected.mean().item(), rel=1e-6)
-
-
-def test_an_autoregressive_model_is_evaluated_as_a_normalised_energy(config: TrainConfig) -> None:
-    prepared = prepare(load("moons"))
-    trained = Training(replace(config, data="moons", loss="composite", hidden=(16, 16)), prepared, ALONE)
-    with torch.no_grad():
-        trained.net.head.readout.weight.mul_(20)  # far from flat
-    net = trained.evaluated(trained.net)
-    low, high = net.bounds
-    assert (low < prepared.train.min(0).values).all()
-    assert (high > prepared.train.max(0).values).all()
-    points = [low[d] + (high[d] - low[d]) * (torch.arange(100) + 0.5) / 100 for d in range(2)]
-    energies = net(torch.cartesian_prod(*points))
-    assert energies.shape == (10000, 1)
-    assert energies.std() > 0.1
-    assert (-energies.double()).exp().sum() * (high - low).prod() / 10000 == pytest.approx(1, abs=2e-3)
-    outside = net(torch.tensor([[100.0, 0.0]]))  # the bounds give way
-    assert outside.isfinite().all()
 
 
 def test_two_trainings_are_equal_and_another_seed_is_not(config: TrainConfig, tmp_path: Path) -> None:
