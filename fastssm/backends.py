@@ -111,9 +111,10 @@ def select_for_score(call: Request, name: str = "auto") -> Backend:
     """Return the backend that computes a score alone.
 
     Our sweeps keep no tape, so they take 8 products a layer where autograd takes 6 (4 to its 3 for a score network).
-    "auto" takes whoever was the fastest of ours when measured (`bench/results/score.csv`): the cpu engine, except for
-    the gradients of a score network, which autograd has; it is also 5 % faster for those of an energy of width 512, but
-    its memory grows with the batch. Nothing was measured on CUDA, where "auto" takes autograd.
+    "auto" goes by what was measured (`bench/results/score.csv`). The cpu engine was the fastest of ours for values, and
+    for the gradients of energies; at width 512 autograd was 5 % ahead there, in memory that grows with the batch. For
+    the gradients of score networks autograd is taken: the engine was ahead at small sizes alone, behind at large ones.
+    Nothing was measured on CUDA, where "auto" takes autograd.
 
     Raises:
         ValueError: for an unknown name.
