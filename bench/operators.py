@@ -5,19 +5,16 @@ Each operator against the ways of `torch.func`, interleaved in one process per o
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from bench import jobs
 from bench.harness import RESULTS, TIMES, WHO, environment, read, write
 from bench.measure import Row, interleaved, peak_mib
 from bench.operator_rivals import OPERATORS, Way
@@ -173,14 +170,6 @@ def compared(rows: Sequence[Row]) -> list[Row]:
     return list(rows)
 
 
-def run(job: Job) -> list[Row]:
-    """Run a job in a process of its own."""
-    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    command = [sys.executable, "-m", "bench.operators", "--job", json.dumps(asdict(job))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=os.environ | threads, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what the options ask for."""
     options = argparse.ArgumentParser(prog="python -m bench.operators", description=__doc__)
@@ -195,11 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--job", help=argparse.SUPPRESS)
     chosen = options.parse_args(argv)
     if chosen.job:
-        job = Job(**json.loads(chosen.job))
-        torch.set_num_threads(job.threads)
-        warnings.simplefilter("ignore")
-        for row in timings(job):
-            print(json.dumps(row), flush=True)
+        jobs.work(Job(**json.loads(chosen.job)), timings)
         return
     if chosen.quick:
         chosen.size, chosen.threads, chosen.budget = Size(4, 16, 3, 32, 1), (1,), 0.2
@@ -217,15 +202,15 @@ def measured(job: Job, kept: list[Row]) -> list[Row]:
     size = Size(*job.size)
     shown = size._replace(M=size.d) if OPERATORS[job.operator].exact else size
     case = Case(shown, kind=OPERATORS[job.operator].kind)
-    fresh = [environment() | case.columns() | {"threads": job.threads} | row for row in run(job)]
+    shared = environment() | case.columns() | {"threads": job.threads}
+    fresh = [shared | row for row in jobs.run("bench.operators", job)]
     for row in fresh:
         wall, cpu = row.get("min_ms", float("nan")), row.get("cpu_ms", float("nan"))
         ratio = 1 / row.get("ratio_to_best_rival", float("nan"))
         print(f"{job.operator:27} {job.mode:15} {job.threads} {row['contender']:24} {wall:9.2f} ms {cpu:9.2f} cpu "
               f"{ratio:5.2f}x {row.get('peak_MiB') or 0.0:8.1f} MiB chunk {row.get('chunk', '')}  {row['status']}",
               flush=True)  # fmt: skip
-    places = {identity(row) for row in fresh}
-    return [row for row in kept if identity(row) not in places] + fresh
+    return jobs.replaced(kept, fresh, KEY)
 
 
 def markdown(rows: Sequence[Row], which: str) -> Iterator[str]:
@@ -256,11 +241,6 @@ def faster(row: Row) -> str:
 
 def peak(row: Row) -> str:
     return f"{float(row['peak_MiB']):.0f}"
-
-
-def identity(row: Row) -> tuple[str, ...]:
-    """Return what tells a row from all others of the file."""
-    return tuple(str(row[name]) for name in KEY)
 
 
 if __name__ == "__main__":

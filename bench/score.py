@@ -6,19 +6,16 @@ per network, size and number of threads.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from bench import jobs
 from bench.harness import RESULTS, TIMES, WHO, environment, read, write
 from bench.measure import Row, interleaved, peak_mib
 from bench.problems import LOSSES, Answer, Case, Problem, Size, problem, relative_error
@@ -147,14 +144,6 @@ def compared(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def run(job: Job) -> list[Row]:
-    """Run a job in a process of its own."""
-    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    command = [sys.executable, "-m", "bench.score", "--job", json.dumps(asdict(job))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=os.environ | threads, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what the options ask for."""
     options = argparse.ArgumentParser(prog="python -m bench.score", description=__doc__)
@@ -169,11 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--job", help=argparse.SUPPRESS)
     chosen = options.parse_args(argv)
     if chosen.job:
-        job = Job(**json.loads(chosen.job))
-        torch.set_num_threads(job.threads)
-        warnings.simplefilter("ignore")
-        for row in timings(job):
-            print(json.dumps(row), flush=True)
+        jobs.work(Job(**json.loads(chosen.job)), timings)
         return
     if chosen.quick:
         chosen.sizes, chosen.threads, chosen.budget = SIZES[:1], (1,), 0.2
@@ -189,18 +174,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measured(job: Job, kept: list[Row]) -> list[Row]:
     """Return the kept rows with those of a job in their places, and print these."""
     case = Case(Size(*job.size)._replace(M=0), kind=job.kind)  # there are no directions
-    fresh = [environment() | case.columns() | {"threads": job.threads} | row for row in run(job)]
+    shared = environment() | case.columns() | {"threads": job.threads}
+    fresh = [shared | row for row in jobs.run("bench.score", job)]
     for row in fresh:
         wall, ratio = row.get("min_ms", float("nan")), row.get("ratio_to_autograd", float("nan"))
         print(f"{job.kind} {case.size} {row['mode']:16} {job.threads} {row['contender']:28} {wall:9.3f} ms "
               f"{ratio:6.3f}x {row.get('peak_MiB') or 0.0:8.1f} MiB  {row['status']}", flush=True)  # fmt: skip
-    places = {identity(row) for row in fresh}
-    return [row for row in kept if identity(row) not in places] + fresh
-
-
-def identity(row: Row) -> tuple[str, ...]:
-    """Return what tells a row from all others of the file."""
-    return tuple(str(row[name]) for name in KEY)
+    return jobs.replaced(kept, fresh, KEY)
 
 
 def markdown(rows: Sequence[Row], kind: str, mode: str, threads: str) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """What every test shares: one torch thread per worker, the hypothesis profiles, and an engine to try."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -14,3 +16,12 @@ if DEVICE := os.environ.get("FASTSSM_DEVICE"):  # for the door "ops" of test_equ
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture
+def _fresh_dynamo() -> Iterator[None]:
+    """Compile as if nothing had been compiled before."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import oracle
 import pytest
@@ -272,13 +272,6 @@ CALLS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor, Ten
     "hvp_form": (energy, lambda net, x, v: fastssm.hvp_form(net, x, v).square().sum()),
     "reference": (score, lambda net, x, v: fastssm.jacobian_diag(net, x, backend="reference").square().sum()),
 }
-
-
-@pytest.fixture
-def _fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.mark.usefixtures("_fresh_dynamo")

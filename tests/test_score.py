@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import oracle
 import oracle_noise
@@ -12,7 +12,8 @@ import pytest
 import torch
 from test_compile import energy, score
 from test_equivalence import BY_NAME, CASES, DOORS, RTOL, Case, through
-from test_native import NETS, problem
+from test_native import NETS, Watching, problem
+from test_operators import drawn
 from test_sweeps import BATCH, DIM, HIDDEN, WIDTHS, Peak, Products
 from torch import Tensor, nn
 
@@ -26,11 +27,6 @@ from fastssm.sweeps import Needs, tiles
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 ENGINES = [door for door in DOORS if door != "reference"]
 BUILT = pytest.mark.skipif("cpu" not in native.DEVICES, reason="the cpu engine is not built")
-
-
-def drawn(case: Case, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, tuple[Tensor, ...], list[Tensor]]:
-    model, x, cond = case.problem(dtype)
-    return model, x, cond, [x.requires_grad_(), *(c.requires_grad_() for c in cond), *model.parameters()]
 
 
 def uneven(found: Tensor) -> Tensor:
@@ -206,18 +202,6 @@ def test_memory_of_the_cpu_engine_does_not_grow_with_the_batch(kind: str) -> Non
 # --- the doors ---
 
 
-class Watching(torch.utils._python_dispatch.TorchDispatchMode):
-    """Sends calls through the operators, and says which."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.seen.append(str(func))
-        return func(*args, **kwargs or {})
-
-
 @BUILT
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NETS)
@@ -260,13 +244,6 @@ def test_an_objective_needs_a_direction(count: int) -> None:
     given.insert(5, None)  # no weight
     with pytest.raises(RuntimeError, match=f"direction.*{count}|{count} directions"):
         torch.ops.fastssm.objective(*given, count, precision, True, True, *Needs(True, True))
-
-
-@pytest.fixture
-def _fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.mark.usefixtures("_fresh_dynamo")
