@@ -18,7 +18,7 @@ from fastssm import extension, nvrtc
 LIBRARY = Path(__file__).with_name("_cuda.so")
 IMAGE = Path(__file__).with_name("_kernels.fatbin")  # of nvcc, for many devices
 SOURCE = Path(__file__).with_name("_kernels.cu")  # for NVRTC, in one piece
-OLDEST_TORCH = (2, 13)  # whose stable interface the library is built for
+OLDEST_TORCH = (2, 10)  # whose stable interface the library is built for
 NO_DEVICE = "torch sees no CUDA device"
 TENSOR_CORES = 80  # the compute capability from which on products are rounded to tf32 or bf16
 
@@ -104,7 +104,10 @@ def _open(record: dict[str, Any]) -> tuple[Any, str]:
         return None, f"the cuda engine is built for torch {oldest} and later, but {torch.__version__} is running"
     if torch.version.cuda is None:
         return None, f"torch {torch.__version__} is running, which is built without CUDA"
-    return open_library(LIBRARY), f"the cuda engine is loaded: {described(built)}"
+    library = open_library(LIBRARY)
+    if lacking := library.fastssm_missing_symbol():
+        return None, f"torch {torch.__version__} does not export {lacking.decode()}, which the cuda engine calls"
+    return library, f"the cuda engine is loaded: {described(built)}"
 
 
 def described(built: dict[str, Any]) -> str:
@@ -122,7 +125,7 @@ def open_library(path: Path) -> Any:
     """Load the library, which adds its operators to the dispatcher, and tell it whom to ask for kernels."""
     torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     library = ctypes.CDLL(str(path))
-    library.fastssm_load_kernels.restype = ctypes.c_char_p
+    library.fastssm_load_kernels.restype = library.fastssm_missing_symbol.restype = ctypes.c_char_p
     library.fastssm_load_kernels.argtypes = [ctypes.c_int, ctypes.c_char_p]
     library.fastssm_ask_for_kernels.argtypes = [_ASK]
     library.fastssm_ask_for_kernels(_ask)

@@ -10,8 +10,10 @@ from amalgamate import amalgamate
 from nvcc import architectures, find_nvcc, targets
 from toolchain import CSRC, NotBuilt, Step, Toolchain, jobs_at_once
 
-OLDEST_TORCH = (2, 13)  # whose stable interface the library uses; as fastssm.cuda has it
-LIBRARIES = ("-ltorch_cpu", "-ltorch", "-lc10", "-ldl")
+OLDEST_TORCH = (2, 10)  # whose stable interface the library uses; as fastssm.cuda has it
+# Beside a torch without CUDA the linker needs nothing of libtorch.so, and would drop it; but beside one with CUDA it is
+# what leads to libtorch_cuda.so and the products there.
+LIBRARIES = ("-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed", "-ltorch_cpu", "-lc10", "-ldl")
 
 
 class CudaEngine:

@@ -157,7 +157,13 @@ Tensors terms_backward(const Tensor& on_projected, const Tensor& on_jacobian, co
 
 FASTSSM_IMPL(FASTSSM_KEY, library) {
   using namespace fastssm::stable;
+  if (missing_symbol()) return;  // no operator may call a function that is not there
   library.impl("objective", TORCH_BOX(&objective));
   library.impl("terms", TORCH_BOX(&terms));
   library.impl("terms_backward", TORCH_BOX(&terms_backward));
+}
+
+// What Python asks once the library is loaded: the name of what this torch lacks, and null if nothing.
+extern "C" __attribute__((visibility("default"))) const char* fastssm_missing_symbol() {
+  return fastssm::stable::missing_symbol();
 }

@@ -10,11 +10,23 @@
 #define FASTSSM_ADDMM aoti_torch_cuda_addmm_out
 #endif
 
+#define FASTSSM_QUOTED(name) #name
+#define FASTSSM_NAME(name) FASTSSM_QUOTED(name)
+
 // Weak, since a torch without CUDA has no such function, and the library loads there too.
 extern "C" __attribute__((weak, visibility("default"))) AOTITorchError FASTSSM_ADDMM(
     AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle a, AtenTensorHandle b, double beta, double alpha);
 
 namespace fastssm::stable {
+
+// The first of the functions behind these weak names that this torch does not have, or null.
+inline const char* missing_symbol() {
+  if (!FASTSSM_ADDMM) return FASTSSM_NAME(FASTSSM_ADDMM);
+#if !defined(FASTSSM_EMULATED)
+  if (!aoti_torch_get_current_cuda_stream) return "aoti_torch_get_current_cuda_stream";
+#endif
+  return nullptr;
+}
 
 constexpr size_t kAligned = 256;  // torch's memory on a device has it anyway
 
@@ -24,10 +36,9 @@ inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
 }
 
 // out += a b, by the function that torch exports for what its compiler generates: the dispatcher's addmm takes factors of
-// the type Scalar, which torch 2.13's stable interface cannot hand over.
+// the type Scalar, which torch's stable interface cannot hand over.
 inline void multiply_and_add(const Tensor& a, const Tensor& b, const Tensor& out) {
-  require(FASTSSM_ADDMM, "this torch does not export its addmm, which the cuda engine calls; update one of the two.");
-  STABLE_TORCH_ERROR_CODE_CHECK(FASTSSM_ADDMM(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
+  check(FASTSSM_ADDMM(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0), "addmm");
 }
 
 // The place of a call, and the memory it uses, given back at its end: torch hands it to nobody but what comes later on

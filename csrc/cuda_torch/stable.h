@@ -8,11 +8,27 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+// What torch exports beside its stable interface of 2.10. Weak, since not every torch has them, and the library loads
+// there too; `missing_symbol` in runtime.h says which of those that it needs are absent.
+extern "C" {
+__attribute__((weak, visibility("default"))) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
+                                                                                             void** stream);
+__attribute__((weak, visibility("default"))) const char* torch_exception_get_what_without_backtrace();  // from 2.13 on
+}
+
 namespace fastssm::stable {
+
+// Raise in torch's own words, where it hands them on, unless one of its C functions succeeded.
+inline void check(AOTITorchError code, const char* what) {
+  if (code == TORCH_SUCCESS) return;
+  const char* why = torch_exception_get_what_without_backtrace ? torch_exception_get_what_without_backtrace() : nullptr;
+  throw std::runtime_error(why ? std::string(why) : std::string("torch's ") + what + " failed");
+}
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -56,13 +72,12 @@ struct Place {
 };
 #else
 struct Place {
-  explicit Place(const Tensor& x)
-      : device(x.get_device_index()),
-        guard(device),
-        stream(torch::stable::accelerator::getCurrentStream(device).nativeHandle()) {}
+  explicit Place(const Tensor& x) : device(x.get_device_index()), guard(device) {
+    check(aoti_torch_get_current_cuda_stream(device, &stream), "aoti_torch_get_current_cuda_stream");
+  }
   int device;
   torch::stable::accelerator::DeviceGuard guard;
-  void* stream;
+  void* stream = nullptr;
 };
 #endif
 
@@ -70,17 +85,17 @@ struct Place {
 inline std::string taken(StringHandle given) {
   const char* text = nullptr;
   size_t length = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(given, &length));
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(given, &text));
+  check(torch_string_length(given, &length), "torch_string_length");
+  check(torch_string_c_str(given, &text), "torch_string_c_str");
   std::string out(text, length);
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(given));
+  check(torch_delete_string(given), "torch_delete_string");
   return out;
 }
 
 // Call an operator of torch on the stack of its arguments, and return the tensor it returns.
 template <size_t N>
 Tensor call(const char* name, const char* overload, std::array<StableIValue, N> stack) {
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
+  check(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION), name);
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
