@@ -71,8 +71,15 @@ def _chosen(name: str) -> str:
     return name
 
 
-def request(model: nn.Module, x: Tensor, cond: object = None, kind: str = "auto", precision: str = "full") -> Request:
-    """Validate a call and recognise its network.
+def request(
+    model: nn.Module,
+    x: Tensor,
+    cond: object = None,
+    kind: str = "auto",
+    precision: str = "full",
+    each: bool = False,
+) -> Request:
+    """Validate a call and recognise its network; with `each`, the Jacobian's term is wanted for each direction.
 
     Raises:
         TypeError: if the model is no module or a tensor has the wrong type.
@@ -86,11 +93,11 @@ def request(model: nn.Module, x: Tensor, cond: object = None, kind: str = "auto"
     found = recall(model)
     if isinstance(found, Refusal):
         checks.check_not_wrapped(model.modules())
-        return Request(model, found, x, given, kind, precision)
+        return Request(model, found, x, given, kind, precision, each)
     kind = checks.check_network(found, x, given, kind)
     if kind == "energy" and not found.curved:
         _warn_once(model)
-    return Request(model, found, x, given, kind, precision)
+    return Request(model, found, x, given, kind, precision, each)
 
 
 def select(call: Request, name: str = "auto") -> Backend:

@@ -15,6 +15,11 @@ from fastssm.engine import FULL_ONLY, Form, Inputs, Static
 from fastssm.networks import Network, Refusal
 from fastssm.sweeps import Terms, read
 
+EACH_FULL = (
+    "a term for each direction (jacobian_diag, hvp_form of several directions) has no products rounded to "
+    'precision="{}"; pass precision="full"'
+)
+
 
 class Request(NamedTuple):
     """One call, validated.
@@ -26,6 +31,7 @@ class Request(NamedTuple):
         cond: conditioning arguments.
         kind: "energy", "score", or "auto" where only running the model can tell.
         precision: of the products, "full", "bf16" or "tf32".
+        each: whether the Jacobian's term is wanted for each direction, instead of their mean.
     """
 
     model: nn.Module
@@ -34,6 +40,12 @@ class Request(NamedTuple):
     cond: tuple[Tensor, ...]
     kind: str
     precision: str
+    each: bool = False
+
+    def differentiated(self) -> bool:
+        """Say whether autograd may ask for gradients of the result."""
+        tensors = (self.x, *self.cond, *self.model.parameters())
+        return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 class Backend(Protocol):
@@ -48,8 +60,8 @@ class Backend(Protocol):
     def unsupported(self, request: Request) -> list[str]:
         """Return why the backend cannot run this call; empty if it can."""
 
-    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
-        """Return the differentiable terms of every sample and direction; with `each` no mean over the directions."""
+    def terms(self, request: Request, directions: Directions) -> Terms:
+        """Return the differentiable terms of every sample and direction."""
 
     def objective(
         self, request: Request, directions: Directions, weight: Tensor | None, form: Form
@@ -73,9 +85,9 @@ class Reference:
         """It runs any module, in the dtype of its data."""
         return [] if request.precision == "full" else [FULL_ONLY]
 
-    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
+    def terms(self, request: Request, directions: Directions) -> Terms:
         """Differentiate twice."""
-        return reference.terms(request.model, request.x, request.cond, request.kind, directions, each)
+        return reference.terms(request.model, request.x, request.cond, request.kind, directions, request.each)
 
     def objective(
         self, request: Request, directions: Directions, weight: Tensor | None, form: Form
@@ -121,10 +133,9 @@ class Fused:
             )
         return reasons
 
-    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
+    def terms(self, request: Request, directions: Directions) -> Terms:
         """Run the sweeps, and again for their gradient."""
-        inputs, tensors, static = flat(request, directions)
-        return self.door.terms(inputs, tensors, static._replace(each=each) if each else static)
+        return self.door.terms(*flat(request, directions))
 
     def objective(
         self, request: Request, directions: Directions, weight: Tensor | None, form: Form
@@ -166,7 +177,7 @@ class Compiled(Fused):
         else:
             reasons += self.unready(x)
         if request.precision != "full":
-            reasons += self.unrounded(x, request.precision)
+            reasons += self.unrounded(x, request.precision) + self.unrounded_each(request)
         if functions.transformed():
             reasons.append("a torch.func transform is running, and compiled code has no rules for those")
         return reasons
@@ -179,6 +190,10 @@ class Compiled(Fused):
         """Return why products cannot be rounded to a precision."""
         if x.dtype == torch.float64:
             return [f'precision="{precision}" is for float32 and narrower data, x is torch.float64; use x.float()']
+        return []
+
+    def unrounded_each(self, request: Request) -> list[str]:
+        """Return why products of a term for each direction cannot be rounded."""
         return []
 
 
@@ -198,6 +213,12 @@ class Cpu(Compiled):
         elif not native.multiplies_bf16():
             reasons.append('precision="bf16" needs a processor with AVX-512; pass precision="full"')
         return reasons
+
+    def unrounded_each(self, request: Request) -> list[str]:
+        """Their gradient comes from the sweeps in PyTorch, which round nothing."""
+        if request.each and request.differentiated():
+            return [f"the gradient of {EACH_FULL.format(request.precision)}, or call it under torch.no_grad()"]
+        return []
 
 
 class Cuda(Compiled):
@@ -223,6 +244,10 @@ class Cuda(Compiled):
             )
         return reasons
 
+    def unrounded_each(self, request: Request) -> list[str]:
+        """On a GPU they come from the sweeps in PyTorch, which round nothing."""
+        return [EACH_FULL.format(request.precision)] if request.each else []
+
 
 class Door(Protocol):
     """A way into the engine."""
@@ -246,4 +271,5 @@ def flat(call: Request, directions: Directions) -> tuple[Inputs, list[Tensor], S
     if checks.autocasting(x):  # the engine computes in float32 or float64 whatever autocast says
         x, columns = checks.widened(x), None if columns is None else checks.widened(columns)
         tensors = [checks.widened(t) for t in tensors]
-    return Inputs(x, columns, directions.v, directions.seed), tensors, Static(plan, directions.count, call.precision)
+    static = Static(plan, directions.count, call.precision, call.each)
+    return Inputs(x, columns, directions.v, directions.seed), tensors, static

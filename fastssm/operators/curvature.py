@@ -134,6 +134,6 @@ def hvp_form(
     Source: Bettencourt et al. 2019, "Taylor-mode automatic differentiation for higher-order derivatives in JAX".
     """
     call = backends.request(model, x, cond, "energy", precision)
-    chosen = backends.select(call, backend)
     given = checks.check_directions(v, x, None)
-    return -chosen.terms(call, Directions(len(given), given), each=v.ndim > x.ndim).jacobian
+    call = call._replace(each=v.ndim > x.ndim)
+    return -backends.select(call, backend).terms(call, Directions(len(given), given)).jacobian

@@ -140,8 +140,8 @@ def jacobian_diag(
     Source: Rolland et al. 2022, "Score matching enables causal discovery of nonlinear additive noise models" (SCORE);
     Sanchez et al. 2023 (DiffAN).
     """
-    call = backends.request(model, x, cond, kind, precision)
+    call = backends.request(model, x, cond, kind, precision, each=True)
     chosen = backends.select(call, backend)
     dim = math.prod(x.shape[1:])
-    along = chosen.terms(call, Directions(dim), each=True).jacobian  # along sqrt(D) e_i
+    along = chosen.terms(call, Directions(dim)).jacobian  # along sqrt(D) e_i
     return (along / dim).t().reshape(x.shape)
