@@ -124,7 +124,8 @@ def _gradients(
         out = [found.inputs[:, :dim].to(inputs.x.dtype, copy=True)]
         out += [] if inputs.columns is None else [found.inputs[:, dim:].to(inputs.columns.dtype, copy=True)]
     if found is not None and found.layers is not None and needs.tensors:
-        every = [*found.layers.shared[: static.plan.shared], *found.layers.samples]
+        shared, samples = found.layers
+        every = [*shared[: len(tensors) - len(samples)], *samples]
         out += [g if g.dtype == t.dtype else g.to(t.dtype) for g, t in zip(every, tensors, strict=True)]
     return out
 

@@ -37,6 +37,11 @@ def constant_when_compiled(function: F) -> F:
     return function
 
 
+def constant_of_a_module(function: F) -> F:
+    """Do the same for a function of a module, where torch.compile can hand it one: since torch 2.13."""
+    return constant_when_compiled(function) if torch.__version__ >= (2, 13) else function  # type: ignore[operator]
+
+
 def _rows_by_class() -> dict[type[nn.Module], list[Activation]]:
     rows: dict[type[nn.Module], list[Activation]] = {}
     for row in TABLE:
@@ -334,7 +339,7 @@ _READERS: dict[type[nn.Module], _Rule] = {
 _OTHER: _Rule = (_Reader.read_other, ())
 
 
-@constant_when_compiled
+@constant_of_a_module
 def objection_to(module: nn.Module) -> str:
     """Return why a module's own forward is not all that calling it would do, nothing if it is."""
     own = module.__dict__
@@ -343,7 +348,7 @@ def objection_to(module: nn.Module) -> str:
     return "its forward method was replaced" if "forward" in own else ""
 
 
-@constant_when_compiled
+@constant_of_a_module
 def parametrized(module: nn.Module) -> bool:
     """Say whether a module may be parametrized: a look into its children, as asking torch costs microseconds."""
     return "parametrizations" in module._modules

@@ -11,7 +11,7 @@ from torch._dynamo import config as dynamo_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastssm
-from fastssm import backends, engine, networks, ops, runners
+from fastssm import backends, engine, functions, networks, ops, runners
 from fastssm.diffusion import VE, VP, CustomSDE, ElboLoss, SlicedDiffusionLoss, SoftTruncation
 from fastssm.directions import Directions
 from fastssm.nn import MLP
@@ -79,6 +79,7 @@ def test_directions_are_drawn_inside_the_graph(projection: str) -> None:
     assert torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")(x).isfinite()
 
 
+@pytest.mark.skipif(not hasattr(dynamo_config, "trace_autograd_ops"), reason="torch 2.10 traces no backward call")
 def test_inductor_compiles_a_whole_training_step() -> None:
     """Loss, backward and update in one graph, fused by Inductor, against the same steps in eager mode.
 
@@ -272,7 +273,9 @@ def test_what_is_constant_under_compile_is_marked_as_torch_marks_it() -> None:
 
     torch.compiler.assume_constant_result(function)
     (mark,) = vars(function)
-    assert getattr(networks.objection_to, mark) is getattr(networks.parametrized, mark) is True
+    assert getattr(functions.transformed, mark) is True
+    handed = torch.__version__ >= (2, 13)  # torch.compile can hand a module to such a function
+    assert hasattr(networks.objection_to, mark) is hasattr(networks.parametrized, mark) is handed
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])

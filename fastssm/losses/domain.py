@@ -18,6 +18,7 @@ from fastssm.losses.reduction import Cond, LossTerms, check_reduction, finish
 from fastssm.operators import choose_directions
 
 WEIGHTINGS = ("coordinate", "distance")
+_CAPPED = Weight("power", 1.0, cap=1.0)  # min(t, 1)
 WeightFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -97,7 +98,7 @@ def domain_loss(
     chosen = backends.select(call, backend)
     generalized.check_held_constant(x)
     with without_autocast(x):
-        metric = _metric(rows_of(call.x), domain, Weight("power", 1.0, cap=1.0) if h is None else h, weighting)
+        metric = _metric(rows_of(call.x), domain, _CAPPED if h is None else h, weighting)
     directions = None if exact else choose_directions(x, v, n_projections, projection, generator)
     terms = generalized.terms(chosen, call, metric, directions, variance_reduced)
     return finish(*terms, weight, reduction, return_terms)

@@ -57,16 +57,17 @@ def sliced(
         return jacobian.view(-1), square.view(-1), None
     # the tops' cotangents: none on E itself, c1 = E1 / M, c2 = -1 / M, each times the sample's weight
     share = (weight / total)[None, :, None]
-    c = torch.cat([torch.zeros_like(share), e1 * share, -share][: 2 + bool(hidden)])
+    c = torch.cat([torch.zeros_like(share), e1 * share, -share][: 2 + (len(hidden) > 0)])
     bars = c * readout.weight
     top = torch.mm(c.view(1, -1), rows.view(-1, rows.shape[2])) if needs.tensors else None
     found = [] if top is None else [_of_readout(readout, top)]
-    for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
+    for level in reversed(range(len(hidden))):
+        layer, trace = hidden[level], traces[level]
         *above, g = parts(bars, count)
         pieces = [*down_curved(trace, above, trace.zk, g, g, trace.q), trace.derivatives[0] * g]
         bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(pieces), needs)
         found.append(grads)
-        if layer is not hidden[0]:
+        if level > 0:
             bars = below(layer, bar, bars)
         elif needs.inputs:
             bars = below(layer, bar[:1], bars[:1])
@@ -117,14 +118,15 @@ def merged(
     k, curvatures = _curvature_row(hidden, traces, c2, F.pad(-on_score, (0, u.shape[2] - v.shape[2]))[None])
     found = [_of_readout(readout, k.sum(1))] if needs.tensors else []
     bars: Tensor | None = None
-    for layer, trace, link, curve in reversed(list(zip(hidden, traces, chain, curvatures, strict=True))):
+    for level in reversed(range(len(hidden))):
+        layer, trace, link, curve = hidden[level], traces[level], chain[level], curvatures[level]
         bar, grads = collect(layer, trace.rows, trace.raw, _down_merged(trace, bars, link.g, c2, curve), needs)
         if needs.tensors:
             grads.shared[0].addmm_(link.bar[0].t(), curve.k[0])
         if needs.tensors and curve.raw is not None:
             grads.samples[0].addcmul_(link.gz[0], curve.raw[0])
         found.append(grads)
-        if layer is not hidden[0]:
+        if level > 0:
             bars = below(layer, bar, bars)
         elif needs.inputs:
             bars = below(layer, bar[:1], None if bars is None else bars[:1])

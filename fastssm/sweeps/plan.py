@@ -63,11 +63,11 @@ def read(network: Network, kind: str, cond: tuple[Tensor, ...]) -> tuple[Plan, l
 
 def unflatten(plan: Plan, tensors: Sequence[Tensor]) -> list[Layer]:
     """Return the layers of a plan and its tensors."""
-    shared, samples, constants = iter(tensors[: plan.shared]), iter(tensors[plan.shared :]), iter(plan.constants)
+    rest, constants = iter(tensors), iter(plan.constants)
+    maps = [(next(rest), next(rest) if flag & BIAS else None) for flag in plan.flags]
     layers = []
-    for index, flag in zip(plan.activations, plan.flags, strict=True):
-        weight, bias = next(shared), next(shared) if flag & BIAS else None
-        scale, shift = next(samples) if flag & SCALE else None, next(samples) if flag & SHIFT else None
+    for (weight, bias), index, flag in zip(maps, plan.activations, plan.flags, strict=True):
+        scale, shift = next(rest) if flag & SCALE else None, next(rest) if flag & SHIFT else None
         row = TABLE[index]
         given = tuple(next(constants) for _ in row.parameters)
         layers.append(Layer(weight, bias, scale, shift, row, given, bool(flag & SKIP)))

@@ -45,10 +45,11 @@ def stacked(
     bars = torch.cat([on_score[None], v * (on_jacobian / total)[..., None]])
     bar, grads = collect(readout, rows, None, bars, needs)
     found, bars = [grads], below(readout, bar, bars) if hidden or needs.inputs else bars
-    for layer, trace in reversed(list(zip(hidden, traces, strict=True))):
+    for level in reversed(range(len(hidden))):
+        layer, trace = hidden[level], traces[level]
         bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(down(trace, *parts(bars, len(v)))), needs)
         found.append(grads)
-        if layer is not hidden[0]:
+        if level > 0:
             bars = below(layer, bar, bars)
         elif needs.inputs:
             bars = below(layer, bar[:1], bars[:1])
