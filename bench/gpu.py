@@ -1,135 +1,212 @@
-"""Write bench/results/gpu_<device>.csv, for the first person with a GPU: ``python -m bench.gpu``.
+"""Write bench/results/gpu_<device>.csv, the times of every contender on a GPU: ``python -m bench.gpu``.
 
-``--device cpu`` tries the program itself where there is none. No file of it has been measured yet.
+Each row is on the disk before the next begins, the most telling rows first, so that a run may be stopped at any time;
+``--resume`` goes on. ``--device cpu`` tries the program itself where there is no GPU.
 """
 
 import argparse
-import csv
-import re
+import gc
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from bench.contenders import RIVALS, TORCH_PATH, Contender
-from bench.harness import RESULTS, TIMES, environment
-from bench.measure import Row, interleaved
-from bench.ours import fastssm
-from bench.problems import GRID, LOSSES, Case, Problem, Size, exact_answer, gradient_error, problem, relative_error
-from bench.steps import BACKWARD, Step
+from bench import gpu_rows, gpu_watch
+from bench.gpu_clocks import CEILINGS, LostError, Runner, alive, ceiling, free, measure, reason
+from bench.gpu_contenders import BRIDGES, CONTENDERS, exact, on, tf32
+from bench.gpu_prepare import prepare
+from bench.gpu_rows import COLUMNS
+from bench.harness import RESULTS
+from bench.measure import Row
+from bench.problems import GRID, LOSSES, Answer, Case, Problem, Size, problem
 
-COLUMNS = (
-    *("commit", "date", "machine", "device", "capability", "torch", "dtype", "kernels", *Size._fields, "loss"),
-    *("contender", *TIMES, "ratio_to_autograd", "max_rel_error", "gradient_error", "status"),
-)
-FEW = ("autograd", "func.vjp + compile", "Taylor", "Taylor + compile", "FD-SSM", "FD-SSM + compile")
-CUDA = {
-    "fastssm cuda": Contender(fastssm("cuda")),
-    "fastssm cuda tf32": Contender(fastssm("cuda", precision="tf32"), tolerance=0.02),
-    "fastssm cuda bf16": Contender(fastssm("cuda", precision="bf16"), tolerance=0.1),
-}
-CONTENDERS = {name: RIVALS[name] for name in FEW} | {"fastssm torch": TORCH_PATH["fastssm torch"]} | CUDA
-CALLS = 10  # between two looks at the clock: a training loop does not wait for each
+__all__ = ["COLUMNS", "main"]
+
+LARGEST = Size(784, 4096, 4, 8192, 1)
+LATER = 4.5  # SSM-VR begins once the contenders of lower ranks have their rows of SSM
+RESUME = "keep the rows of --out whose status is ok (or all rows), and measure the others"
 
 
-def on(device: torch.device, p: Problem) -> Problem:
-    """Return a problem on a device."""
-    return p._replace(net=p.net.to(device), x=p.x.to(device), v=p.v.to(device))
+class Batch(NamedTuple):
+    """Contenders that are timed in the same rounds."""
+
+    size: Size
+    loss: str
+    names: tuple[str, ...]
 
 
-def wait(device: torch.device) -> None:
-    """Wait until all that a device was asked for is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def batches(sizes: Sequence[Size], losses: Sequence[str], names: Sequence[str]) -> Iterator[Batch]:
+    """Yield all that there is to measure, the most telling first, and what compiles after what does not."""
+    ranks = {(CONTENDERS[name].rank + LATER * (loss != LOSSES[0]), loss) for name in names for loss in losses}
+    for rank, loss in sorted(ranks):
+        for place, size in enumerate(sizes):
+            group = [
+                name
+                for name in CONTENDERS
+                if name in names
+                and CONTENDERS[name].rank + LATER * (loss != LOSSES[0]) == rank
+                and loss in CONTENDERS[name].losses
+                and place < CONTENDERS[name].sizes
+            ]
+            if group:
+                yield Batch(size, loss, tuple(group))
 
 
-def repeated(step: Step, device: torch.device) -> None:
-    """Make some calls, and wait for them."""
-    for _ in range(CALLS):
-        step.call()
-    wait(device)
+class Bench:
+    """A run: what is chosen, the file, and the time that is left."""
+
+    def __init__(self, chosen: argparse.Namespace, say: Callable[[str], object]) -> None:
+        self.chosen, self.say, self.device = chosen, say, chosen.device
+        self.ends = chosen.ends or time.time() + (chosen.limit or float("inf"))
+        self.log, self.facts = gpu_rows.Log(chosen.out, chosen.resume), gpu_rows.facts(chosen.device)
+
+    def over(self) -> bool:
+        """Say whether the time is up."""
+        return time.time() > self.ends
+
+    def write(self, row: Row) -> None:
+        """Write a row and show it."""
+        whole = gpu_rows.derived(self.facts | row, self.log.gemm())
+        self.log.write(whole)
+        self.say(gpu_rows.shown(whole))
+
+    def run(self) -> None:
+        """Measure the ceilings, then batch after batch until the time is up."""
+        for name in CEILINGS:
+            if name in self.chosen.contenders and not self.log.has({"contender": name}) and not self.over():
+                self.ceiling(name)
+        names = [name for name in CONTENDERS if name in self.chosen.contenders]
+        for batch in batches(self.chosen.sizes, self.chosen.losses, names):
+            key = batch.size._asdict() | {"loss": batch.loss}
+            left = tuple(name for name in batch.names if not self.log.has(key | {"contender": name}))
+            if left and not self.over():
+                self.batch(batch._replace(names=left))
+
+    def ceiling(self, name: str) -> None:
+        """Measure what the device can do."""
+        try:
+            row = ceiling(name, self.device, tf32)
+        except Exception as problem_met:
+            row = {"status": reason(problem_met)}
+        self.write(row | {"contender": name, "precision": "high" if name == "GEMM tf32" else ""})
+        alive(self.device)
+
+    def batch(self, batch: Batch) -> None:
+        """Prepare the contenders of a batch and the bridge, time them together, and write a row for each."""
+        group = Group(on(self.device, problem(Case(batch.size), batch.loss)))
+        for name in batch.names:
+            if not self.over():
+                self.prepare(name, group)
+        bridge = self.bridge(group) if group.ready else ""
+        seconds = min(self.chosen.budget * min(1.0, len(group.ready) / 4), self.ends - time.time())
+        times = measure(group.ready, seconds, self.device, begun=lambda name: self.begin(name, group))
+        beside = {f"bridge_{clock}": times[bridge].get(clock) for clock in ("event_us", "wall_us")} if bridge else {}
+        for name, row in group.rows.items():
+            self.write(group.key(name) | row | times[name] | {"bridge": bridge} | beside)
+        group.ready.clear()
+        torch.compiler.reset()
+        gc.collect()
+        alive(self.device)
+        free(self.device)
+
+    def begin(self, name: str, group: "Group") -> None:
+        """Leave a note of who is at work, for the case that this process dies of it."""
+        self.log.begin(self.facts | group.key(name))
+
+    def prepare(self, name: str, group: "Group") -> None:
+        """Prepare a contender, or write at once why it is not timed."""
+        self.begin(name, group)
+        try:
+            runner, row = prepare(CONTENDERS[name], group.problem, group.exact)
+        except Exception as problem_met:
+            runner, row = None, {"status": reason(problem_met)}
+        if runner is not None:
+            group.ready[name], group.rows[name] = runner, row
+            return
+        self.write(group.key(name) | row)
+        gc.collect()
+        alive(self.device)
+
+    def bridge(self, group: "Group") -> str:
+        """Have the library among those that are timed, as in every batch; return its name there, if it can run."""
+        for name in BRIDGES:
+            if name in group.ready:
+                return name
+            if self.log.status(group.key(name)) in ("", "ok"):
+                self.begin(name, group)
+                try:
+                    runner = prepare(CONTENDERS[name], group.problem, group.exact).runner
+                except Exception:
+                    runner = None
+                    alive(self.device)
+                if runner is not None:
+                    group.ready[name] = runner
+                    return name
+        return ""
 
 
-def checked(name: str, p: Problem) -> tuple[Step | None, Row]:
-    """Prepare a contender and compare it with nested autograd in float64; say what is wrong, if anything is."""
-    contender = CONTENDERS[name]
-    try:
-        step = contender.prepare(p, BACKWARD)
-        assert step.read is not None
-        found = step.read(step.call())
-        exact = exact_answer(p)
-    except Exception as problem_met:
-        return None, {"status": f"{type(problem_met).__name__}: {str(problem_met).splitlines()[0][:200]}"}
-    row: Row = {"max_rel_error": relative_error(found, exact), "gradient_error": gradient_error(found, exact)}
-    if not row["max_rel_error"] <= contender.tolerance:
-        return None, row | {"status": f"wrong: error above {contender.tolerance:g}"}
-    return step, row | {"status": "ok"}
+class Group:
+    """The contenders of a batch as they get ready."""
+
+    def __init__(self, p: Problem) -> None:
+        self.problem, self.ready, self.rows = p, dict[str, Runner](), dict[str, Row]()
+        self.answer: Answer | None = None
+
+    def exact(self, p: Problem) -> Answer:
+        """Return the exact answer to the problem, computed the first time."""
+        if self.answer is None:
+            self.answer = exact(p)
+        return self.answer
+
+    def key(self, name: str) -> Row:
+        """Return what tells a contender's row from all others."""
+        return self.problem.case.size._asdict() | {"loss": self.problem.loss, "contender": name}
 
 
-def rows(size: Size, loss: str, names: tuple[str, ...], device: torch.device, budget: float) -> Iterator[Row]:
-    """Yield a row for each contender on one problem, with its time if it is right."""
-    p = on(device, problem(Case(size), loss))
-    found = {name: checked(name, p) for name in names}
-    calls = {name: partial(repeated, step, device) for name, (step, _) in found.items() if step is not None}
-    times = interleaved(calls, budget)
-    base = times["autograd"].min_ms if "autograd" in times else None
-    for name, (_, row) in found.items():
-        row |= size._asdict() | {"loss": loss, "contender": name}
-        if name in times:
-            timing = times[name]
-            row |= {"min_ms": timing.min_ms / CALLS, "median_ms": timing.median_ms / CALLS}
-            row |= {"repeats": timing.repeats * CALLS, "ratio_to_autograd": base and timing.min_ms / base}
-        yield row
-
-
-def where(device: torch.device) -> Row:
-    """Return what is the same in every row of a run."""
-    from fastssm import cuda
-
-    facts = environment() | {"kernels": cuda.status()}
-    if device.type != "cuda":
-        return facts | {"device": str(device)}
-    return facts | {"device": torch.cuda.get_device_name(device), "capability": cuda.capability(device)}
-
-
-def write(out: Path, found: list[Row]) -> None:
-    """Write the file."""
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        for row in found:
-            writer.writerow({k: f"{a:.4g}" if isinstance(a, float) else a for k, a in row.items() if k in COLUMNS})
-
-
-def file_of(device: torch.device) -> Path:
-    """Return the file for a device, by its name."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    return RESULTS / f"gpu_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}.csv"
-
-
-def main(arguments: list[str] | None = None, say: Callable[[str], object] = print) -> int:
-    """Measure, print as it goes, and write the file."""
+def options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Time every contender on a GPU.")
+    names = (*CEILINGS, *CONTENDERS)
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda", 0))
-    parser.add_argument("--sizes", type=Size.parse, nargs="*", default=GRID, metavar="d,H,L,B,M")
-    parser.add_argument("--contenders", nargs="+", default=tuple(CONTENDERS), choices=CONTENDERS, metavar="NAME")
-    parser.add_argument("--budget", type=float, default=5.0, help="seconds for each size and loss")
+    parser.add_argument("--sizes", type=Size.parse, nargs="*", default=(*GRID, LARGEST), metavar="d,H,L,B,M")
+    parser.add_argument("--losses", nargs="+", default=LOSSES, choices=LOSSES)
+    parser.add_argument("--contenders", nargs="+", default=names, choices=names, metavar="NAME")
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds of rounds of four contenders or more")
+    parser.add_argument("--limit", type=float, help="seconds after which nothing new begins")
     parser.add_argument("--out", type=Path, help="CSV file (default: by the name of the device)")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--ends", type=float, help=argparse.SUPPRESS)  # --limit, by the clock
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="where that file is")
+    parser.add_argument("--resume", nargs="?", const="ok", default="", choices=("", "ok", "all"), help=RESUME)
+    parser.add_argument("--patience", type=float, default=90.0, help="seconds without news after which a process hangs")
+    parser.add_argument("--alone", action="store_true", help="run in this process; if it dies, nobody goes on")
+    return parser.parse_args(arguments)
+
+
+def say_now(line: str) -> None:
+    print(line, flush=True)
+
+
+def main(arguments: list[str] | None = None, say: Callable[[str], object] = say_now) -> int:
+    """Measure and write, on a GPU in a process that is watched: if it dies, another goes on."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    chosen = options(arguments)
     if chosen.device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("bench.gpu needs a GPU that torch sees; --device cpu tries the program itself.")
-    facts, every = where(chosen.device), []
-    for size in chosen.sizes:
-        for loss in LOSSES:
-            for row in rows(size, loss, tuple(chosen.contenders), chosen.device, chosen.budget):
-                every.append(facts | row)
-                say(f"{size} {loss:7} {row['contender']:20} {row.get('min_ms', '')!s:.8} ms  {row['status']}")
-            torch.compiler.reset()
-    out = chosen.out or file_of(chosen.device)
-    write(out, every)
-    say(f"wrote {out}")
+    chosen.out = chosen.out or gpu_rows.file_of(chosen.device, chosen.folder)
+    if chosen.device.type == "cuda" and not chosen.alone:
+        return gpu_watch.supervise([sys.executable, "-m", "bench.gpu", *arguments], chosen, say)
+    if chosen.device.type == "cuda":
+        chosen.device = torch.device("cuda", chosen.device.index or 0)
+        torch.cuda.set_device(chosen.device)
+    try:
+        Bench(chosen, say).run()
+    except LostError as problem_met:
+        say(f"the device is lost ({problem_met})")
+        return gpu_watch.LOST
+    say(f"wrote {chosen.out}")
     return 0
 
 

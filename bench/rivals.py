@@ -34,7 +34,7 @@ def autograd_loop(p: Problem) -> Tensor:
     """The exact trace as it is usually written: one more backward for each coordinate."""
     x = p.x.detach().requires_grad_()
     score = score_at(p, x)
-    trace = torch.zeros(())
+    trace = x.new_zeros(())
     for i in range(score.shape[1]):
         row = torch.autograd.grad(score[:, i].sum(), x, create_graph=trainable(p.net), retain_graph=True)[0]
         trace = trace + row[:, i]
@@ -90,7 +90,7 @@ def taylor(p: Problem) -> Tensor:
 
 def adjoint_sweep(record: list[tuple[Tensor, Tensor, Tensor]], readout: Tensor, count: int) -> Tensor:
     """The second half of Taylor mode for SSM-VR: down once, collecting the curvature on the way."""
-    adjoint, curvature = readout, torch.zeros(())
+    adjoint, curvature = readout, readout.new_zeros(())
     for weight, first, bend in reversed(record):
         curvature = curvature + (bend * adjoint).sum(-1)
         adjoint = (first * adjoint) @ weight

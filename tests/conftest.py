@@ -11,6 +11,8 @@ torch.set_num_threads(1)
 if OPERATORS := os.environ.get("FASTSSM_OPERATORS"):  # of tests/cuda/operators.py, for the door "ops"
     torch.ops.load_library(OPERATORS)
 if DEVICE := os.environ.get("FASTSSM_DEVICE"):  # for the door "ops" of test_equivalence.py on a GPU
+    if not torch.cuda.is_available():
+        pytest.exit(f"FASTSSM_DEVICE={DEVICE}, but there is no GPU", 1)
     torch.set_default_device(DEVICE)
 
 settings.register_profile("dev", deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +28,7 @@ class Device:
 
     def __init__(self, path: Path) -> None:
         self.library: Any = ctypes.CDLL(str(path))
-        for name in ("fastssm_error", "fastssm_kernel"):
-            getattr(self.library, name).restype = ctypes.c_char_p
-        self.library.fastssm_kernel_size.restype = ctypes.c_size_t
+        self.library.fastssm_error.restype = ctypes.c_char_p
 
     def launch(self, kernel: str, blocks: tuple[int, int, int], threads: int, parameters: Any, shared: int = 0) -> None:
         """Run a kernel to its end.
@@ -47,7 +46,15 @@ class Device:
         size = ctypes.c_size_t(ctypes.sizeof(parameters))
         arguments = (*blocks, threads, ctypes.c_size_t(shared), ctypes.byref(parameters), size)
         if self.library.fastssm_launch(kernel.encode(), *arguments):
-            raise LaunchFailed(self.library.fastssm_error().decode())
+            raise LaunchFailed(self.error())
+
+    def error(self) -> str:
+        """Return why the last call failed."""
+        return str(self.library.fastssm_error().decode())
+
+    def door(self, name: str) -> ctypes.c_void_p:
+        """Return the address of a function of the library, for other libraries to call."""
+        return ctypes.cast(getattr(self.library, f"fastssm_{name}"), ctypes.c_void_p)
 
     def schedule(self, seed: int | None) -> None:
         """Run threads and blocks in order (None), or at random."""
@@ -60,6 +67,7 @@ class Device:
 
     def kernels(self) -> list[str]:
         """Return the names of all kernels."""
+        self.library.fastssm_kernel.restype = ctypes.c_char_p
         names, index = [], 0
         while name := self.library.fastssm_kernel(index):
             names.append(name.decode())
@@ -99,11 +107,24 @@ def converted(kind: Any, value: Any) -> Any:
     return kind(*(converted(kind._type_, each) for each in value)) if isinstance(value, (tuple, list)) else value
 
 
-def aligned(shape: int | tuple[int, ...], dtype: Any, fill: float = np.nan) -> np.ndarray:
-    """Return a filled array whose memory begins at a multiple of 16 bytes and ends where the array does."""
+def of_the_host(size: int) -> np.ndarray:
+    """Return so many bytes that everything but a GPU reaches."""
+    return np.empty(size, np.uint8)
+
+
+allocate: Callable[[int], np.ndarray] = of_the_host  # or what a GPU reaches, once `gpu.Gpu` is there
+
+
+def aligned(shape: int | tuple[int, ...], dtype: Any, fill: Any = np.nan) -> np.ndarray:
+    """Return a filled array that kernels reach; its memory begins at a multiple of 16 bytes and ends where it does."""
     count, size = int(np.prod(shape)), np.dtype(dtype).itemsize
-    raw = np.empty(count * size, np.uint8)
+    raw = allocate(count * size)
     assert raw.ctypes.data % 16 == 0, "NumPy aligns to 16 bytes"
     array = raw.view(dtype).reshape(shape)
     array[...] = fill
     return array
+
+
+def copied(values: Any, dtype: Any) -> np.ndarray:
+    """Return a copy that kernels reach."""
+    return aligned(np.shape(values), dtype, values)

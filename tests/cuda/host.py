@@ -39,6 +39,7 @@ class Host:
         self.verdict: AssertionError | None = None
         self.library: Any = ctypes.CDLL(str(library("host", sources, "plain")))
         self.library.fastssm_host_error.restype = ctypes.c_char_p
+        self.library.fastssm_host_memory(self.device.door("allocate"), self.device.door("free"))
         self.start = START(self._start)
         self.limit(BY_NAME["sm_86"])
 
@@ -72,6 +73,5 @@ class Host:
         if self.verdict:
             raise self.verdict
         if done < 0:
-            said = self.device.library.fastssm_error().decode()
-            raise RuntimeError(f"{self.library.fastssm_host_error().decode()} {said}")
+            raise RuntimeError(f"{self.library.fastssm_host_error().decode()} {self.device.error()}")
         return bool(done)

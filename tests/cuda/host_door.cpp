@@ -1,6 +1,5 @@
 // The engine's objective, its whole-net path alone, and the tensor-core products for ctypes (host.py), on whatever device
 // Python gives. Products in full precision are naive loops, and started as a kernel called "product".
-#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <stdexcept>
@@ -17,6 +16,8 @@ namespace {
 
 using Start = int (*)(const char* kernel, unsigned x, unsigned y, unsigned z, unsigned threads, size_t shared,
                       const void* parameters, size_t size);
+using Allocate = void* (*)(size_t bytes);
+using Free = void (*)(void*);
 
 std::string error;
 
@@ -24,6 +25,8 @@ class Host : public Launcher {
  public:
   Limits given;
   Start start;
+  Allocate allocate;
+  Free free;
   const Limits& limits() const override { return given; }
   void launch(const char* kernel, const Launch& how, const void* parameters, size_t size, void*) override {
     const Grid& g = how.grid;
@@ -37,10 +40,11 @@ Host host;
 class Memory {
  public:
   ~Memory() {
-    for (void* p : held_) std::free(p);
+    for (void* p : held_) host.free(p);
   }
   void* take(size_t bytes) {
-    void* p = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    void* p = host.allocate(bytes);
+    if (!p) throw std::runtime_error("no memory");
     held_.push_back(std::memset(p, 0xff, bytes));
     return p;
   }
@@ -94,6 +98,11 @@ extern "C" {
 void fastssm_host(Start start, size_t shared_per_block, int multiprocessors, int capability) {
   host.start = start;
   host.given = {shared_per_block, multiprocessors, capability};
+}
+
+void fastssm_host_memory(Allocate allocate, Free free) {
+  host.allocate = allocate;
+  host.free = free;
 }
 
 const char* fastssm_host_error() { return error.c_str(); }

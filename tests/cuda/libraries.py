@@ -98,7 +98,9 @@ def emulator_headers() -> frozenset[Path]:
     return included(HERE / "emulator" / "emulator.h")
 
 
-def library(name: str, sources: Iterable[Path], flavour: str, flags: Sequence[str] = ()) -> Path:
+def library(
+    name: str, sources: Iterable[Path], flavour: str, flags: Sequence[str] = (), parts: Sequence[str] = MACHINE
+) -> Path:
     """Link kernels, the emulator, and what watches it, into a library.
 
     Args:
@@ -106,6 +108,7 @@ def library(name: str, sources: Iterable[Path], flavour: str, flags: Sequence[st
         sources: kernels, as `.cu` for the emulator or as C++ translated from PTX.
         flavour: "plain", "address" (AddressSanitizer and UBSan), "race" or "profile".
         flags: more of the compiler for `sources`.
+        parts: of the emulator.
 
     Returns:
         The path of the library.
@@ -113,7 +116,7 @@ def library(name: str, sources: Iterable[Path], flavour: str, flags: Sequence[st
     own = FLAVOURS[flavour]
     machine = own if flavour == "address" else ()  # the emulator itself is no part of a kernel
     jobs = [(source, (*own, *flags)) for source in sources]
-    jobs += [(HERE / "emulator" / f"{part}.cpp", machine) for part in MACHINE]
+    jobs += [(HERE / "emulator" / f"{part}.cpp", machine) for part in parts]
     jobs += [(HERE / "observers" / f"{flavour}.cpp", ())] if flavour in ("race", "profile") else []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: compiled(*job, f"{job[0].stem}-{flavour}"), jobs))

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "cuda/engine.h"
+#include "naive.h"
 #include "tests/cases.h"
 
 using namespace cases;
@@ -45,20 +46,6 @@ class Counter : public cuda::Launcher {
   const cuda::Limits limits_{99 << 10, 3, 86};
 };
 
-template <class T>
-void multiply(cuda::View<const T> a, cuda::View<const T> b, cuda::View<T> c, bool accumulate) {
-  if (a.columns != b.rows || a.rows != c.rows || b.columns != c.columns || !a.rows || !a.columns || !b.columns)
-    throw std::logic_error("views that do not fit each other");
-  for (int64_t i = 0; i < c.rows; i++)
-    for (int64_t j = 0; j < c.columns; j++) {
-      T sum(0);
-      for (int64_t k = 0; k < a.columns; k++)
-        sum += a.p[i * a.row_stride + k * a.column_stride] * b.p[k * b.row_stride + j * b.column_stride];
-      T& out = c.p[i * c.row_stride + j * c.column_stride];
-      out = accumulate ? out + sum : sum;
-    }
-}
-
 struct CudaEngine {
   Counter& launcher;
   bool whole_net;
@@ -73,12 +60,7 @@ struct CudaEngine {
     run<T>([&](const cuda::Runtime<T>& runtime) {
       cuda::objective<T>(problem, seed(problem), out, &loss, gradients, runtime);
     });
-    double sum = 0, size = 0;
-    for (int64_t b = 0; b < problem.samples; b++) {
-      const double part = double(out.weight[b]) * (double(out.jacobian[b]) + double(out.square[b]));
-      sum += part, size += std::abs(part);
-    }
-    if (std::isfinite(sum)) expect_close<T>({loss}, {sum}, size, 1e-7, "the loss");
+    naive::expect_loss(loss, out, problem.samples);
   }
   template <class T>
   void terms(const Problem<T>& problem, const Terms<T>& out) const {
@@ -109,7 +91,7 @@ struct CudaEngine {
     };
     const auto product = [&](cuda::View<const T> a, cuda::View<const T> b, cuda::View<T> c, bool accumulate) {
       products++;
-      multiply(a, b, c, accumulate);
+      naive::multiply(a, b, c, accumulate);
     };
     call({launcher, nullptr, product, allocate, cuda::Precision::full, whole_net, workspace});
   }

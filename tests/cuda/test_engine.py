@@ -12,6 +12,7 @@ import pytest
 
 ENGINE = [path for path in sorted((libraries.CSRC / "cuda").glob("*.cpp")) if not path.name.startswith("driver")]
 SEEDS = {"random": 1}
+pytestmark = pytest.mark.skipif(machines.FLAVOUR == machines.GPU, reason="device_program.cpp does it on a GPU")
 
 
 class Doors(ctypes.Structure):
@@ -27,8 +28,7 @@ def program() -> Any:
 
 
 def doors(machine: machines.Machine) -> Doors:
-    library = machine.device.library
-    return Doors(*(ctypes.cast(getattr(library, f"fastssm_{name}"), ctypes.c_void_p) for name, _ in Doors._fields_))
+    return Doors(*(machine.device.door(name) for name, _ in Doors._fields_))
 
 
 @pytest.mark.parametrize("whole_net", [False, True], ids=["layer by layer", "whole nets"])

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 from architectures import BY_NAME
-from device import filled
+from device import aligned, filled
 from libraries import CSRC
 from structures import Structures
 from whole_net import PRECISIONS, WholeNet
@@ -35,7 +35,7 @@ def rounded(a: np.ndarray, precision: str) -> np.ndarray:
 def laid_out(a: np.ndarray, row_major: bool, spare: int) -> np.ndarray:
     """Return a view of equal values, rows or columns contiguous and `spare` elements more apart than they are long."""
     lines = a if row_major else a.T
-    held = np.full((lines.shape[0], lines.shape[1] + spare), np.nan, np.float32)
+    held = aligned((lines.shape[0], lines.shape[1] + spare), np.float32)
     held[:, : lines.shape[1]] = lines
     view = held[:, : lines.shape[1]]
     return view if row_major else view.T
@@ -46,7 +46,7 @@ def view_of(a: np.ndarray) -> ctypes.Structure:
     row_stride, column_stride = (stride // 4 for stride in a.strides)
     return filled(
         ENGINE["View<float>"],
-        p=a.ctypes.data, rows=rows, columns=columns, row_stride=row_stride, column_stride=column_stride,
+        p=a, rows=rows, columns=columns, row_stride=row_stride, column_stride=column_stride,
     )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_every_layout(whole_net: WholeNet, shape: tuple[int, int, int], precisio
 
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
 def test_what_is_not_finite_stays_where_it_belongs(whole_net: WholeNet, precision: str) -> None:
-    a, b, c = (np.ones(shape, np.float32) for shape in ((70, 35), (35, 66), (70, 66)))
+    a, b, c = (aligned(shape, np.float32, 1) for shape in ((70, 35), (35, 66), (70, 66)))
     a[3, 34] = np.nan
     b[0, 65] = np.inf
     multiply(whole_net, a, b, c, False, precision)
@@ -85,7 +85,7 @@ def test_what_is_not_finite_stays_where_it_belongs(whole_net: WholeNet, precisio
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
 def test_a_device_without_such_tensor_cores_refuses(whole_net: WholeNet, precision: str) -> None:
     whole_net.limit(BY_NAME["sm_75"])
-    one = np.ones((1, 1), np.float32)
+    one = aligned((1, 1), np.float32, 1)
     with pytest.raises(
         RuntimeError, match=f'precision="{precision}" needs .* 8.0 or later, and this device has 7.5: pass'
     ):

@@ -39,7 +39,7 @@ def test_rademacher_has_the_bits_of_the_library(machine: Machine, kind: str, see
         draws = directions * samples * parts(ld, 128)
         machine.launch(
             f"rademacher_{kind}", "Rademacher", (parts(draws, THREADS),), THREADS,
-            seed=np.array([seed]), first_sample=first, samples=samples, first_projection=projection,
+            seed=aligned(1, np.int64, seed), first_sample=first, samples=samples, first_projection=projection,
             projections=directions, dim=dim, ld=ld, out=out,
         )  # fmt: skip
         numbers = (out.astype(np.uint32) << 16).view(np.float32) if kind == "bfloat16" else out

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import oracle
 import torch
-from device import filled
+from device import copied, filled
 from host import Host
 from libraries import CSRC
 from structures import Structures
@@ -153,7 +154,8 @@ class Arguments:
         self.on_inputs = [self.empty(*t.shape) for t in (p.x, *p.columns)] if case.of_inputs else []
 
     def array(self, t: Tensor | Sequence[float]) -> Any:
-        self.kept.append(torch.as_tensor(t, dtype=torch.float64).detach().to(self.case.dtype).contiguous().numpy())
+        values = torch.as_tensor(t, dtype=torch.float64).detach().to(self.case.dtype).numpy()
+        self.kept.append(copied(values, values.dtype))
         return self.kept[-1]
 
     def empty(self, *shape: int) -> Any:
@@ -230,7 +232,8 @@ class WholeNet(Host):
         given = Arguments(case, p)
         structs = given.problem(), given.objective(), given.gradients()
         problem, objective, gradients = (ctypes.byref(struct) for struct in structs)
-        seed, loss = (ctypes.c_void_p(place) for place in (p.seed.data_ptr(), given.loss.ctypes.data))
+        key = copied(p.seed.numpy(), np.int64)
+        seed, loss = (ctypes.c_void_p(array.ctypes.data) for array in (key, given.loss))
         function, precision = f"fastssm_objective_{given.real}", PRECISIONS.index(case.precision)
         done = self.call(function, problem, seed, objective, loss, gradients, precision, small)
         return Result(done, given.results())

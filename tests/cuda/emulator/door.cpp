@@ -1,4 +1,5 @@
 // The emulator for ctypes: tests/cuda/device.py.
+#include <cstdlib>
 #include <exception>
 #include <string>
 
@@ -23,6 +24,11 @@ int fastssm_launch(const char* kernel, unsigned x, unsigned y, unsigned z, unsig
 }
 
 const char* fastssm_error() { return error.c_str(); }
+
+// Memory that kernels reach.
+void* fastssm_allocate(size_t bytes) { return std::aligned_alloc(256, (bytes + 255) / 256 * 256); }
+
+void fastssm_free(void* memory) { std::free(memory); }
 
 void fastssm_schedule(bool random, uint64_t seed) { emulator::schedule = {random, seed}; }
 

@@ -1,0 +1,70 @@
+"""Make sure that the CUDA engine is there, for `check.sh`: as it is installed, as it was built before, or built now.
+
+python tools/device/engine.py FOLDER            put the engine of FOLDER into fastssm/, unless one is there
+python tools/device/engine.py FOLDER --build    build it into FOLDER (`make device-build`); needs g++ and nvcc
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "fastssm"
+RECORD = "_build.json"
+ARCHITECTURES = "9.0+PTX"  # of the device that is expected; PTX for all that is newer
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "cuda")]
+
+
+def build(folder: Path) -> None:
+    """Build the engine's library, its kernels and the driver program into a folder."""
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+    import cuda_engine
+    import device_program
+    from toolchain import Toolchain
+
+    engine = cuda_engine.CudaEngine(Toolchain(), asked_for=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    engine.build(folder)
+    record = {"reason": "the CUDA engine was built alone", "cuda": engine.facts()}
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    shutil.copy(device_program.program(), folder / "device_program")
+
+
+def missing() -> str:
+    """Return why a new process has no CUDA engine; empty if it has."""
+    command = [sys.executable, "-c", "from fastssm import cuda; print(*cuda.missing())"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def install(folder: Path) -> None:
+    """Copy what was built into the package."""
+    for file in folder.glob("_*"):
+        shutil.copy(file, PACKAGE / file.name)
+
+
+def main() -> int:
+    """Build, or see to it that the engine loads; return 1 if it does not."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--build", action="store_true")
+    chosen = parser.parse_args()
+    if chosen.build:
+        build(chosen.folder)
+        return 0
+    if missing():
+        if not (chosen.folder / RECORD).exists():
+            build(chosen.folder)
+        install(chosen.folder)
+    why = missing()
+    print(why or "the CUDA engine loads")
+    return int(bool(why))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
