@@ -14,7 +14,7 @@ NATIVE := setup.py tools/amalgamate.py tools/cuda_engine.py tools/nvcc.py tools/
 SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_native.py -k "not data_loader"
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension gpu-check wheel fuzz mutants kernels \
+.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension gpu-check device-build device-rehearsal torches wheel fuzz mutants kernels \
   cuda-mutants cuda-prove cuda-static clean
 
 help:  ## list the commands
@@ -58,8 +58,17 @@ sanitize-extension: $(VENV)/.test  ## SANITIZED="tests" with the extension under
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  $(abspath $(BIN)/python) -m pytest --capture=sys -p no:cacheprovider $(SANITIZED) $(ARGS)
 
-gpu-check: $(VENV)/.test  ## all that needs a GPU: tests on it, compute-sanitizer, timings (ARGS="--dry-run" lists)
-	$(BIN)/python tools/gpu_check.py $(ARGS)
+gpu-check: $(VENV)/.test  ## all that needs a GPU, in eight minutes: tests on it, timings, compute-sanitizer, counters
+	PYTHON=$(abspath $(BIN))/python tools/device/check.sh runs/gpu $(ARGS)
+
+device-build: $(VENV)/.test  ## build what a GPU without a network needs into build/device, to be carried there
+	$(BIN)/python tools/device/engine.py build/device --build
+
+device-rehearsal: device-build  ## run the device check without a GPU and without a network; write its log
+	$(BIN)/python tools/device/rehearse.py bench/results/device_rehearsal.txt
+
+torches: $(VENV)/.test  ## build and test beside the oldest and the newest torch that we admit (5 GB of downloads each)
+	tools/torches.sh $(ARGS)
 
 wheel: $(VENV)/.wheel  ## build dist/*.whl (BUILD=cuda: with the CUDA engine), and run the tests with it in a fresh venv without a compiler
 	rm -rf build/wheel dist

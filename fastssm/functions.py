@@ -30,37 +30,42 @@ from fastssm.sweeps import Needs
 _Flat = tuple[Tensor | None, ...]
 
 
-def _split(flat: _Flat) -> tuple[Inputs, list[Tensor]]:
+def split(flat: _Flat) -> tuple[Inputs, list[Tensor]]:
+    """Return the inputs and the tensors of the network."""
     return Inputs(*flat[:4]), cast("list[Tensor]", list(flat[4:]))  # type: ignore[arg-type]
 
 
-class _Objective(Function):
+class Objective(Function):
     """The loss, whose gradients its forward has already found: backward only scales them."""
 
     @staticmethod
     def run(
         static: Static, form: Form, needs: Needs, weight: Tensor | None, *flat: Tensor | None
     ) -> tuple[Tensor, ...]:
-        inputs, tensors = _split(flat)
+        """Return the loss, its two terms and its gradients."""
+        inputs, tensors = split(flat)
         loss, jacobian, square, grads = run_objective(inputs, weight, tensors, static, form, needs)
         return loss, jacobian, square, *grads
 
     @staticmethod
     def keep(ctx: Any, needs: Needs, flat: _Flat, outputs: tuple[Tensor, ...]) -> None:
-        (x, columns, _, _), tensors = _split(flat)
+        """Keep for backward the gradients, and what they depend on."""
+        (x, columns, _, _), tensors = split(flat)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*outputs[3:], *([x] if columns is None else [x, columns]), *tensors)
         ctx.needs, ctx.has_columns, ctx.grads, ctx.count = needs, columns is not None, len(outputs) - 3, len(tensors)
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        outputs = _Objective.run(*arguments)
-        _Objective.keep(ctx, arguments[2], arguments[4:], outputs)
+        """Find the loss and its gradients."""
+        outputs = Objective.run(*arguments)
+        Objective.keep(ctx, arguments[2], arguments[4:], outputs)
         ctx.mark_non_differentiable(*outputs[1:3])
         return outputs[:3]
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Scale the gradients."""
         if factor is None:
             return tuple([None] * (8 + ctx.count))
         saved: tuple[Tensor, ...] = ctx.saved_tensors
@@ -69,39 +74,43 @@ class _Objective(Function):
         return None, None, None, None, x, columns, None, None, *tensors
 
 
-class _FunctionalObjective(_Objective):
+class _FunctionalObjective(Objective):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return _Objective.run(*arguments)
+        return Objective.run(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _Objective.keep(ctx, inputs[2], inputs[4:], output)
+        Objective.keep(ctx, inputs[2], inputs[4:], output)
         ctx.mark_non_differentiable(*output[1:])
 
 
-class _Terms(Function):
+class TermsFunction(Function):
     """The terms; backward runs up again and then down, so that nothing is kept between."""
 
     @staticmethod
     def run(static: Static, needs: Needs, *flat: Tensor | None) -> sweeps.Terms:
-        return run_terms(*_split(flat), static)
+        """Return the terms."""
+        return run_terms(*split(flat), static)
 
     @staticmethod
     def keep(ctx: Any, static: Static, needs: Needs, *flat: Tensor | None) -> None:
+        """Keep the call for backward."""
         ctx.save_for_backward(*flat)
         ctx.static, ctx.needs = static, needs
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        _Terms.keep(ctx, *arguments)
-        return tuple(_Terms.run(*arguments))
+        """Find the terms."""
+        TermsFunction.keep(ctx, *arguments)
+        return tuple(TermsFunction.run(*arguments))
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, tensors = _split(ctx.saved_tensors)
+        """Run up again and down."""
+        inputs, tensors = split(ctx.saved_tensors)
         with torch.no_grad():
             grads: Sequence[Tensor] = run_terms_backward(sweeps.Terms(*given), inputs, tensors, ctx.static, ctx.needs)
         dependent = [t for t in (*given, inputs.x, inputs.columns, *tensors) if t is not None]
@@ -109,26 +118,22 @@ class _Terms(Function):
         return None, None, x, columns, None, None, *of_tensors
 
 
-class _FunctionalTerms(_Terms):
+class _FunctionalTerms(TermsFunction):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return tuple(_Terms.run(*arguments))
+        return tuple(TermsFunction.run(*arguments))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _Terms.keep(ctx, *inputs)
+        TermsFunction.keep(ctx, *inputs)
 
 
 @constant_when_compiled
 def transformed() -> bool:
     """Say whether a torch.func transform is running, eagerly or in what torch.compile traces."""
     return torch._C._are_functorch_transforms_active()
-
-
-def _transformed_eagerly() -> bool:
-    return not torch.compiler.is_compiling() and transformed()  # torch.compile has its own way with a Function
 
 
 def objective(
@@ -138,7 +143,7 @@ def objective(
     needs = needs_of(inputs, tensors)
     if not any(needs):
         return run_objective(inputs, weight, tensors, static, form, needs)[:3]
-    function = _FunctionalObjective if _transformed_eagerly() else _Objective
+    function = _FunctionalObjective if transformed() else Objective
     loss, jacobian, square = apply(function, static, form, needs, weight, *inputs, *tensors)[:3]
     return loss, jacobian, square
 
@@ -148,5 +153,5 @@ def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweeps.T
     needs = needs_of(inputs, tensors)
     if not any(needs):
         return run_terms(inputs, tensors, static)
-    function = _FunctionalTerms if _transformed_eagerly() else _Terms
+    function = _FunctionalTerms if transformed() else TermsFunction
     return sweeps.Terms(*apply(function, static, needs, *inputs, *tensors))

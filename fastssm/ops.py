@@ -12,17 +12,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from fastssm import engine
 from fastssm.checks import HALF
-from fastssm.engine import (
-    Form,
-    Inputs,
-    Static,
-    needs_of,
-    run_objective,
-    run_terms,
-    run_terms_backward,
-    spread,
-)
+from fastssm.engine import Form, Inputs, Static, needs_of, spread
 from fastssm.refusal import SECOND_BACKWARD, scaled
 from fastssm.sweeps import Needs, Plan, Terms
 
@@ -50,22 +42,22 @@ def _static(kind: str, activations: Any, constants: Any, flags: Any, n_projectio
 def _objective(*a: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     x, columns, v, seed, tensors, weight, *static, variance_reduced, mean, of_inputs, of_tensors = a
     form, needs = Form(variance_reduced, mean), Needs(of_inputs, of_tensors)
-    return run_objective(Inputs(x, columns, v, seed), weight, tensors, _static(*static), form, needs)
+    return engine.run_objective(Inputs(x, columns, v, seed), weight, tensors, _static(*static), form, needs)
 
 
 def _terms(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
     x, columns, v, seed, tensors, *static = a
-    return run_terms(Inputs(x, columns, v, seed), tensors, _static(*static))
+    return engine.run_terms(Inputs(x, columns, v, seed), tensors, _static(*static))
 
 
 def _terms_each(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
     x, columns, v, seed, tensors, *static = a
-    return run_terms(Inputs(x, columns, v, seed), tensors, _static(*static)._replace(each=True))
+    return engine.run_terms(Inputs(x, columns, v, seed), tensors, _static(*static)._replace(each=True))
 
 
 def _terms_backward(*a: Any) -> list[Tensor]:
     given, (x, columns, v, seed, tensors, *static), needs = a[:3], a[3:-2], Needs(*a[-2:])
-    return run_terms_backward(Terms(*given), Inputs(x, columns, v, seed), tensors, _static(*static), needs)
+    return engine.run_terms_backward(Terms(*given), Inputs(x, columns, v, seed), tensors, _static(*static), needs)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -156,19 +148,39 @@ for _name in ("terms", "terms_each"):
     torch.library.register_autograd(f"fastssm::{_name}_backward", _refuse, lib=_LIBRARY)
 
 
+def run_objective(
+    inputs: Inputs, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, form: Form, needs: Needs
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Call the operator of the loss, its two terms per sample, and its gradients."""
+    out = torch.ops.fastssm.objective(*inputs, tensors, weight, *_numbers(static), *form, *needs)
+    return out[0], out[1], out[2], out[3]
+
+
+def run_terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
+    """Call the operator of the terms of every sample and direction."""
+    operator = torch.ops.fastssm.terms_each if static.each else torch.ops.fastssm.terms
+    return Terms(*operator(*inputs, tensors, *_numbers(static)))
+
+
+def run_terms_backward(
+    given: Terms, inputs: Inputs, tensors: Sequence[Tensor], static: Static, needs: Needs
+) -> list[Tensor]:
+    """Call the operator of the gradients of a function of the terms."""
+    operator = torch.ops.fastssm.terms_each_backward if static.each else torch.ops.fastssm.terms_backward
+    grads: list[Tensor] = operator(*given, *inputs, tensors, *_numbers(static), *needs)
+    return grads
+
+
 def objective(
     inputs: Inputs, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, form: Form
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss and its terms per sample through the dispatcher."""
-    needs = needs_of(inputs, tensors)
-    out = torch.ops.fastssm.objective(*inputs, tensors, weight, *_numbers(static), *form, *needs)
-    return out[0], out[1], out[2]
+    return run_objective(inputs, weight, tensors, static, form, needs_of(inputs, tensors))[:3]
 
 
 def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
     """Return the terms of every sample and direction through the dispatcher."""
-    operator = torch.ops.fastssm.terms_each if static.each else torch.ops.fastssm.terms
-    return Terms(*operator(*inputs, tensors, *_numbers(static)))
+    return run_terms(inputs, tensors, static)
 
 
 def _numbers(static: Static) -> tuple[Any, ...]:

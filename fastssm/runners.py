@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from fastssm import checks, cuda, extension, functions, native, ops, reference
+from fastssm import checks, cuda, eager, extension, functions, native, reference
 from fastssm.directions import Directions
 from fastssm.engine import FULL_ONLY, Form, Inputs, Static
 from fastssm.networks import Network, Refusal
@@ -105,7 +105,7 @@ class Fused:
 
     Args:
         name: what the backend is called.
-        door: the module through which it is entered: `fastssm.functions`, `fastssm.native` or `fastssm.ops`.
+        door: the module through which it is entered: `fastssm.functions`, `native`, `eager` or `ops`.
     """
 
     fused = True
@@ -225,7 +225,7 @@ class Cuda(Compiled):
     """The engine on GPUs."""
 
     def __init__(self) -> None:
-        super().__init__("cuda", ops, cuda.missing())
+        super().__init__("cuda", eager, cuda.missing())
 
     def missing(self) -> list[str]:
         """Return why nothing can run: an engine that is not built, or no device to run it on."""

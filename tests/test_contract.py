@@ -9,13 +9,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastssm
-from fastssm import backends, native, ops
+from fastssm import backends, eager, native, ops
 from fastssm.nn import MLP
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 B, D, M = 6, 3, 2
 REDUCTIONS = ("mean", "sum", "none")
-DOORS = ("torch", "ops", "reference", *native.DEVICES)
+OPERATORS = {"ops": ops, "eager": eager}
+DOORS = ("torch", *OPERATORS, "reference", *native.DEVICES)
 FASTEST = (*native.DEVICES, "torch")[0]  # of what is built
 NETS = {
     "energy": lambda: nn.Sequential(nn.Linear(D, 7), nn.Softplus(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 1)),
@@ -35,10 +36,10 @@ CALLS = {
 
 @pytest.fixture(params=DOORS)
 def backend(request, monkeypatch):
-    """The name of a backend to pass; "ops" is the torch one through the operators that native engines plug into."""
-    if request.param == "ops":
-        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", ops))
-    return "torch" if request.param == "ops" else request.param
+    """The name of a backend to pass; the doors are to the torch one through the operators that engines plug into."""
+    if request.param in OPERATORS:
+        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", OPERATORS[request.param]))
+    return "torch" if request.param in OPERATORS else request.param
 
 
 def problem(name, dtype=torch.float64):

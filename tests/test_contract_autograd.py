@@ -10,20 +10,21 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fastssm
-from fastssm import backends, native, ops
+from fastssm import backends, eager, native, ops
 from fastssm.nn import MLP
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 B, D, M = 6, 3, 2
-DOORS = ("torch", "ops", "reference", *native.DEVICES)
+OPERATORS = {"ops": ops, "eager": eager}
+DOORS = ("torch", *OPERATORS, "reference", *native.DEVICES)
 
 
 @pytest.fixture(params=DOORS)
 def backend(request, monkeypatch):
-    """The name of a backend to pass; "ops" is the torch one through the operators that native engines plug into."""
-    if request.param == "ops":
-        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", ops))
-    return "torch" if request.param == "ops" else request.param
+    """The name of a backend to pass; the doors are to the torch one through the operators that engines plug into."""
+    if request.param in OPERATORS:
+        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", OPERATORS[request.param]))
+    return "torch" if request.param in OPERATORS else request.param
 
 
 @pytest.fixture(params=["energy", "score"])
@@ -223,12 +224,12 @@ def test_the_module_is_the_function(case, backend):
 # --- autocast ---
 
 
-@pytest.mark.parametrize("door", ["torch", "ops"])
+@pytest.mark.parametrize("door", ["torch", *OPERATORS])
 @pytest.mark.parametrize("kind", ["energy", "score"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_autocast_computes_in_single_precision(monkeypatch, door, kind, reduction):
-    if door == "ops":
-        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", ops))
+    if door in OPERATORS:
+        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", OPERATORS[door]))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(D, 9), nn.Softplus(), nn.Linear(9, 1 if kind == "energy" else D))
     x, v = torch.randn(B, D), torch.randn(M, B, D)

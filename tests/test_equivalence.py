@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import backends, directions, native, ops
+from fastssm import backends, directions, eager, native, ops
 from fastssm.activations import TABLE
 from fastssm.nn import MLP, make_activation
 
 BATCH, RTOL, DEVICE = 6, 1e-10, torch.get_default_device()
 COMPILED = tuple(native.DEVICES)  # ("cpu",) where the engine is built
 BACKENDS = ("torch", "reference", *COMPILED)
-DOORS = ("ops", *BACKENDS)
+OPERATORS = {"ops": ops, "eager": eager}  # two doors to them: that of whoever watches, and that of plain calls
+DOORS = (*OPERATORS, *BACKENDS)
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 
 
@@ -118,9 +119,9 @@ BY_NAME = {case.name: case for case in CASES}
 
 def through(door: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the name of a backend, having put the operators behind it where they are the door."""
-    if door == "ops":
-        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", ops))
-    return "torch" if door == "ops" else door
+    if door in OPERATORS:
+        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", OPERATORS[door]))
+    return "torch" if door in OPERATORS else door
 
 
 def drawn(

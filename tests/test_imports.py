@@ -20,6 +20,7 @@ ROWS = [
     {"engine", "noise", "reference"},
     {"functions"},
     {"ops"},
+    {"eager"},
     {"native"},
     {"runners"},
     {"backends"},

@@ -9,7 +9,7 @@ import oracle
 import pytest
 import torch
 from test_compile import energy, flat_call, score
-from test_equivalence import BATCH, BY_NAME, CASES, DOORS, RTOL, Case, through
+from test_equivalence import BACKENDS, BATCH, BY_NAME, CASES, DOORS, RTOL, Case, through
 from test_sweeps import BATCH as COUNTED
 from test_sweeps import DIM, HIDDEN, WIDTHS, Products
 from torch import Tensor, nn
@@ -101,7 +101,7 @@ def test_divergence(case: Case, door: str, monkeypatch: pytest.MonkeyPatch) -> N
         agree([div, value.flatten(1)], [wanted.along.sum(0) / scale, wanted.score], leaves, case.name)
 
 
-@pytest.mark.parametrize("backend", [door for door in DOORS if door != "ops"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("projection", directions.PROJECTIONS)
 def test_random_directions_are_those_of_the_generator(projection: str, backend: str) -> None:
     field, function = BY_NAME["score-concat"], BY_NAME["energy-concat"]
@@ -144,7 +144,7 @@ def test_signs() -> None:
     torch.testing.assert_close(fastssm.jacobian_diag(linear, x), linear.weight.diagonal().expand(5, 3))
 
 
-@pytest.mark.parametrize("backend", [door for door in DOORS if door != "ops"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_waves(backend: str) -> None:
     """`f = sum_j w_j sin(k_j . x + p_j)` has the Laplacian `-sum_j w_j |k_j|^2 sin(k_j . x + p_j)`."""
     torch.manual_seed(1)
@@ -187,7 +187,7 @@ def test_products_go_with_the_gradients_that_are_wanted(
         assert out.requires_grad == (inputs or tensors)
 
 
-@pytest.mark.parametrize("backend", DOORS[1:])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_without_grad(backend: str) -> None:
     model, x, _ = BY_NAME["score-depth-2"].problem()
     expected = oracle.terms(model, x, basis(x), energy=False)
@@ -200,7 +200,7 @@ def test_without_grad(backend: str) -> None:
         assert not diagonal.requires_grad
 
 
-@pytest.mark.parametrize("backend", DOORS[1:])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_empty_batch(backend: str) -> None:
     (field, x, _), (function, _, _) = BY_NAME["score-depth-2"].problem(), BY_NAME["energy-depth-2"].problem()
     none = x[:0]
@@ -210,7 +210,7 @@ def test_an_empty_batch(backend: str) -> None:
     assert fastssm.hvp_form(function, none, none.expand(2, 0, 3), backend=backend).shape == (2, 0)
 
 
-@pytest.mark.parametrize("backend", DOORS[1:])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["energy", "score"])
 def test_more_directions_than_a_chunk_holds(kind: str, backend: str) -> None:
     torch.manual_seed(0)
@@ -222,7 +222,7 @@ def test_more_directions_than_a_chunk_holds(kind: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("backend", [door for door in DOORS if door not in ("ops", "reference")])
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
 @pytest.mark.parametrize("name", ["energy-depth-3", "score-concat"])
 def test_narrow_dtypes(name: str, backend: str, dtype: torch.dtype) -> None:
     model, x, cond, leaves = drawn(BY_NAME[name], dtype)
@@ -342,7 +342,7 @@ def test_the_operators_pass_opcheck(make: Callable[[], nn.Module]) -> None:
     torch.library.opcheck(torch.ops.fastssm.terms_each_backward.default, backward)
 
 
-@pytest.mark.parametrize("backend", DOORS[2:])
+@pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_a_second_backward_is_refused(backend: str) -> None:
     model, x, _ = BY_NAME["energy-depth-2"].problem()
     x.requires_grad_()

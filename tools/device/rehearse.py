@@ -1,9 +1,9 @@
-"""Run `check.sh` where there is no GPU and no network: every phase must be reached, and fail for want of a device alone.
+"""Run `check.sh` where there is no GPU and no network: every phase must be reached, and lack nothing but a device.
 
     python tools/device/rehearse.py LOG [PREBUILT]
 
-The tree is copied with the engine that PREBUILT holds (build/device, by `make device-build`), as it travels to a machine
-with a GPU: the rehearsal shows that nothing else is needed there but this python. Needs Linux and the right to `unshare`.
+The tree is copied with the engine that PREBUILT holds (build/device, by `make device-build`), as it travels to a
+machine with a GPU: nothing else may be needed there but this python. Needs Linux and the right to `unshare`.
 """
 
 from __future__ import annotations

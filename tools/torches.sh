@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Build and test both engines beside the oldest and the newest torch that pyproject.toml admits: tools/torches.sh [LOG]
+#
+# Each torch is PyPI's, with CUDA though no device is needed, in a venv of its own and of another Python where there is
+# one, in a copy of the tree. The last of them also rehearses the device run (tools/device/rehearse.py), with an engine
+# that was built beside the torch of this venv. Takes 5 GB a torch while it runs; OLDEST and NEWEST name other versions.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+log=${1:-/dev/null}
+oldest=${OLDEST:-2.10.0}
+newest=${NEWEST:-2.14.1}
+here=$PWD
+jobs=${JOBS:-$(nproc)}
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+export OMP_NUM_THREADS=1
+
+# Print the first Python of these versions that is on the PATH or in pyenv.
+python_of() {
+  local version found
+  for version in "$@"; do
+    for found in "$(command -v "python$version")" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+      if [ -x "$found" ] && "$found" -c "import ensurepip" 2>/dev/null; then echo "$found" && return; fi
+    done
+  done
+  echo "tools/torches.sh needs a Python of the versions $*" >&2
+  return 1
+}
+
+# Install a torch and the package; leave its python in $python and the copy in $tree.
+install() {
+  local version=$1
+  shift
+  python=$folder/$version/bin/python tree=$folder/tree-$version
+  "$(python_of "$@")" -m venv "$folder/$version"
+  "$python" -m pip install --quiet "torch==$version" "setuptools>=77" numpy pytest pytest-xdist hypothesis mpmath pandas
+  mkdir "$tree"
+  git ls-files -z --cached --others --exclude-standard | xargs --null cp --parents --target-directory "$tree"
+  (cd "$tree" && FASTSSM_BUILD=auto "$python" -m pip install --quiet --no-build-isolation --no-deps --editable .)
+}
+
+# Run pytest in the copy of the tree.
+tests() { (cd "$tree" && "$python" -m pytest -q -p no:cacheprovider --numprocesses "$jobs" --dist worksteal "$@"); }
+
+check() {
+  local operators
+  (cd "$tree" && "$python" -m fastssm)
+  (cd "$tree" && "$python" -m fastssm | grep -q "CUDA engine: kernels by NVRTC at the first call")
+  tests tests/test_equivalence.py tests/test_native.py tests/test_operators.py tests/test_compile.py \
+    tests/test_contract.py tests/test_contract_autograd.py tests/test_cpu_engine.py
+  tests tests/test_cuda_build.py tests/test_cuda_library.py
+  operators=$(cd "$tree" && FASTSSM_NO_NATIVE=1 "$python" tests/cuda/operators.py)
+  FASTSSM_NO_NATIVE=1 FASTSSM_OPERATORS=$operators tests tests/test_equivalence.py -k ops
+}
+
+step() { printf '\n== %s (at %d s)\n' "$*" "$SECONDS"; }
+
+step "torch $oldest, the oldest"
+install "$oldest" 3.10 3.11
+check
+rm -rf "${folder:?}/$oldest" "$tree"
+step "torch $newest, the newest"
+install "$newest" 3.12 3.13 3.11
+check
+step "the device run, rehearsed"
+"$here/.venv/bin/python" tools/device/engine.py build/device --build
+"$python" tools/device/rehearse.py "$log"
