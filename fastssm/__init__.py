@@ -4,6 +4,7 @@ from fastssm import domains, nn
 from fastssm.backends import Plan, backend, explain
 from fastssm.conditionals import composite_log_prob, composite_sample
 from fastssm.errors import FastSSMWarning, UnsupportedError
+from fastssm.graphs import GraphedStep, graphed
 from fastssm.losses import (
     AnnealedDenoisingLoss,
     AnnealedSlicedLoss,
@@ -48,6 +49,7 @@ __all__ = [
     "FiniteDifferenceDenoisingLoss",
     "FiniteDifferenceLoss",
     "GeometricTempering",
+    "GraphedStep",
     "LossTerms",
     "Network",
     "Plan",
@@ -71,6 +73,7 @@ __all__ = [
     "explain",
     "finite_difference_denoising_loss",
     "finite_difference_loss",
+    "graphed",
     "hvp_form",
     "jacobian_diag",
     "laplacian",

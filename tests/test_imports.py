@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "fastssm"
 
 # A module may import from the rows above its own, never from its own row or below.
 ROWS = [
-    {"activations", "domains", "errors", "extension", "nvrtc", "refusal", "text"},
+    {"activations", "domains", "errors", "extension", "graphs", "nvrtc", "refusal", "text"},
     {"cuda", "nn", "directions"},
     {"networks"},
     {"memory"},

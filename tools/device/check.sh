@@ -55,10 +55,11 @@ phase engine 60 "$python" tools/device/engine.py "$prebuilt"
 phase facts 20 "$python" tools/device/facts.py "$out/facts.txt"
 tests smoke 60 tests/cuda/test_smoke.py
 phase bench "$((bench_s + 10))" "$python" -m bench.gpu --limit "$bench_s" --folder "$out"
+phase products 30 "$python" -m bench.gpu_products --folder "$out"
 FASTSSM_CUDA_FLAVOUR=device tests kernels 45 tests/cuda/test_rows.py tests/cuda/test_pointwise.py tests/cuda/test_tops.py \
   tests/cuda/test_gemm.py tests/cuda/test_small.py
-tests device 45 tests/cuda/test_device.py
-FASTSSM_DEVICE=cuda tests matrix 50 tests/test_equivalence.py -k ops
+tests device 60 tests/cuda/test_device.py tests/cuda/test_graphed.py
+FASTSSM_DEVICE=cuda tests matrix 60 tests/test_equivalence.py -k "ops or eager"
 sanitizer=${SANITIZER:-compute-sanitizer}
 export FASTSSM_CUDA_IMAGE=$PWD/fastssm/_kernels.fatbin
 phase program 20 "$prebuilt/device_program"

@@ -25,6 +25,7 @@ EXPECTED = {
     "facts": ("failed", "torch sees no CUDA device"),
     "smoke": ("ok", r"^\d+ skipped"),
     "bench": ("failed", "bench.gpu needs a GPU"),
+    "products": ("failed", NO_DEVICE),
     "kernels": ("failed", r"^(\d+ skipped, )?\d+ errors? in"),  # neither passed nor failed
     "device": ("ok", r"^\d+ skipped"),
     "matrix": ("failed", "no GPU"),
