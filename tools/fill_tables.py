@@ -13,6 +13,7 @@ last bar, which contenders:
     <!-- table: operators | value -->                          from operators.csv: value, or value+gradient
     <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
+    <!-- table: gpu | time | gpu_nvidia_h200 | event | SSM --> from gpu_<device>.csv; also: checks, ceilings, kernels
     <!-- end -->
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import cpu, cuda_table, examples, operators, score, table, torch_path  # noqa: E402
+from bench import cpu, cuda_table, examples, gpu_table, operators, score, table, torch_path  # noqa: E402
 from bench.harness import read  # noqa: E402
 from bench.measure import Row  # noqa: E402
 
@@ -72,6 +73,8 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
         return "\n".join(examples.markdown(read(examples.OUT), parts[1]))
     if parts[0] == "cuda":
         return "\n".join(cuda_table.TABLES[parts[1]](read(cuda_table.OUT)))
+    if parts[0] == "gpu":
+        return "\n".join(gpu_table.markdown(parts[1:]))
     if parts[0] == "cpu":
         rows, parts = native, parts[1:]
     if parts[0] in WHOLE:

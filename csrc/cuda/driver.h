@@ -1,5 +1,5 @@
 // The launcher of real devices: CUDA's driver, opened when it is first needed, so that nothing of CUDA is linked and the
-// library loads where there is none. No part of this project has been run on a GPU.
+// library loads where there is none.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
 // How host code starts kernels, whoever runs them: a GPU through its driver or, where there is none, the emulator of the
-// tests or nvcc's own PTX executed on the CPU. No part of this project has been run on a GPU.
+// tests or nvcc's own PTX executed on the CPU.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,4 @@
-"""What only a GPU can show: streams, graphs, devices, synchronisation. Skipped without one; `make gpu-check` runs them.
-
-Nobody has run these on a GPU yet.
-"""
+"""What only a GPU can show: streams, graphs, devices, synchronisation. Skipped without one; `make gpu-check` runs them."""
 
 from __future__ import annotations
 
