@@ -1,4 +1,4 @@
-"""What only a GPU can show: streams, graphs, devices, synchronisation. Skipped without one; `make gpu-check` runs them."""
+"""What only a GPU can show: streams, graphs, devices, synchronisation. Skipped without one."""
 
 from __future__ import annotations
 

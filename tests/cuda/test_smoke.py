@@ -266,6 +266,12 @@ def test_the_operators(name: str) -> None:
         torch.autograd.grad(sums[0], leaves), oracle.gradients(sums[1], leaves), 1e-10, "gradients of the terms"
     )
     oracle.assert_close([fastssm.score(net, x, backend="cuda")], [score], 1e-10, "score")
+    units = torch.eye(case.dim, dtype=x.dtype, device="cuda")[:, None].expand(-1, len(x), -1)
+    diagonal = oracle.terms(net, x, units, energy=not case.score)[1].t()
+    found = fastssm.jacobian_diag(net, x, backend="cuda")
+    oracle.assert_close([found], [diagonal], 1e-10, "Jacobian's diagonal")
+    every = [torch.autograd.grad(found.sin().sum(), leaves), oracle.gradients(diagonal.sin().sum(), leaves)]
+    oracle.assert_close(*every, 1e-10, "gradients of the diagonal")
 
 
 def test_training_steps_lower_the_loss() -> None:

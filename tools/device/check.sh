@@ -7,8 +7,9 @@
 #   facts.txt     the device, the driver, torch, the engine
 #   gpu_*.csv     timings, a row at a time (bench/gpu.py)
 #   ncu.csv       hardware counters of the main kernels
-#   log.txt       all output of all phases
-# PYTHON names another python, PHASES the phases to run, BENCH_S the seconds of the timings, JOBS the test processes.
+#   log.txt.gz    all output of all phases (log.txt while it runs)
+# PYTHON names another python, PHASES the phases to run, TOTAL_S the seconds of all (480), BENCH_S those of the timings
+# (150), JOBS the test processes. A phase that no time is left for is recorded as not begun.
 set -u
 cd "$(dirname "$0")/../.." || exit
 out=${1:?"usage: tools/device/check.sh OUT [PHASE DONE]..."}
@@ -16,6 +17,7 @@ shift
 done_before=" $* "
 mkdir -p "$out" && out=$(cd "$out" && pwd)
 python=${PYTHON:-python3}
+total_s=${TOTAL_S:-480}
 bench_s=${BENCH_S:-150}
 jobs=${JOBS:-$(($(nproc) < 8 ? $(nproc) : 8))}
 prebuilt=build/device
@@ -30,6 +32,12 @@ phase() {
   shift 2
   [[ $done_before == *" $name "* ]] && return
   [[ " ${PHASES:-$name} " == *" $name "* ]] || return
+  ((limit = limit < total_s - SECONDS ? limit : total_s - SECONDS))
+  if ((limit < 5)); then
+    echo "$name,not begun,0,\"no time was left of $total_s s\"" >>"$out/phases.csv"
+    failed+=" $name"
+    return
+  fi
   printf '\n== %s: %s\n' "$name" "$*" | tee -a "$log"
   timeout --kill-after=5 "$limit" "$@" >"$out/.phase" 2>&1
   status=$?
@@ -64,11 +72,14 @@ sanitizer=${SANITIZER:-compute-sanitizer}
 export FASTSSM_CUDA_IMAGE=$PWD/fastssm/_kernels.fatbin
 phase program 20 "$prebuilt/device_program"
 phase memcheck 40 "$sanitizer" --tool memcheck --error-exitcode 9 "$prebuilt/device_program" --quick
-phase racecheck 45 "$sanitizer" --tool racecheck --error-exitcode 9 "$prebuilt/device_program" --quick
-unset FASTSSM_CUDA_IMAGE
-phase ncu 40 tools/device/ncu.sh "$out/ncu.csv" "$python"
+phase ncu 45 tools/device/ncu.sh "$out/ncu.csv" "$python"
 phase nvrtc 45 "$python" tools/device/nvrtc.py
+for path in whole-net layers; do  # the slowest, so last
+  phase "racecheck-$path" 60 "$sanitizer" --tool racecheck --error-exitcode 9 "$prebuilt/device_program" --quick "--$path"
+done
+unset FASTSSM_CUDA_IMAGE
 
+gzip --force "$log"
 printf '\n'
 cat "$out/phases.csv"
 [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }

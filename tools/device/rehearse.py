@@ -31,7 +31,8 @@ EXPECTED = {
     "matrix": ("failed", "no GPU"),
     "program": ("failed", "NVIDIA driver cannot be opened"),
     "memcheck": ("failed", "NVIDIA driver cannot be opened"),
-    "racecheck": ("failed", "NVIDIA driver cannot be opened"),
+    "racecheck-whole-net": ("failed", "NVIDIA driver cannot be opened"),
+    "racecheck-layers": ("failed", "NVIDIA driver cannot be opened"),
     "ncu": ("failed", NO_DEVICE),
     "nvrtc": ("failed", NO_DEVICE),
 }
