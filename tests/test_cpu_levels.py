@@ -33,6 +33,13 @@ def test_a_lower_level_agrees_with_the_oracle(level: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("level", LEVELS[:-1])
+def test_a_lower_level_computes_after_a_fork_and_in_threads(level: str) -> None:
+    """Below AVX-512 the products are torch's, which wait for threads of their own."""
+    done = run_at(level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/test_cpu_threads.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("level", ["sse", "AVX2"])
 def test_an_unknown_level_is_refused(level: str) -> None:
     done = run_at(level, "-c", "import torch, fastssm; fastssm.sliced_loss(fastssm.nn.MLP(2, [4]), torch.zeros(1, 2))")

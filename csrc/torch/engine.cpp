@@ -47,8 +47,21 @@ bool forked() {
 #endif
 }
 
+// Torch's products, too, wait for threads that a child does not have, unless they are told to use one.
+class OneThread {
+ public:
+  OneThread() : before_(at::get_num_threads()) { at::set_num_threads(1); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+  ~OneThread() { at::set_num_threads(before_); }
+
+ private:
+  const int before_;
+};
+
 void run_in_threads(int64_t n, const std::function<void(int64_t)>& f) {
   if (forked()) {
+    const OneThread alone;
     for (int64_t i = 0; i < n; i++) f(i);
     return;
   }
