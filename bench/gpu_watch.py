@@ -1,4 +1,4 @@
-"""Watch the process of ``bench.gpu`` that measures: if it dies or hangs, write down of whom, and let another go on."""
+"""Watch the process of ``bench.gpu`` that measures: if it dies or hangs, note at which contender, and start another."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ LOOK_S = 0.2
 
 
 def supervise(command: Sequence[str], chosen: argparse.Namespace, say: Callable[[str], object]) -> int:
-    """Run a command until it ends well, each time without those of whom it died; return the exit status.
+    """Run a command until it ends well, each time without the contenders it died at; return the exit status.
 
     Args:
         command: runs ``bench.gpu``; what is added to it makes it go on where the last one stopped.
@@ -69,7 +69,7 @@ def changed(file: Path) -> float:
 
 
 def blame(out: Path, how: str) -> bool:
-    """Write the row of whoever was at work; return whether anybody was."""
+    """Write the row of the contender at work; return whether there was one."""
     try:
         row = json.loads(note(out).read_text())
     except (OSError, ValueError):

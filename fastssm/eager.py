@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastssm import functions, ops
-from fastssm.engine import Form, Inputs, Static, needs_of, spread
-from fastssm.refusal import apply, once
+from fastssm.engine import Form, Inputs, Static, needs_of
+from fastssm.refusal import apply
 from fastssm.sweeps import Needs, Terms
 
 _PLAIN = frozenset((Tensor, nn.Parameter, type(None)))
@@ -56,9 +56,7 @@ class _Terms(functions.TermsFunction):
         inputs, tensors = functions.split(ctx.saved_tensors)
         with torch._C._AutoDispatchBelowAutograd():
             grads = ops.run_terms_backward(Terms(*given), inputs, tensors, ctx.static, ctx.needs)
-        dependent = [t for t in (*given, inputs.x, inputs.columns, *tensors) if t is not None]
-        x, columns, of_tensors = spread(once(grads, dependent), inputs.columns is not None, len(tensors), ctx.needs)
-        return None, None, x, columns, None, None, *of_tensors
+        return functions.TermsFunction.handed_back(ctx, given, grads)
 
 
 def objective(

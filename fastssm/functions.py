@@ -112,7 +112,13 @@ class TermsFunction(Function):
         """Run up again and down."""
         inputs, tensors = split(ctx.saved_tensors)
         with torch.no_grad():
-            grads: Sequence[Tensor] = run_terms_backward(sweeps.Terms(*given), inputs, tensors, ctx.static, ctx.needs)
+            grads = run_terms_backward(sweeps.Terms(*given), inputs, tensors, ctx.static, ctx.needs)
+        return TermsFunction.handed_back(ctx, given, grads)
+
+    @staticmethod
+    def handed_back(ctx: Any, given: tuple[Tensor, ...], grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        """Return gradients in the order of the arguments, not to be differentiated again."""
+        inputs, tensors = split(ctx.saved_tensors)
         dependent = [t for t in (*given, inputs.x, inputs.columns, *tensors) if t is not None]
         x, columns, of_tensors = spread(once(grads, dependent), inputs.columns is not None, len(tensors), ctx.needs)
         return None, None, x, columns, None, None, *of_tensors

@@ -121,7 +121,7 @@ out.with_suffix(".begun").write_text(json.dumps({"contender": "guilty"}))
     ("end", "status"),
     [("os.abort()", "crashed: SIGABRT"), ("import time; time.sleep(60)", "hung: no news for 1 s")],
 )
-def test_the_watcher_blames_whoever_was_at_work(tmp_path: Path, end: str, status: str) -> None:
+def test_the_watcher_blames_the_contender_at_work(tmp_path: Path, end: str, status: str) -> None:
     out, said = tmp_path / "gpu.csv", []
     chosen = argparse.Namespace(out=out, resume="", limit=None, patience=1.0)
     assert gpu_watch.supervise([sys.executable, "-c", DYING % end], chosen, said.append) == 0

@@ -20,7 +20,7 @@ from fastssm.nn import MLP, make_activation
 BATCH, RTOL, DEVICE = 6, 1e-10, torch.get_default_device()
 COMPILED = tuple(native.DEVICES)  # ("cpu",) where the engine is built
 BACKENDS = ("torch", "reference", *COMPILED)
-OPERATORS = {"ops": ops, "eager": eager}  # two doors to them: that of whoever watches, and that of plain calls
+OPERATORS = {"ops": ops, "eager": eager}  # seen by torch, and from an autograd function of ours
 DOORS = (*OPERATORS, *BACKENDS)
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 

@@ -79,7 +79,7 @@ for path in whole-net layers; do  # the slowest, so last
 done
 unset FASTSSM_CUDA_IMAGE
 
-gzip --force "$log"
+gzip --stdout "$log" >>"$log.gz" && rm "$log"  # behind that of an earlier run
 printf '\n'
 cat "$out/phases.csv"
 [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
