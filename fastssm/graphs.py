@@ -149,7 +149,7 @@ class GraphedStep:
         if self.generator is not None:
             graph.register_generator_state(self.generator)
         self._inputs = [t.detach().clone() for t in inputs]
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # a data loader's thread may pin memory
             self._loss = self._step(self._inputs)
         self._gradients = [(p, p.grad) for p in self._parameters() if p.grad is not None]
         self._options = self._options_now()

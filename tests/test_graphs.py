@@ -58,7 +58,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> type[Graph]:
     """Take every tensor for one on a GPU."""
 
     @contextmanager
-    def capture(graph: Graph) -> Iterator[None]:
+    def capture(graph: Graph, capture_error_mode: str) -> Iterator[None]:
         step = Graph.step
         Graph.captures += 1
         parameters = step._parameters()
