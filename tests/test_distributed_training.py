@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from fastssm.cli.progress import Silent
 from fastssm.data import load, prepare
 from fastssm.training import EXACT, Ranks, TrainConfig, Training, checkpoint, train
+from fastssm.training.distributed import join
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 
@@ -50,6 +52,20 @@ def torchrun(config: TrainConfig, folder: Path, *options: str) -> subprocess.Com
     ]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_ranks_leave_together_unless_one_fails(monkeypatch: pytest.MonkeyPatch, failing: bool) -> None:
+    done: list[str] = []
+    for name in ("init_process_group", "barrier", "destroy_process_group"):
+        monkeypatch.setattr(dist, name, lambda *a, name=name: done.append(name))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(KeyError) if failing else nullcontext(), join(CPU) as ranks:
+        assert (ranks.rank, ranks.world) == (1, 2)
+        if failing:
+            raise KeyError
+    assert done == ["init_process_group", *["barrier"][failing:], "destroy_process_group"]
 
 
 @pytest.mark.parametrize("loss", ["sliced", "exact"])

@@ -73,7 +73,11 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def join(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started, if it did, and leave them in the end."""
+    """Join the processes that `torchrun` started, if it did, and leave them together in the end.
+
+    A process must not end right behind a collective: a thread of gloo's that then lets go of a Python tensor, while the
+    interpreter is being torn down, aborts it. The barrier holds no such tensor.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Ranks(device)
@@ -84,5 +88,6 @@ def join(device: torch.device) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(device, dist.get_rank(), world)
+        dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -9,18 +9,19 @@
 #   ncu.csv       hardware counters of the main kernels
 #   log.txt.gz    all output of all phases (log.txt while it runs)
 # PYTHON names another python, PHASES the phases to run, TOTAL_S the seconds of all (480), BENCH_S those of the timings
-# (150), JOBS the test processes. A phase that no time is left for is recorded as not begun.
+# (150), JOBS the test processes. It exits with 3 where there is no GPU, unless REHEARSAL is set. A phase that no time is left for is recorded as not begun.
 set -u
 cd "$(dirname "$0")/../.." || exit
 out=${1:?"usage: tools/device/check.sh OUT [PHASE DONE]..."}
 shift
 done_before=" $* "
-mkdir -p "$out" && out=$(cd "$out" && pwd)
 python=${PYTHON:-python3}
+prebuilt=build/device
+[ -n "${REHEARSAL:-}" ] || "$python" tools/device/engine.py "$prebuilt" --device || exit
+mkdir -p "$out" && out=$(cd "$out" && pwd)
 total_s=${TOTAL_S:-480}
 bench_s=${BENCH_S:-150}
 jobs=${JOBS:-$(($(nproc) < 8 ? $(nproc) : 8))}
-prebuilt=build/device
 log=$out/log.txt
 failed=""
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 PYTORCH_NVML_BASED_CUDA_CHECK=1

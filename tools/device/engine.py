@@ -2,6 +2,7 @@
 
 python tools/device/engine.py FOLDER            put the engine of FOLDER into fastssm/, unless one is there
 python tools/device/engine.py FOLDER --build    build it into FOLDER (`make device-build`); needs g++ and nvcc
+    python tools/device/engine.py FOLDER --device   exit with 3, saying why, where there is no GPU to check
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "fastssm"
 RECORD = "_build.json"
+NO_GPU = 3  # exit status: nothing is wrong, but nothing can be checked
 ARCHITECTURES = "9.0+PTX"  # of the device that is expected; PTX for all that is newer
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "cuda")]
 
@@ -42,10 +44,22 @@ def missing() -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def no_device() -> str:
+    """Return why there is no GPU to check; empty if there is one."""
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA; install one with CUDA from https://pytorch.org"
+    return "" if torch.cuda.is_available() else f"torch {torch.__version__} sees no CUDA device"
+
+
 def install(folder: Path) -> None:
-    """Copy what was built into the package."""
-    for file in folder.glob("_*"):
+    """Copy what was built into the package, and leave what its record says of the compiled module."""
+    for file in (file for file in folder.glob("_*") if file.name != RECORD):
         shutil.copy(file, PACKAGE / file.name)
+    built, record = json.loads((folder / RECORD).read_text()), PACKAGE / RECORD
+    known = json.loads(record.read_text()) if record.exists() else built
+    record.write_text(json.dumps(known | {"cuda": built["cuda"]}, indent=2) + "\n")
 
 
 def main() -> int:
@@ -53,7 +67,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--build", action="store_true")
+    parser.add_argument("--device", action="store_true")
     chosen = parser.parse_args()
+    if chosen.device:
+        why = no_device()
+        print(f"There is no GPU to check: {why}." if why else "there is a GPU")
+        return NO_GPU if why else 0
     if chosen.build:
         build(chosen.folder)
         return 0
