@@ -26,8 +26,8 @@ def time_table(device: str, clock: str, loss: str) -> Iterator[str]:
     found = {(row["contender"], size_of(row)): row for row in rows}
     yield from header(["d,H,L,B,M", *map(str, sizes)])
     for name in CONTENDERS:
-        if any((name, size) in found for size in sizes):
-            cells = (cell(found.get((name, size)), found.get((BASE, size)), clock) for size in sizes)
+        cells = [cell(found.get((name, size)), found.get((BASE, size)), clock) for size in sizes]
+        if any(cells):
             yield line([name, *cells])
 
 
@@ -37,9 +37,11 @@ def cell(row: Row | None, base: Row | None, clock: str) -> str:
         return ""
     if row["status"] != "ok":
         return str(row["status"]).split(":")[0]
-    time = row[f"{clock}_us"]
-    ratio = f" ({float(base[f'{clock}_us']) / float(time):.2f}×)" if base and time else ""
-    return f"{float(time):,.4g}{ratio}".replace(",", " ") if time else ""
+    if not row[f"{clock}_us"]:
+        return ""
+    time = float(row[f"{clock}_us"])
+    ratio = f" ({float(base[f'{clock}_us']) / time:.2f}×)" if base else ""
+    return f"{time:,.0f}".replace(",", " ") + ratio if time >= 1000 else f"{time:.3g}{ratio}"
 
 
 def check_table(device: str) -> Iterator[str]:
