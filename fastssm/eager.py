@@ -56,7 +56,7 @@ class _Terms(functions.TermsFunction):
         inputs, tensors = functions.split(ctx.saved_tensors)
         with torch._C._AutoDispatchBelowAutograd():
             grads = ops.run_terms_backward(Terms(*given), inputs, tensors, ctx.static, ctx.needs)
-        return functions.TermsFunction.handed_back(ctx, given, grads)
+        return functions.handed_back(given, inputs, tensors, grads, ctx.needs)
 
 
 def objective(

@@ -35,6 +35,15 @@ def split(flat: _Flat) -> tuple[Inputs, list[Tensor]]:
     return Inputs(*flat[:4]), cast("list[Tensor]", list(flat[4:]))  # type: ignore[arg-type]
 
 
+def handed_back(
+    given: Sequence[Tensor], inputs: Inputs, tensors: Sequence[Tensor], grads: Sequence[Tensor], needs: Needs
+) -> tuple[Tensor | None, ...]:
+    """Return gradients of the terms in the order of their function's arguments, not to be differentiated again."""
+    dependent = [t for t in (*given, inputs.x, inputs.columns, *tensors) if t is not None]
+    x, columns, of_tensors = spread(once(grads, dependent), inputs.columns is not None, len(tensors), needs)
+    return None, None, x, columns, None, None, *of_tensors
+
+
 class Objective(Function):
     """The loss, whose gradients its forward has already found: backward only scales them."""
 
@@ -113,15 +122,7 @@ class TermsFunction(Function):
         inputs, tensors = split(ctx.saved_tensors)
         with torch.no_grad():
             grads = run_terms_backward(sweeps.Terms(*given), inputs, tensors, ctx.static, ctx.needs)
-        return TermsFunction.handed_back(ctx, given, grads)
-
-    @staticmethod
-    def handed_back(ctx: Any, given: tuple[Tensor, ...], grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-        """Return gradients in the order of the arguments, not to be differentiated again."""
-        inputs, tensors = split(ctx.saved_tensors)
-        dependent = [t for t in (*given, inputs.x, inputs.columns, *tensors) if t is not None]
-        x, columns, of_tensors = spread(once(grads, dependent), inputs.columns is not None, len(tensors), ctx.needs)
-        return None, None, x, columns, None, None, *of_tensors
+        return handed_back(given, inputs, tensors, grads, ctx.needs)
 
 
 class _FunctionalTerms(TermsFunction):
