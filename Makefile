@@ -59,6 +59,7 @@ sanitize-extension: $(VENV)/.test  ## SANITIZED="tests" with the extension under
 	  $(abspath $(BIN)/python) -m pytest --capture=sys -p no:cacheprovider $(SANITIZED) $(ARGS)
 
 gpu-check: $(VENV)/.test  ## all that needs a GPU, in eight minutes: tests on it, timings, compute-sanitizer, counters
+	rm -rf build/device
 	PYTHON=$(abspath $(BIN))/python tools/device/check.sh runs/gpu $(ARGS)
 
 device-build: $(VENV)/.test  ## build what a GPU without a network needs into build/device, to be carried there

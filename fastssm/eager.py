@@ -1,6 +1,6 @@
 """The door to an engine's operators for plain eager calls: autograd functions of our own around them.
 
-Torch's own wrapping of an operator makes four times as many calls in Python. What watches calls (torch.compile, a
+Torch's own wrapping of an operator makes many more calls in Python. What watches calls (torch.compile, a
 dispatch mode, a tracer, a subclass of Tensor) is given the operators themselves.
 """
 

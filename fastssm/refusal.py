@@ -50,5 +50,5 @@ def scaled(factor: Tensor, grads: Sequence[Tensor], given: Sequence[Tensor]) -> 
     """Return gradients times the incoming one, not to be differentiated again: they depend on `given` in turn."""
     plain = factor.detach()  # a scalar: each product keeps the gradient's own dtype
     if plain.is_cuda and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
-        return once(torch._foreach_mul(list(grads), plain), [factor, *given])  # one launch, or a few
+        return once(torch._foreach_mul(list(grads), plain), [factor, *given])  # one operator
     return once([g * plain for g in grads], [factor, *given])

@@ -16,6 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "device")]
 
 import engine  # noqa: E402
 import rehearse  # noqa: E402
+import toolchain  # noqa: E402
 
 BUILT = {"reason": "the CUDA engine was built alone", "cuda": {"torch": "2.10", "compiler": "c++ 1.2"}}
 
@@ -49,6 +50,40 @@ def test_an_engine_that_is_brought_leaves_the_compiled_module(
     engine.install(folder)
     assert sorted(file.name for file in package.iterdir()) == ["_build.json", "_cuda.so"]
     assert json.loads((package / engine.RECORD).read_text()) == (known or BUILT) | {"cuda": BUILT["cuda"]}
+
+
+@pytest.mark.parametrize("brought", [False, True])
+def test_what_the_phases_need_is_built_once(brought: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the package has an engine of its own, which stays."""
+    done: list[str] = []
+
+    def build(folder: Path) -> None:
+        done.append("built")
+        (folder / engine.RECORD).write_text(json.dumps(BUILT))
+
+    monkeypatch.setattr(engine, "build", build)
+    monkeypatch.setattr(engine, "install", lambda folder: done.append("installed"))
+    for why, installed in (("", []), ("it is not built", ["installed"])):
+        done.clear()
+        (tmp_path / engine.RECORD).unlink(missing_ok=True)
+        if brought:
+            (tmp_path / engine.RECORD).write_text(json.dumps(BUILT))
+        monkeypatch.setattr(engine, "missing", lambda why=why: why)
+        engine.provide(tmp_path)
+        assert done == [*([] if brought else ["built"]), *installed]
+
+
+def test_without_nvcc_the_phases_that_need_it_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(folder: Path) -> None:
+        raise toolchain.NotBuilt("there is no nvcc")
+
+    monkeypatch.setattr(engine, "build", build)
+    monkeypatch.setattr(engine, "missing", lambda: "")
+    engine.provide(tmp_path)
+    expected = "the kernels by nvcc and the driver program were not built: there is no nvcc\n"
+    assert capsys.readouterr().out == expected
 
 
 def test_a_rehearsal_tells_what_else_is_missing() -> None:

@@ -23,6 +23,7 @@ total_s=${TOTAL_S:-480}
 bench_s=${BENCH_S:-150}
 jobs=${JOBS:-$(($(nproc) < 8 ? $(nproc) : 8))}
 log=$out/log.txt
+export FASTSSM_CUDA_IMAGE=$PWD/$prebuilt/_kernels.fatbin  # the kernels of the phases that run without the package
 failed=""
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 PYTORCH_NVML_BASED_CUDA_CHECK=1
 [ -f "$out/phases.csv" ] || echo "phase,status,seconds,summary" >"$out/phases.csv"
@@ -70,7 +71,6 @@ FASTSSM_CUDA_FLAVOUR=device tests kernels 45 tests/cuda/test_rows.py tests/cuda/
 tests device 60 tests/cuda/test_device.py tests/cuda/test_graphed.py
 FASTSSM_DEVICE=cuda tests matrix 60 tests/test_equivalence.py -k "ops or eager"
 sanitizer=${SANITIZER:-compute-sanitizer}
-export FASTSSM_CUDA_IMAGE=$PWD/fastssm/_kernels.fatbin
 phase program 20 "$prebuilt/device_program"
 phase memcheck 40 "$sanitizer" --tool memcheck --error-exitcode 9 "$prebuilt/device_program" --quick
 phase ncu 45 tools/device/ncu.sh "$out/ncu.csv" "$python"
@@ -78,7 +78,6 @@ phase nvrtc 45 "$python" tools/device/nvrtc.py
 for path in whole-net layers; do  # the slowest, so last
   phase "racecheck-$path" 60 "$sanitizer" --tool racecheck --error-exitcode 9 "$prebuilt/device_program" --quick "--$path"
 done
-unset FASTSSM_CUDA_IMAGE
 
 gzip --stdout "$log" >>"$log.gz" && rm "$log"  # behind that of an earlier run
 printf '\n'

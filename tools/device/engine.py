@@ -19,23 +19,26 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "fastssm"
 RECORD = "_build.json"
 NO_GPU = 3  # exit status: nothing is wrong, but nothing can be checked
-ARCHITECTURES = "9.0+PTX"  # of the device that is expected; PTX for all that is newer
+EXPECTED = (9, 0)  # the compute capability to build for where there is no device
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "cuda")]
 
 
 def build(folder: Path) -> None:
     """Build the engine's library, its kernels and the driver program into a folder."""
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
     import cuda_engine
     import device_program
+    import torch
     from toolchain import Toolchain
+
+    major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else EXPECTED
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"{major}.{minor}+PTX")  # PTX for all that is newer
 
     engine = cuda_engine.CudaEngine(Toolchain(), asked_for=True)
     folder.mkdir(parents=True, exist_ok=True)
     engine.build(folder)
-    record = {"reason": "the CUDA engine was built alone", "cuda": engine.facts()}
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     shutil.copy(device_program.program(), folder / "device_program")
+    record = {"reason": "the CUDA engine was built alone", "cuda": engine.facts()}
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")  # last: it says that all is there
 
 
 def missing() -> str:
@@ -51,6 +54,19 @@ def no_device() -> str:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA; install one with CUDA from https://pytorch.org"
     return "" if torch.cuda.is_available() else f"torch {torch.__version__} sees no CUDA device"
+
+
+def provide(folder: Path) -> None:
+    """Build what the phases need besides the package, unless it was brought; say so where that cannot be."""
+    from toolchain import NotBuilt
+
+    if not (folder / RECORD).exists():
+        try:
+            build(folder)
+        except NotBuilt as why:
+            print(f"the kernels by nvcc and the driver program were not built: {why}")
+    if missing() and (folder / RECORD).exists():
+        install(folder)
 
 
 def install(folder: Path) -> None:
@@ -76,10 +92,7 @@ def main() -> int:
     if chosen.build:
         build(chosen.folder)
         return 0
-    if missing():
-        if not (chosen.folder / RECORD).exists():
-            build(chosen.folder)
-        install(chosen.folder)
+    provide(chosen.folder)
     why = missing()
     print(why or "the CUDA engine loads")
     return int(bool(why))
