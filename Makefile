@@ -44,7 +44,7 @@ bench: $(VENV)/.bench  ## measure: rewrite bench/results/*.csv and the tables of
 	$(BIN)/python -m bench.plot
 	$(BIN)/python tools/fill_tables.py
 
-generate: $(VENV)/.test  ## rewrite csrc/activations.h from fastssm/activations.py (ARGS=--check compares)
+generate: $(VENV)/.test  ## rewrite csrc/maths/activations.h from src/fastssm/activations.py (ARGS=--check compares)
 	$(BIN)/python tools/generate.py $(ARGS)
 
 ctest: build/ctest/plain  ## the C++ unit tests, without torch
@@ -78,7 +78,7 @@ wheel: $(VENV)/.wheel  ## build dist/*.whl (BUILD=cuda: with the CUDA engine), a
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet $(TORCH)
 	CXX=false build/wheel/venv/bin/python -m pip install --quiet "$$(echo dist/*.whl)[test]"
-	$(call COPY,build/wheel/tests,. ':!fastssm')
+	$(call COPY,build/wheel/tests,. ':!src')
 	cd build/wheel/tests && export PATH=$(abspath build/wheel/venv/bin) OMP_NUM_THREADS=1 && \
 	  python -m fastssm && \
 	  pytest -p no:cacheprovider --numprocesses $(JOBS) --dist worksteal --ignore tests/cuda -k "not inductor" $(ARGS)
@@ -94,7 +94,7 @@ cuda-static: $(VENV)/.test  ## what is known of the CUDA kernels without a GPU, 
 	$(BIN)/python -m bench.cuda_static $(ARGS)
 	$(BIN)/python tools/fill_tables.py
 
-mutants: $(VENV)/.test  ## break each term of csrc/sweep.h in turn, and see the tests notice
+mutants: $(VENV)/.test  ## break each term of csrc/maths/sweep.h in turn, and see the tests notice
 	$(BIN)/python tools/mutants.py $(ARGS)
 
 cuda-mutants: $(VENV)/.test  ## break the CUDA kernels in many ways, and see tests/cuda notice
@@ -106,7 +106,7 @@ cuda-prove: $(VENV)/.test $(VENV)/.cuda-test  ## have a static verifier look for
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) .cache build dist site runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
-	rm -f fastssm/_C*.so fastssm/_cuda.so fastssm/_kernels.* fastssm/_build.json
+	rm -f $(addprefix src/fastssm/,_C*.so _cuda.so _kernels.* _build.json)
 
 # The working tree without what git ignores, copied to $(1); $(2) picks.
 COPY = rm -rf $(1) && mkdir -p $(1) && git ls-files -z --cached --others --exclude-standard -- $(2) | \

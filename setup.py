@@ -3,7 +3,7 @@
 Environment: FASTSSM_BUILD=auto (the default), none (pure Python), cpu (the module alone; fail where it cannot be built)
 or cuda (the CUDA engine too, with kernels by nvcc; likewise); CXX, CXXFLAGS, LDFLAGS, MAX_JOBS; NVCC, CUDA_HOME,
 TORCH_CUDA_ARCH_LIST. With "auto", the CUDA engine is built for a torch with CUDA, and NVRTC compiles its kernels later.
-What was built, or why nothing was, goes to `fastssm/_build.json`, which `fastssm/extension.py` reads.
+What was built, or why nothing was, goes to `src/fastssm/_build.json`, which `src/fastssm/native/extension.py` reads.
 """
 
 import json
@@ -105,7 +105,7 @@ class BuildExtension(build_ext):
     def get_output_mapping(self) -> dict[str, str]:
         """Say where in the source tree an editable install finds each output."""
         outputs = self.get_outputs() if self.inplace else []
-        return {output: str(Path(output).relative_to(self.build_lib)) for output in outputs}
+        return {output: str(Path("src", Path(output).relative_to(self.build_lib))) for output in outputs}
 
 
 setup(

@@ -22,7 +22,7 @@ ABOUT_FILES = ("figure:", "figures:")
 
 def printed(name: str) -> Iterator[str]:
     """Yield the lines that an example prints, but for where its figures are."""
-    variables = {"OMP_NUM_THREADS": str(THREADS), "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    variables = {"OMP_NUM_THREADS": str(THREADS), "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(

@@ -113,12 +113,12 @@ def shown(row: Row) -> str:
 
 def facts(device: torch.device) -> Row:
     """Return what is the same in every row of a run."""
-    from fastssm import cuda
+    from fastssm.native import cuda_library
 
-    found = environment() | {"kernels": cuda.status(), "device": str(device), "cuda": torch.version.cuda or ""}
+    found = environment() | {"kernels": cuda_library.status(), "device": str(device), "cuda": torch.version.cuda or ""}
     found["commit"] = os.environ.get("BENCH_COMMIT") or found["commit"]
     if device.type == "cuda":
-        found |= {"device": torch.cuda.get_device_name(device), "capability": cuda.capability(device)}
+        found |= {"device": torch.cuda.get_device_name(device), "capability": cuda_library.capability(device)}
         found["driver"] = driver()
     return found
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastssm import extension
 from fastssm.activations import BY_NAME, INDEX, TABLE, Activation
+from fastssm.native import extension
 from fastssm.nn import Sin, make_activation, module_class
 from fastssm.sweeps.jets import TensorFunctions
 

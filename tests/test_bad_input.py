@@ -10,7 +10,7 @@ from refusals import assert_refused
 from torch import nn
 
 import fastssm
-from fastssm import native
+from fastssm.backends.entries import compiled
 from fastssm.nn import MLP, FourierFeatures, MADEContext
 
 B, D = 5, 3
@@ -351,7 +351,7 @@ def test_an_error_in_one_thread_leaves_the_others_their_backend(s):
         thread.start()
         thread.join()
         names.append(fastssm.explain(s.net, s.x).backend)
-    assert names == [(*native.DEVICES, "torch")[0], "reference"]
+    assert names == [(*compiled.DEVICES, "torch")[0], "reference"]
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])

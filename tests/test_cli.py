@@ -62,7 +62,7 @@ def test_no_command_and_info_show_backends(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_module_runs_as_a_program() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
     found = subprocess.run(
         [sys.executable, "-m", "fastssm"], capture_output=True, text=True, env=environment, check=True
     )
@@ -194,7 +194,7 @@ def test_interruption_leaves_a_resumable_checkpoint(table: str, tmp_path: Path) 
         "--evaluate-every",
         "5",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
     endless = [*command, "--steps", "100000", "--patience", "100000"]
     process = subprocess.Popen(endless, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

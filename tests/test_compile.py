@@ -11,10 +11,13 @@ from torch._dynamo import config as dynamo_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastssm
-from fastssm import backends, engine, functions, networks, ops, runners
+from fastssm import backends
+from fastssm.backends import fused
+from fastssm.backends.entries import dispatcher, flat, functions
 from fastssm.diffusion import VE, VP, CustomSDE, ElboLoss, SlicedDiffusionLoss, SoftTruncation
 from fastssm.directions import Directions
 from fastssm.nn import MLP
+from fastssm.recognition import matching, network
 from fastssm.sweeps import Needs
 
 pytestmark = pytest.mark.usefixtures("_fresh_dynamo")
@@ -190,7 +193,7 @@ def flat_call(
     net: nn.Module, x: Tensor, v: Tensor, cond: object = None
 ) -> tuple[tuple[object, ...], tuple[object, ...]]:
     """Return the arguments of the operators `objective` and `terms` for a call."""
-    inputs, tensors, static = runners.flat(backends.request(net, x, cond), Directions(len(v), v))
+    inputs, tensors, static = fused.flat(backends.request(net, x, cond), Directions(len(v), v))
     kind, *lists = static.plan
     plan = (kind, *map(list, lists), static.n_projections, static.precision)
     return (*inputs, tensors, None, *plan, False, True, True, True), (*inputs, tensors, *plan)
@@ -256,8 +259,8 @@ def test_an_operator_is_one_node_of_a_compiled_graph() -> None:
         return graph.forward
 
     def loss(x: Tensor, v: Tensor) -> Tensor:
-        inputs, tensors, static = runners.flat(backends.request(net, x), Directions(2, v))
-        return ops.objective(inputs, None, tensors, static, engine.Form(True, True))[0]
+        inputs, tensors, static = fused.flat(backends.request(net, x), Directions(2, v))
+        return dispatcher.objective(inputs, None, tensors, static, flat.Form(True, True))[0]
 
     compiled = torch.compile(loss, fullgraph=True, backend=keep)
     torch.testing.assert_close(compiled(x, v), LOSSES["vr"](net, x, v))
@@ -267,7 +270,7 @@ def test_an_operator_is_one_node_of_a_compiled_graph() -> None:
 
 
 def test_what_is_constant_under_compile_is_marked_as_torch_marks_it() -> None:
-    """`fastssm.networks` sets the mark itself, as the decorator would import Dynamo."""
+    """`fastssm.compiling` sets the mark itself, as the decorator would import Dynamo."""
 
     def function() -> None: ...
 
@@ -275,7 +278,7 @@ def test_what_is_constant_under_compile_is_marked_as_torch_marks_it() -> None:
     (mark,) = vars(function)
     assert getattr(functions.transformed, mark) is True
     handed = torch.__version__ >= (2, 13)  # torch.compile can hand a module to such a function
-    assert hasattr(networks.objection_to, mark) is hasattr(networks.parametrized, mark) is handed
+    assert hasattr(matching.objection_to, mark) is hasattr(network.parametrized, mark) is handed
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])

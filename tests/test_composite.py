@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 import fastssm
-from fastssm import native
+from fastssm.backends.entries import compiled
 from fastssm.nn import MLP, MADEContext
 
-BACKENDS = ("torch", "reference", *native.DEVICES)
+BACKENDS = ("torch", "reference", *compiled.DEVICES)
 RTOL, B, D, C = 1e-10, 6, 4, 3
 HEADS = {
     "energy": ("energy", lambda: MLP(1, [7, 5], cond_dim=C)),

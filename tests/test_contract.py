@@ -9,15 +9,17 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastssm
-from fastssm import backends, eager, native, ops
+from fastssm import backends
+from fastssm.backends import fused
+from fastssm.backends.entries import compiled, dispatcher, eager
 from fastssm.nn import MLP
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 B, D, M = 6, 3, 2
 REDUCTIONS = ("mean", "sum", "none")
-OPERATORS = {"ops": ops, "eager": eager}
-DOORS = ("torch", *OPERATORS, "reference", *native.DEVICES)
-FASTEST = (*native.DEVICES, "torch")[0]  # of what is built
+OPERATORS = {"ops": dispatcher, "eager": eager}
+DOORS = ("torch", *OPERATORS, "reference", *compiled.DEVICES)
+FASTEST = (*compiled.DEVICES, "torch")[0]  # of what is built
 NETS = {
     "energy": lambda: nn.Sequential(nn.Linear(D, 7), nn.Softplus(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 1)),
     "score": lambda: nn.Sequential(nn.Linear(D, 7), nn.SiLU(), nn.Linear(7, D)),
@@ -38,7 +40,7 @@ CALLS = {
 def backend(request, monkeypatch):
     """The name of a backend to pass; the doors are to the torch one through the operators that engines plug into."""
     if request.param in OPERATORS:
-        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", OPERATORS[request.param]))
+        monkeypatch.setitem(backends.BACKENDS, "torch", fused.Fused("torch", OPERATORS[request.param]))
     return "torch" if request.param in OPERATORS else request.param
 
 
@@ -291,7 +293,7 @@ def test_the_mode_that_watches_sees_item():
 def test_shapes_on_a_device_without_values(backend, name, projection):
     net, x, given = problem(name, torch.float32)
     options = {"cond": given["cond"].to("meta")} if "cond" in given else {}
-    backend = "auto" if backend in native.DEVICES else backend  # which needs values
+    backend = "auto" if backend in compiled.DEVICES else backend  # which needs values
     loss = fastssm.sliced_loss(net.to("meta"), x.to("meta"), projection=projection, backend=backend, **options)
     loss.backward()
     assert (loss.device.type, loss.shape) == ("meta", ())

@@ -10,20 +10,22 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fastssm
-from fastssm import backends, eager, native, ops
+from fastssm import backends
+from fastssm.backends import fused
+from fastssm.backends.entries import compiled, dispatcher, eager
 from fastssm.nn import MLP
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 B, D, M = 6, 3, 2
-OPERATORS = {"ops": ops, "eager": eager}
-DOORS = ("torch", *OPERATORS, "reference", *native.DEVICES)
+OPERATORS = {"ops": dispatcher, "eager": eager}
+DOORS = ("torch", *OPERATORS, "reference", *compiled.DEVICES)
 
 
 @pytest.fixture(params=DOORS)
 def backend(request, monkeypatch):
     """The name of a backend to pass; the doors are to the torch one through the operators that engines plug into."""
     if request.param in OPERATORS:
-        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", OPERATORS[request.param]))
+        monkeypatch.setitem(backends.BACKENDS, "torch", fused.Fused("torch", OPERATORS[request.param]))
     return "torch" if request.param in OPERATORS else request.param
 
 
@@ -229,7 +231,7 @@ def test_the_module_is_the_function(case, backend):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_autocast_computes_in_single_precision(monkeypatch, door, kind, reduction):
     if door in OPERATORS:
-        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", OPERATORS[door]))
+        monkeypatch.setitem(backends.BACKENDS, "torch", fused.Fused("torch", OPERATORS[door]))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(D, 9), nn.Softplus(), nn.Linear(9, 1 if kind == "energy" else D))
     x, v = torch.randn(B, D), torch.randn(M, B, D)

@@ -18,12 +18,15 @@ from judge import LAYOUTS, agree, evaluate, laid_out, randomised
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import directions, extension, native, runners
+from fastssm import directions
+from fastssm.backends import fused
+from fastssm.backends.entries import compiled
+from fastssm.native import extension
 from fastssm.nn import MLP
 
 C = extension.module()
 pytestmark = [
-    pytest.mark.skipif("cpu" not in native.DEVICES, reason=extension.status()),
+    pytest.mark.skipif("cpu" not in compiled.DEVICES, reason=extension.status()),
     pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning"),
 ]
 LOSSES = ("ssm", "vr", "exact")
@@ -141,7 +144,7 @@ def test_the_kernels_pass_opcheck() -> None:
     model = mlp(3, [5, 5], True, torch.float32, cond_dim=2, residual=True)
     x, cond = torch.randn(4, 3, requires_grad=True), torch.randn(4, 2, requires_grad=True)
     call = fastssm.backends.request(model, x, cond)
-    inputs, tensors, static = runners.flat(call, directions.Directions(2, seed=torch.tensor(3)))
+    inputs, tensors, static = fused.flat(call, directions.Directions(2, seed=torch.tensor(3)))
     given, numbers = (*inputs, tensors), (*static.plan, static.n_projections, static.precision)
     every = (*given, torch.rand(4), *numbers, True, True, True, True)
     torch.library.opcheck(torch.ops.fastssm.objective.default, every)

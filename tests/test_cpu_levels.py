@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from fastssm import extension, native
+from fastssm.backends.entries import compiled
+from fastssm.native import extension
 
 pytestmark = [
-    pytest.mark.skipif("cpu" not in native.DEVICES, reason=extension.status()),
+    pytest.mark.skipif("cpu" not in compiled.DEVICES, reason=extension.status()),
     pytest.mark.skipif("FASTSSM_CPU_LEVEL" in os.environ, reason="a level is forced already"),
 ]
-LEVELS = extension.module().capability()["levels"] if native.DEVICES else []
+LEVELS = extension.module().capability()["levels"] if compiled.DEVICES else []
 ROOT = Path(__file__).parents[1]
 
 
 def run_at(level: str, *command: str, examples: int = 60) -> subprocess.CompletedProcess[str]:
-    here = {"FASTSSM_CPU_LEVEL": level, "FASTSSM_FUZZ_EXAMPLES": str(examples), "PYTHONPATH": str(ROOT)}
+    here = {"FASTSSM_CPU_LEVEL": level, "FASTSSM_FUZZ_EXAMPLES": str(examples), "PYTHONPATH": str(ROOT / "src")}
     environment = {**os.environ, **here}
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=environment)
 

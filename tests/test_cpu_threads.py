@@ -20,10 +20,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import fastssm
-from fastssm import backends, directions, extension, native, runners
+from fastssm import backends, directions
+from fastssm.backends import fused
+from fastssm.backends.entries import compiled
+from fastssm.native import extension
 from fastssm.nn import MLP
 
-pytestmark = pytest.mark.skipif("cpu" not in native.DEVICES, reason=extension.status())
+pytestmark = pytest.mark.skipif("cpu" not in compiled.DEVICES, reason=extension.status())
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 ROOT = Path(__file__).parents[1]
 ENERGY = pytest.mark.parametrize("energy", [True, False], ids=["energy", "score"])
@@ -63,7 +66,7 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 def in_new_process(code: str, **environment: str) -> str:
     """Run a program, and return what it prints."""
     command = [sys.executable, "-c", textwrap.dedent(PRELUDE) + textwrap.dedent(code)]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **environment}
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", **environment}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -219,11 +222,11 @@ def test_two_callers_at_once_get_what_each_gets_alone(threads: int, energy: bool
 
 def _doors(x: Tensor, model: nn.Module) -> dict[str, Callable[[], object]]:
     call = backends.request(model, x)
-    inputs, tensors, static = runners.flat(call, directions.Directions(2, seed=torch.tensor(1)))
-    plan = native._compiled(static.plan)
+    inputs, tensors, static = fused.flat(call, directions.Directions(2, seed=torch.tensor(1)))
+    plan = compiled._compiled(static.plan)
     return {
-        "objective": lambda: native._C.objective(plan, *inputs, tensors, None, 2, False, True, "full"),
-        "terms": lambda: native._C.terms(plan, *inputs, tensors, 2, "full"),
+        "objective": lambda: compiled._C.objective(plan, *inputs, tensors, None, 2, False, True, "full"),
+        "terms": lambda: compiled._C.terms(plan, *inputs, tensors, 2, "full"),
     }
 
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import fastssm
-from fastssm import backends, cuda, extension, runners
+from fastssm import backends
+from fastssm.backends import choice, cuda
+from fastssm.native import cuda_library, extension
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))  # as setup.py does
@@ -140,8 +142,8 @@ BUILT = {"torch": "2.10", "compiler": "c++ 1.2", "nvcc": "13.0.1", "architecture
 
 def opened(monkeypatch: pytest.MonkeyPatch, record: dict[str, object], with_cuda: str | None = "13.0") -> str:
     monkeypatch.setattr(torch.version, "cuda", with_cuda)
-    monkeypatch.setattr(cuda, "open_library", lambda path: Opened)
-    return cuda._open(record)[1]
+    monkeypatch.setattr(cuda_library, "open_library", lambda path: Opened)
+    return cuda_library._open(record)[1]
 
 
 class Opened:
@@ -167,7 +169,7 @@ def test_the_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened(monkeypatch, {"torch": "2.13.0"}) == "the cuda engine is not built: it was left out"
     monkeypatch.setattr(Opened, "lacking", b"its_product")
     assert opened(monkeypatch, {"cuda": BUILT}).endswith(" does not export its_product, which the cuda engine calls")
-    monkeypatch.setattr(cuda, "OLDEST_TORCH", (99, 0))
+    monkeypatch.setattr(cuda_library, "OLDEST_TORCH", (99, 0))
     assert "is built for torch 99.0 and later, but " in opened(monkeypatch, {"cuda": BUILT})
 
 
@@ -176,12 +178,12 @@ def test_a_library_that_cannot_be_loaded_is_no_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(extension, "RECORD", tmp_path / "_build.json")
     extension.RECORD.write_text(json.dumps({"cuda": BUILT}))
-    monkeypatch.setattr(cuda, "LIBRARY", tmp_path / "_cuda.so")
-    library, sentence = cuda._load.__wrapped__()
+    monkeypatch.setattr(cuda_library, "LIBRARY", tmp_path / "_cuda.so")
+    library, sentence = cuda_library._load.__wrapped__()
     assert library is None
     assert sentence.startswith("the cuda engine cannot be loaded (OSError: ")
     monkeypatch.setenv(extension.OFF, "1")
-    assert cuda._load.__wrapped__() == (None, "the cuda engine is switched off by FASTSSM_NO_NATIVE=1")
+    assert cuda_library._load.__wrapped__() == (None, "the cuda engine is switched off by FASTSSM_NO_NATIVE=1")
 
 
 # --- the kernels of a device ---
@@ -198,16 +200,16 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]
             state["asked"].append(Path(path.decode()).name)
             return state["answers"].get(Path(path.decode()).name)
 
-    monkeypatch.setattr(cuda, "_unready", {})
-    monkeypatch.setattr(cuda, "_library", Library)
-    monkeypatch.setattr(cuda, "capability", lambda device: 80)
+    monkeypatch.setattr(cuda_library, "_unready", {})
+    monkeypatch.setattr(cuda_library, "_library", Library)
+    monkeypatch.setattr(cuda_library, "capability", lambda device: 80)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state["capturing"])
-    monkeypatch.setattr(cuda, "IMAGE", tmp_path / "_kernels.fatbin")
-    monkeypatch.setattr(cuda, "SOURCE", tmp_path / "_kernels.cu")
-    monkeypatch.setattr(cuda.nvrtc, "kernels", lambda source, capability: tmp_path / f"{source}-{capability}")
-    cuda.IMAGE.touch()
-    cuda.SOURCE.write_text("source")
+    monkeypatch.setattr(cuda_library, "IMAGE", tmp_path / "_kernels.fatbin")
+    monkeypatch.setattr(cuda_library, "SOURCE", tmp_path / "_kernels.cu")
+    monkeypatch.setattr(cuda_library.nvrtc, "kernels", lambda source, capability: tmp_path / f"{source}-{capability}")
+    cuda_library.IMAGE.touch()
+    cuda_library.SOURCE.write_text("source")
     return state
 
 
@@ -215,25 +217,25 @@ FIRST = torch.device("cuda", 0)
 
 
 def test_kernels_of_nvcc_come_first_and_once(device: dict[str, object]) -> None:
-    assert cuda.unready(FIRST) == cuda.unready(FIRST) == []
+    assert cuda_library.unready(FIRST) == cuda_library.unready(FIRST) == []
     assert device["asked"] == ["_kernels.fatbin"]
-    assert cuda.unready(torch.device("cuda", 1)) == []
+    assert cuda_library.unready(torch.device("cuda", 1)) == []
     assert len(device["asked"]) == 2
 
 
 def test_kernels_of_nvrtc_where_nvcc_made_none_for_the_device(device: dict[str, object]) -> None:
     device["answers"]["_kernels.fatbin"] = b"no binary for this GPU"
-    assert cuda.unready(FIRST) == []
+    assert cuda_library.unready(FIRST) == []
     assert device["asked"] == ["_kernels.fatbin", "source-80"]
 
 
 def test_why_there_are_no_kernels(device: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     device["answers"] = {"_kernels.fatbin": b"no binary", "source-80": b"no memory"}
-    assert cuda.unready(FIRST) == ["device 0 has no kernels: no binary; nor by NVRTC: no memory"]
-    monkeypatch.setattr(cuda, "_unready", {})
-    cuda.IMAGE.unlink()
-    cuda.SOURCE.unlink()
-    (reason,) = cuda.unready(FIRST)
+    assert cuda_library.unready(FIRST) == ["device 0 has no kernels: no binary; nor by NVRTC: no memory"]
+    monkeypatch.setattr(cuda_library, "_unready", {})
+    cuda_library.IMAGE.unlink()
+    cuda_library.SOURCE.unlink()
+    (reason,) = cuda_library.unready(FIRST)
     assert reason.startswith(
         "device 0 has no kernels: they were not compiled by nvcc (_kernels.fatbin is missing); nor"
     )
@@ -241,19 +243,19 @@ def test_why_there_are_no_kernels(device: dict[str, object], monkeypatch: pytest
 
 def test_kernels_are_not_loaded_during_a_capture(device: dict[str, object]) -> None:
     device["capturing"] = True
-    assert "the stream is being captured" in cuda.unready(FIRST)[0]
+    assert "the stream is being captured" in cuda_library.unready(FIRST)[0]
     device["capturing"] = False
-    assert cuda.unready(FIRST) == []  # nothing was remembered
+    assert cuda_library.unready(FIRST) == []  # nothing was remembered
 
 
 def test_the_library_asks_python_for_kernels(device: dict[str, object]) -> None:
     import ctypes
 
     answer = ctypes.create_string_buffer(b"?" * 10, 11)
-    cuda._ask(0, ctypes.addressof(answer), 11)
+    cuda_library._ask(0, ctypes.addressof(answer), 11)
     assert answer.value == b""
     device["answers"] = {"_kernels.fatbin": b"a", "source-80": b"b"}
-    cuda._ask(1, ctypes.addressof(answer), 11)
+    cuda_library._ask(1, ctypes.addressof(answer), 11)
     assert answer.value == b"device 1 h"  # cut to fit
 
 
@@ -261,7 +263,7 @@ def test_the_library_asks_python_for_kernels(device: dict[str, object]) -> None:
 
 
 def test_the_reasons_of_the_cuda_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = runners.Cuda()
+    backend = cuda.Cuda()
     backend.unbuilt = []
     monkeypatch.setitem(backends.BACKENDS, "cuda", backend)
     x, net = torch.randn(3, 2), fastssm.nn.MLP(2, [4])
@@ -269,7 +271,7 @@ def test_the_reasons_of_the_cuda_backend(monkeypatch: pytest.MonkeyPatch) -> Non
     request = backends.request(net.double(), x.double(), precision="tf32")
     assert any('"tf32" is for float32' in reason for reason in backend.unsupported(request))
     if not torch.cuda.is_available():
-        assert backend.missing() == [cuda.NO_DEVICE]
+        assert backend.missing() == [cuda_library.NO_DEVICE]
 
 
 def test_tf32_is_for_gpus() -> None:
@@ -282,9 +284,9 @@ def test_tf32_is_for_gpus() -> None:
 
 
 def test_a_compiled_graph_looks_past_the_cuda_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = runners.Cuda()
+    backend = cuda.Cuda()
     backend.unbuilt = []
-    monkeypatch.setattr(backends, "_READY", (backend, *backends._READY))
+    monkeypatch.setattr(choice, "_READY", (backend, *choice._READY))
     net, x = fastssm.nn.MLP(2, [4]), torch.randn(3, 2)
     v = torch.ones_like(x)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastssm import cuda, extension
+from fastssm.native import cuda_library, extension
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))  # as setup.py does
@@ -31,11 +31,11 @@ def toolchain_or_skip() -> toolchain.Toolchain:
 
 REGISTERED = """
 import ctypes, sys, torch, fastssm
-from fastssm import cuda
+from fastssm.native import cuda_library
 from pathlib import Path
 if sys.argv[2:]:
     ctypes.CDLL(sys.argv[2], mode=ctypes.RTLD_GLOBAL)
-library = cuda.open_library(Path(sys.argv[1]))
+library = cuda_library.open_library(Path(sys.argv[1]))
 names = ("objective", "terms", "terms_backward")
 print((library.fastssm_missing_symbol() or b"nothing").decode())
 print(*(torch._C._dispatch_has_kernel_for_dispatch_key(f"fastssm::{name}", "CUDA") for name in names))
@@ -122,8 +122,8 @@ RECORDED = extension.record().get("cuda", {})
 @pytest.mark.skipif("architectures" not in RECORDED, reason="this package was built without CUDA kernels")
 def test_what_was_built_is_installed() -> None:
     """As `make wheel BUILD=cuda` builds it: the library, and the kernels where the driver will be told to look."""
-    assert cuda.LIBRARY.exists()
-    assert cuda.IMAGE.read_bytes()[:4] == FAT
+    assert cuda_library.LIBRARY.exists()
+    assert cuda_library.IMAGE.read_bytes()[:4] == FAT
     assert [a.split("+")[0] for a in RECORDED["architectures"]] == architectures_of_the_sources()
     assert RECORDED["architectures"][-1].endswith("+PTX")
 

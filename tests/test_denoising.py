@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import native
+from fastssm.backends.entries import compiled
 from fastssm.nn import MLP
 
 B, D, M = 6, 3, 2
 SIGMAS = [2.0, 0.7, 0.2]
-BACKENDS = ("reference", "torch", *native.DEVICES)
+BACKENDS = ("reference", "torch", *compiled.DEVICES)
 LEVELED = {
     "denoising": fastssm.annealed_denoising_loss,
     "sliced": fastssm.annealed_sliced_loss,

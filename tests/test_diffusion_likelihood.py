@@ -13,12 +13,12 @@ from gaussian_diffusion import ENTROPY, MEAN, SDES, VARIANCE, Gaussian, expected
 from oracle_diffusion import KERNELS, bound, density, integrate, legendre
 from torch import Tensor, nn
 
-from fastssm import native
+from fastssm.backends.entries import compiled
 from fastssm.diffusion import VE, VP, LinearSDE, elbo, elbo_loss
 from fastssm.nn import MLP
 
 B, D, M = 6, 3, 2
-BACKENDS = ("reference", "torch", *native.DEVICES)
+BACKENDS = ("reference", "torch", *compiled.DEVICES)
 
 
 def network(energy: bool, **options: Any) -> MLP:

@@ -50,7 +50,7 @@ def torchrun(config: TrainConfig, folder: Path, *options: str) -> subprocess.Com
         *("train", config.data, "--out", str(folder), "--hidden", "16,16", "--steps", str(config.steps)),
         *("--batch", str(config.batch), "--evaluate-every", str(config.evaluate_every), "--device", "cpu", *options),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import native
+from fastssm.backends.entries import compiled
 from fastssm.domains import Ball, Box, Domain, Halfspaces, Positive, Simplex, Weight
 from fastssm.losses import generalized
 from fastssm.nn import MLP
 
 B, D, M = 6, 3, 2
-BACKENDS = ("torch", "reference", *native.DEVICES)
+BACKENDS = ("torch", "reference", *compiled.DEVICES)
 NORMALS = [[1.0, 2.0, 0.5], [-1.0, 0.25, 0.0], [0.0, -1.0, 1.0], [0.0, 0.0, -2.0]]
 OFFSETS = [2.0, 1.0, 1.5, 2.0]
 

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import backends, directions, eager, native, ops
+from fastssm import backends, directions
 from fastssm.activations import TABLE
+from fastssm.backends import fused
+from fastssm.backends.entries import compiled, dispatcher, eager
 from fastssm.nn import MLP, make_activation
 
 BATCH, RTOL, DEVICE = 6, 1e-10, torch.get_default_device()
-COMPILED = tuple(native.DEVICES)  # ("cpu",) where the engine is built
+COMPILED = tuple(compiled.DEVICES)  # ("cpu",) where the engine is built
 BACKENDS = ("torch", "reference", *COMPILED)
-OPERATORS = {"ops": ops, "eager": eager}  # seen by torch, and from an autograd function of ours
+OPERATORS = {"ops": dispatcher, "eager": eager}  # seen by torch, and from an autograd function of ours
 DOORS = (*OPERATORS, *BACKENDS)
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 
@@ -120,7 +122,7 @@ BY_NAME = {case.name: case for case in CASES}
 def through(door: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the name of a backend, having put the operators behind it where they are the door."""
     if door in OPERATORS:
-        monkeypatch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", OPERATORS[door]))
+        monkeypatch.setitem(backends.BACKENDS, "torch", fused.Fused("torch", OPERATORS[door]))
     return "torch" if door in OPERATORS else door
 
 

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from judge import LAYOUTS, NoVerdict, agree, laid_out, randomised
 from torch import nn
 
-from fastssm import backends, directions, native, ops
+from fastssm import backends, directions
 from fastssm.activations import TABLE, Activation
+from fastssm.backends import fused
+from fastssm.backends.entries import compiled, dispatcher
 from fastssm.nn import MLP, module_class
 
 EXAMPLES = int(os.environ.get("FASTSSM_FUZZ_EXAMPLES", "300"))
@@ -25,7 +27,7 @@ SIZES = st.integers(1, 67)
 EIGHTHS = st.integers(1, 24).map(lambda n: n / 8)  # parameters of activations; torch rounds CELU's to float32
 KINKED = {"relu", "leaky_relu", "elu", "celu", "softsign"}  # rounding may put z on the other side
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
-DOORS = [*("cpu",) * (4 if native.DEVICES else 0), "torch", "ops", "reference"]
+DOORS = [*("cpu",) * (4 if compiled.DEVICES else 0), "torch", "ops", "reference"]
 
 
 @st.composite
@@ -111,7 +113,7 @@ def test_agrees_with_the_oracle(data: st.DataObject) -> None:
     note(f"{door}, {loss}, {dtype}, M = {m}, {projection}, {options}\n{model}")
     with pytest.MonkeyPatch.context() as patch:
         if door == "ops":
-            patch.setitem(backends.BACKENDS, "torch", backends.Fused("torch", ops))
+            patch.setitem(backends.BACKENDS, "torch", fused.Fused("torch", dispatcher))
         try:
             agree(model, x, v, loss, backend="torch" if door == "ops" else door, **options)
         except NoVerdict:

@@ -17,8 +17,9 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.testing._internal.two_tensor import TwoTensor
 
 import fastssm
-from fastssm import Network, memory, recognize
+from fastssm import Network, recognize
 from fastssm.nn import MLP, Sin
+from fastssm.recognition import cache
 
 Change = Callable[[Any], object]
 D = 3
@@ -57,19 +58,19 @@ V = torch.randn(2, 5, D, dtype=torch.float64, generator=torch.Generator().manual
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """The models that were recognised anew."""
     found: list[nn.Module] = []
-    read = memory.read
+    read = cache.read
 
     def reading(model: nn.Module) -> Any:
         found.append(model)
         return read(model)
 
-    monkeypatch.setattr(memory, "read", reading)
+    monkeypatch.setattr(cache, "read", reading)
     return found
 
 
 def remembered(model: nn.Module) -> Network:
-    found = memory.recall(model)
-    assert memory.recall(model) is found, "it is recognised anew each time, so that the test says nothing"
+    found = cache.recall(model)
+    assert cache.recall(model) is found, "it is recognised anew each time, so that the test says nothing"
     assert isinstance(found, Network)
     return found
 
@@ -77,7 +78,7 @@ def remembered(model: nn.Module) -> Network:
 def same(model: nn.Module) -> None:
     """Compare what is recalled of a model with what is recognised, errors included."""
     found: list[object] = []
-    for ask in (memory.recall, recognize):
+    for ask in (cache.recall, recognize):
         try:
             answer = ask(model)
             found.append((answer, str(answer)) if isinstance(answer, Network) else str(answer))
@@ -293,7 +294,7 @@ def test_a_weight_of_a_wrapper_s_class_is_noticed() -> None:
     weight = model[1].weight
     model[1].weight = nn.Parameter(TwoTensor(weight.detach(), weight.detach()))
     same(model)
-    assert "TwoTensor" in str(memory.recall(model))
+    assert "TwoTensor" in str(cache.recall(model))
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
@@ -344,8 +345,8 @@ def test_an_attribute_that_may_change_in_place_is_read_each_time() -> None:
 def test_parametrizations_are_recognised_each_time() -> None:
     model = sequential()
     softened(model)
-    assert isinstance(memory.recall(model), Network)
-    assert model not in memory._memories
+    assert isinstance(cache.recall(model), Network)
+    assert model not in cache._memories
 
 
 # --- it keeps nothing alive ---
@@ -369,8 +370,8 @@ LIVES = {
 @pytest.mark.parametrize("build", LIVES.values(), ids=LIVES)
 def test_a_model_dies_with_its_last_reference(build: Callable[[], nn.Module]) -> None:
     model = build()
-    memory.recall(model)
-    memory.recall(model)
+    cache.recall(model)
+    cache.recall(model)
     lives = [weakref.ref(model), *(weakref.ref(p) for p in model.parameters())]
     del model
     gc.collect()
@@ -382,13 +383,13 @@ def test_a_layer_that_was_replaced_dies() -> None:
     remembered(model)
     life = weakref.ref(model[1])
     model[1] = nn.LayerNorm(D).double()
-    memory.recall(model)
+    cache.recall(model)
     gc.collect()
     assert life() is None
 
 
 def test_children_that_know_their_parent_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MOST", 2)
+    monkeypatch.setattr(cache, "MOST", 2)
     lives = []
     for _ in range(4):
         model = with_a_parent()

@@ -14,10 +14,12 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastssm
-from fastssm import backends, cuda, native, ops
+from fastssm.backends import choice
+from fastssm.backends.entries import compiled, dispatcher
+from fastssm.native import cuda_library
 from fastssm.nn import MLP
 
-pytestmark = pytest.mark.skipif("cpu" not in native.DEVICES, reason="the cpu engine is not built")
+pytestmark = pytest.mark.skipif("cpu" not in compiled.DEVICES, reason="the cpu engine is not built")
 B, D, M = 6, 3, 2
 NETS: dict[str, Callable[[], nn.Module]] = {
     "energy": lambda: nn.Sequential(nn.Linear(D, 7), nn.Softplus(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 1)),
@@ -54,8 +56,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The calls that went through the operators."""
     found: list[str] = []
     for name in ("objective", "terms"):
-        original = getattr(ops, name)
-        monkeypatch.setattr(ops, name, lambda *a, _name=name, _call=original: found.append(_name) or _call(*a))
+        original = getattr(dispatcher, name)
+        monkeypatch.setattr(dispatcher, name, lambda *a, _name=name, _call=original: found.append(_name) or _call(*a))
     return found
 
 
@@ -199,7 +201,7 @@ WIDE: dict[str, dict[str, object]] = {
     "film": {"out_features": 1, "cond_dim": 2, "conditioning": "film", "residual": True},
 }
 rounds = pytest.mark.skipif(
-    "not native.DEVICES or not native.multiplies_bf16()", reason="this processor has no bfloat16 products"
+    "not compiled.DEVICES or not compiled.multiplies_bf16()", reason="this processor has no bfloat16 products"
 )
 
 
@@ -242,12 +244,12 @@ def test_bf16_products_are_for_every_caller() -> None:
 
 def test_a_processor_without_bf16_products_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x, _ = problem("energy", torch.float32)
-    monkeypatch.setattr(native, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(compiled, "multiplies_bf16", lambda: False)
     assert "needs a processor" in refused(net, x, precision="bf16")
     with pytest.raises(fastssm.UnsupportedError, match="no backend can run this call"):
         fastssm.sliced_loss(net, x, precision="bf16")
 
 
 def test_the_order_of_auto() -> None:
-    engines = [*([] if cuda.missing() else ["cuda"]), "cpu"]  # as they are built here, device or not
-    assert [backend.name for backend in backends._READY] == [*engines, "torch", "reference"]
+    engines = [*([] if cuda_library.missing() else ["cuda"]), "cpu"]  # as they are built here, device or not
+    assert [backend.name for backend in choice._READY] == [*engines, "torch", "reference"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastssm import nvrtc
+from fastssm.native import nvrtc
 from tools.amalgamate import amalgamate
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,9 @@ from test_sweeps import DIM, HIDDEN, WIDTHS, Products
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import backends, directions, native, runners
+from fastssm import backends, directions
+from fastssm.backends import cuda
+from fastssm.backends.entries import compiled
 from fastssm.nn import MLP, Sin
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
@@ -245,7 +247,7 @@ ROUNDED = {
 }
 
 
-@pytest.mark.skipif(not native.DEVICES or not native.multiplies_bf16(), reason="no products of bfloat16 here")
+@pytest.mark.skipif(not compiled.DEVICES or not compiled.multiplies_bf16(), reason="no products of bfloat16 here")
 @pytest.mark.parametrize("name", ROUNDED)
 def test_rounded_products(name: str) -> None:
     """`precision="bf16"` rounds operands of products: near the exact operator, and not it."""
@@ -286,12 +288,12 @@ def test_what_runs_rounded_can_be_differentiated(name: str, backend: str, precis
 
 def test_a_rounded_term_for_each_direction_is_refused_before_the_forward() -> None:
     """On a GPU always, on a CPU where a gradient may be asked for."""
-    cuda = runners.Cuda()
-    cuda.unbuilt = []
+    backend = cuda.Cuda()
+    backend.unbuilt = []
     net, x = MLP(4, [8], 4), torch.randn(3, 4)
     call = backends.request(net, x, precision="bf16", each=True)
-    assert any(reason.startswith("a term for each direction (jacobian_diag") for reason in cuda.unrounded_each(call))
-    assert not cuda.unrounded_each(call._replace(each=False))
+    assert any(reason.startswith("a term for each direction (jacobian_diag") for reason in backend.unrounded_each(call))
+    assert not backend.unrounded_each(call._replace(each=False))
     cpu = backends.BACKENDS["cpu"]
     assert [reason.startswith("the gradient of a term for each") for reason in cpu.unrounded_each(call)] == [True]
     with torch.no_grad():

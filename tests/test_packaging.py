@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import fastssm
-from fastssm import extension
 from fastssm.cli import info
+from fastssm.native import extension
 from tools import toolchain
 
 ROOT = Path(__file__).parents[1]

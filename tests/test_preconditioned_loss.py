@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import native
+from fastssm.backends.entries import compiled
 from fastssm.domains import Box, Halfspaces, Weight
 from fastssm.nn import MLP
 
 B, D, M = 6, 3, 2
-BACKENDS = ("torch", "reference", *native.DEVICES)
+BACKENDS = ("torch", "reference", *compiled.DEVICES)
 
 
 def diagonal(x: Tensor) -> Tensor:

@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import backends, ops
+from fastssm import backends
 from fastssm.activations import TABLE
+from fastssm.backends import fused
+from fastssm.backends.entries import dispatcher
 from fastssm.directions import PROJECTIONS, draw
 from fastssm.nn import MLP, make_activation
 
 RTOL = {torch.float64: 1e-10, torch.float32: 2.0**-23 * 1024}
 SMOOTH = [row.name for row in TABLE if row.curved]
-OPERATORS = backends.Fused("torch", ops)
+OPERATORS = fused.Fused("torch", dispatcher)
 SIZES = st.integers(1, 67)
 LAYOUTS = ("contiguous", "transposed", "strided", "offset", "expanded")
 

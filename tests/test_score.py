@@ -19,14 +19,16 @@ from torch import Tensor, nn
 
 import fastssm
 from bench.measure import peak_mib
-from fastssm import backends, native, runners
+from fastssm import backends
+from fastssm.backends import fused
+from fastssm.backends.entries import compiled
 from fastssm.directions import Directions
 from fastssm.nn import MLP
 from fastssm.sweeps import Needs, tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 ENGINES = [door for door in DOORS if door != "reference"]
-BUILT = pytest.mark.skipif("cpu" not in native.DEVICES, reason="the cpu engine is not built")
+BUILT = pytest.mark.skipif("cpu" not in compiled.DEVICES, reason="the cpu engine is not built")
 
 
 def uneven(found: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ def test_what_is_no_number_shows_in_the_score_of_an_energy(door: str, monkeypatc
 @BUILT
 @pytest.mark.parametrize("kind", ["energy", "score"])
 def test_products_in_bfloat16(kind: str) -> None:
-    if not native.multiplies_bf16():
+    if not compiled.multiplies_bf16():
         pytest.skip("this processor does not multiply bfloat16 numbers")
     torch.manual_seed(0)
     model = MLP(40, [64, 64], 1 if kind == "energy" else 40)
@@ -217,7 +219,7 @@ def test_both_doors_return_the_same_bits(name: str, dtype: torch.dtype) -> None:
 
 def flat_call(net: nn.Module, x: Tensor) -> tuple[object, ...]:
     """Return the arguments of the operator `terms` without directions."""
-    inputs, tensors, static = runners.flat(backends.request(net, x), Directions(0))
+    inputs, tensors, static = fused.flat(backends.request(net, x), Directions(0))
     kind, *lists = static.plan
     return (*inputs, tensors, kind, *map(list, lists), static.n_projections, static.precision)
 
@@ -294,7 +296,7 @@ def test_a_second_backward_is_refused(door: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("kind", ["energy", "score"])
 def test_auto_takes_the_engine_where_it_was_the_fastest(kind: str) -> None:
     model, x, _, _ = drawn(BY_NAME[f"{kind}-depth-2"])
-    call, engine = backends.request(model, x), "cpu" if "cpu" in native.DEVICES else "reference"
+    call, engine = backends.request(model, x), "cpu" if "cpu" in compiled.DEVICES else "reference"
     assert backends.select_for_score(call).name == (engine if kind == "energy" else "reference")
     with torch.no_grad():
         assert backends.select_for_score(call).name == engine

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastssm import native
+from fastssm.backends.entries import compiled
 from fastssm.diffusion import (
     SDE,
     VE,
@@ -24,7 +24,7 @@ from fastssm.diffusion import (
 from fastssm.nn import MLP
 
 B, D, M, STEPS = 6, 3, 2, 4
-BACKENDS = ("reference", "torch", *native.DEVICES)
+BACKENDS = ("reference", "torch", *compiled.DEVICES)
 SDES: dict[str, SDE] = {
     "VP": VP(),
     "VE": VE(0.1, 5.0),

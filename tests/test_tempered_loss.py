@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 import fastssm
-from fastssm import ContinuousTempering, GeometricTempering, native
+from fastssm import ContinuousTempering, GeometricTempering
+from fastssm.backends.entries import compiled
 from fastssm.losses import Tempering, tempered
 from fastssm.nn import MLP
 
 B, D, M = 6, 3, 2
-BACKENDS = ("torch", "reference", *native.DEVICES)
+BACKENDS = ("torch", "reference", *compiled.DEVICES)
 LEVELS: dict[str, Tempering] = {
     "continuous": ContinuousTempering(lambda_min=0.5, radius=0.6),
     "geometric": GeometricTempering(lambda_min=0.2, largest_variance=3.0),

@@ -1,7 +1,7 @@
 """Breaks the CUDA kernels one way at a time, and lists which breaks the tests of tests/cuda notice.
 
 Run `python tools/cuda_mutants.py [--output bench/results/cuda_mutants.csv]`. Each barrier is deleted, and the race
-checker looks; each term of each rule of csrc/sweep.h is dropped and doubled, derivatives swapped and sums cut short,
+checker looks; each term of each rule of csrc/maths/sweep.h is dropped and doubled, derivatives swapped and sums cut,
 terms of the whole-net path for scores too, and float64 judges; each mask of a tail is made wrong by one, under
 AddressSanitizer. A mutant that no test can notice
 has to stand in EQUIVALENT with the argument why. Exits with 1 if another one survives.
@@ -106,10 +106,16 @@ CHANGES = (
     ("mask", "small_score.cuh", "j < p.dim; j += kWarp", "j <= p.dim; j += kWarp"),
 )  # fmt: skip
 
+KERNELS = "cuda/kernels/"  # under csrc
+
 # What nobody can notice, and why.
 EQUIVALENT = {
-    ("cuda/small.cuh", "begin, 1", "deleted"): "what begin writes is read only after the barrier of enter, or of end",
-    ("cuda/small_steps.cuh", "const T w = j < top.out ? memory", "const T w = j <= top.out ? memory"): (
+    (
+        KERNELS + "small.cuh",
+        "begin, 1",
+        "deleted",
+    ): "what begin writes is read only after the barrier of enter, or of end",
+    (KERNELS + "small_steps.cuh", "const T w = j < top.out ? memory", "const T w = j <= top.out ? memory"): (
         "the readout is padded with zeros to a multiple of four, and no product reads the columns beyond"
     ),
 }
@@ -142,22 +148,22 @@ class Mutant(NamedTuple):
 
 def barriers() -> Iterator[Mutant]:
     """Yield the kernels without one of their barriers."""
-    for path in sorted((CSRC / "cuda").glob("*.cuh")):
+    for path in sorted((CSRC / KERNELS).glob("*.cuh")):
         text, seen = path.read_text(), dict[str, int]()
         for found in re.finditer(re.escape(BARRIER), text):
             function = [match[1] for match in FUNCTION.finditer(text[: found.start()])][-1]
             seen[function] = seen.get(function, 0) + 1
             broken = text[: found.start()] + text[found.end() :]
-            yield Mutant("barrier", f"cuda/{path.name}", f"{function}, {seen[function]}", "deleted", broken)
+            yield Mutant("barrier", KERNELS + path.name, f"{function}, {seen[function]}", "deleted", broken)
 
 
 def every_mutant() -> Iterator[Mutant]:
     """Yield all mutants."""
     yield from barriers()
-    for rule in broken_rules((CSRC / "sweep.h").read_text()):
-        yield Mutant("rule", "sweep.h", f"{rule.rule}: {rule.term}", rule.change, rule.text)
+    for rule in broken_rules((CSRC / "maths" / "sweep.h").read_text()):
+        yield Mutant("rule", "maths/sweep.h", f"{rule.rule}: {rule.term}", rule.change, rule.text)
     for kind, name, old, new in CHANGES:
-        yield Mutant(kind, f"cuda/{name}", old, new, once((CSRC / "cuda" / name).read_text(), old, new))
+        yield Mutant(kind, KERNELS + name, old, new, once((CSRC / KERNELS / name).read_text(), old, new))
 
 
 def tested_by(file: str) -> str:
@@ -168,10 +174,10 @@ def tested_by(file: str) -> str:
 def verdict(folder: Path, file: str, text: str, machine: str) -> str:
     """Run the tests with one file changed, and return the first that fails, or nothing."""
     shutil.copytree(CSRC, folder / "csrc", ignore=shutil.ignore_patterns("*.cpp"))
-    kernels = folder / "csrc" / "cuda" / "kernels.cu"
+    kernels = folder / "csrc" / "cuda" / "kernels" / "kernels.cu"
     (folder / "csrc" / file).write_text(text)
     kernels.write_text(once(kernels.read_text(), "FASTSSM_KERNELS(float)\n", ""))
-    packs = folder / "csrc" / "cuda" / "pack.cuh"
+    packs = folder / "csrc" / "cuda" / "kernels" / "pack.cuh"
     packs.write_text(once(packs.read_text(), PRODUCT, MINUS + PRODUCT))
     libraries.library("kernels", [kernels], "plain" if machine == "emulator" else machine)  # raises if it is no C++
     files, chosen = TESTED[tested_by(file)]

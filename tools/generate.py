@@ -1,4 +1,4 @@
-"""Writes csrc/activations.h from the table of fastssm.activations; `--check` only says whether it is fresh.
+"""Writes csrc/maths/activations.h from the table of fastssm.activations; `--check` only says whether it is fresh.
 
 Every rule runs once on symbols. What it computes becomes a list of expressions in which equal ones are one and the
 same; those that are used more than once or long get a name, the others are printed where they are used.
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from fastssm.activations import TABLE, Activation  # noqa: E402
 
-HEADER = ROOT / "csrc" / "activations.h"
+HEADER = ROOT / "csrc" / "maths" / "activations.h"
 ORDERS = ("f", "d1", "d2", "d3")
 LONGEST = 70  # characters of an expression without a name
 PRECEDENCE = {">": 1, "<": 1, "+": 2, "-": 2, "*": 3, "/": 3, "negative": 4}
@@ -202,11 +202,11 @@ def _repeated(macro: str, calls: Iterable[str]) -> str:
 
 
 def header() -> str:
-    """Return the text of csrc/activations.h."""
+    """Return the text of csrc/maths/activations.h."""
     choices = [f"  if constexpr (ID == {i}) return {row.name}_jet<ORDER>(z, c);" for i, row in enumerate(TABLE)]
     return "\n".join(
         [
-            "// Generated from fastssm/activations.py by tools/generate.py: change it there.",
+            "// Generated from src/fastssm/activations.py by tools/generate.py: change it there.",
             "#pragma once",
             "",
             '#include "numerics.h"',
@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.check:
         options.header.write_text(header())
     elif not options.header.exists() or options.header.read_text() != header():
-        print(f"{options.header} is not what fastssm/activations.py makes of it: run `python tools/generate.py`.")
+        print(f"{options.header} is not what src/fastssm/activations.py makes of it: run `python tools/generate.py`.")
         return 1
     return 0
 

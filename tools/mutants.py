@@ -1,4 +1,4 @@
-"""Breaks every term of every rule of csrc/sweep.h in turn, and lists which breaks csrc/tests/test_engine.cpp notices.
+"""Breaks every term of every rule of csrc/maths/sweep.h in turn, and lists those that csrc/tests/test_engine.cpp sees.
 
 Run `python tools/mutants.py [--output bench/results/mutants.csv]`. Each term is dropped (made zero) and doubled, the
 kernels of one level are compiled with the broken rule, and the test of the engine runs with them. Exits with 1 if a
@@ -104,7 +104,7 @@ class Bench:
         """Return how many checks fail with this text of sweep.h."""
         folder = self.scratch / name
         shutil.copytree(CSRC, folder / "csrc")
-        (folder / "csrc" / "sweep.h").write_text(sweep)
+        (folder / "csrc" / "maths" / "sweep.h").write_text(sweep)
         flags = next(flags for level, *flags in self.levels() if level == LEVEL)
         kernels = self.compile(folder / "csrc" / self.kernels.relative_to(CSRC), flags, folder / "kernels.o")
         program = [*self.chain.compiler, "-pthread", *map(str, [*self.objects, kernels]), "-o", f"{folder}/test"]
@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=RESULT, help="where the table goes")
     output = parser.parse_args().output
-    sound = (CSRC / "sweep.h").read_text()
+    sound = (CSRC / "maths" / "sweep.h").read_text()
     every = list(mutants(sound))
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch))

@@ -2,7 +2,7 @@
 // v_m . s = -E1_m and sum_m v_m^T J v_m = -E2.
 #include <algorithm>
 
-#include "lane.h"
+#include "tile_sweep.h"
 
 namespace fastssm::cpu {
 

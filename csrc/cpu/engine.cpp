@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "lane.h"
+#include "tile_sweep.h"
 
 namespace fastssm::cpu {
 namespace {

@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace fastssm::cpu {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
-#include "../activations.h"
+#include "../maths/activations.h"
 
 namespace fastssm::cpu {
 namespace {

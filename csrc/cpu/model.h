@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include "../network.h"
+#include "../engine/network.h"
 #include "weights.h"
 
 namespace fastssm::cpu {

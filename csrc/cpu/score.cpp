@@ -2,7 +2,7 @@
 // u_m = W^T v_m, computed once, v_m^T J v_m = u_m . hd_m and v_m . s = u_m . h + v_m . b.
 #include <algorithm>
 
-#include "lane.h"
+#include "tile_sweep.h"
 
 namespace fastssm::cpu {
 

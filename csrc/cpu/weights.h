@@ -1,10 +1,10 @@
 // A layer's matrix packed for the sweeps' products, and these products.
 #pragma once
 
-#include "../network.h"
+#include "../engine/network.h"
 #include "arena.h"
 #include "gemm.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace fastssm::cpu {
 

@@ -6,7 +6,7 @@
 
 #include <functional>
 
-#include "../network.h"
+#include "../engine/network.h"
 #include "launcher.h"
 
 namespace fastssm::cuda {

@@ -4,7 +4,7 @@
 #include <string>
 #include <utility>
 
-#include "gemm_params.h"
+#include "kernels/gemm_params.h"
 
 namespace fastssm::cuda {
 namespace {

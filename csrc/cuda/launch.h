@@ -5,7 +5,7 @@
 #include <string>
 
 #include "engine.h"
-#include "params.h"
+#include "kernels/params.h"
 
 namespace fastssm::cuda {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "engine.h"
-#include "params.h"
+#include "kernels/params.h"
 
 namespace fastssm::cuda {
 

@@ -1,9 +1,9 @@
 // Whether a network is small enough for the whole-net kernels, what they keep where, and their launches.
 #include <algorithm>
 
-#include "../activations.h"
+#include "../maths/activations.h"
 #include "engine.h"
-#include "small_params.h"
+#include "kernels/small_params.h"
 
 namespace fastssm::cuda {
 namespace {

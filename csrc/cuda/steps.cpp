@@ -1,8 +1,8 @@
 // What all sweeps share: the way through one layer, up and down, and what crosses the border of a tile or a call.
 #include <cmath>
 
-#include "../activations.h"
-#include "../philox.h"
+#include "../maths/activations.h"
+#include "../maths/philox.h"
 #include "gemm.h"
 #include "launch.h"
 #include "pass.h"

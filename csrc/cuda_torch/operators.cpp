@@ -2,7 +2,7 @@
 //
 // With FASTSSM_EMULATED the same code is for CPU tensors, and whoever links it brings the launcher: the emulator of
 // tests/cuda, or nvcc's PTX executed on the CPU.
-#include "../call.h"
+#include "../engine/call.h"
 #include "runtime.h"
 
 namespace fastssm::stable {

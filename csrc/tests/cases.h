@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <string>
 
-#include "../network.h"
-#include "../philox.h"
+#include "../engine/network.h"
+#include "../maths/philox.h"
 #include "reference.h"
 
 namespace cases {

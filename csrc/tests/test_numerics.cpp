@@ -4,10 +4,10 @@
 #include <random>
 #include <vector>
 
-#include "../activations.h"
-#include "../cpu/signs.h"
-#include "../cpu/vec.h"
-#include "../cpu/vec_math.h"
+#include "../maths/activations.h"
+#include "../cpu/kernels/signs.h"
+#include "../cpu/kernels/vec.h"
+#include "../cpu/kernels/vec_math.h"
 #include "check.h"
 
 using namespace fastssm;

@@ -7,7 +7,7 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
-#include "../activations.h"
+#include "../maths/activations.h"
 #include "functions.h"
 #include "gemm.h"
 

@@ -7,7 +7,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../call.h"
+#include "../engine/call.h"
 
 namespace fastssm::on_tensors {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../cpu/gemm.h"
-#include "../cpu/kernels.h"
+#include "../cpu/kernels/kernels.h"
 
 namespace fastssm::torch_gemm {
 

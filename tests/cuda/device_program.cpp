@@ -84,7 +84,7 @@ int main(int count, char** words) {
   const std::set<std::string> known = {"--quick", "--layers", "--whole-net"};
   std::set<std::string> options;
   const char* given = std::getenv("FASTSSM_CUDA_IMAGE");
-  std::string image = given ? given : "fastssm/_kernels.fatbin";
+  std::string image = given ? given : "src/fastssm/_kernels.fatbin";
   for (int i = 1; i < count; i++) {
     if (known.count(words[i])) options.insert(words[i]);
     else image = words[i];

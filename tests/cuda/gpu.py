@@ -15,7 +15,7 @@ from architectures import Architecture
 from libraries import CSRC, HERE, ROOT, library
 
 DRIVER = (HERE / "driver_memory.cpp", *sorted((CSRC / "cuda").glob("driver*.cpp")))
-BUILT = ROOT / "fastssm" / "_kernels.fatbin"
+BUILT = ROOT / "src" / "fastssm" / "_kernels.fatbin"
 
 
 def image(kernels: Path, capability: int) -> Path:

@@ -16,9 +16,11 @@ from device import Device, aligned, copied, filled
 from gpu import Gpu
 from structures import Structures
 
-KERNELS = Path(os.environ.get("FASTSSM_CUDA_KERNELS", libraries.CSRC / "cuda" / "kernels.cu"))  # or a mutant
+KERNELS = Path(
+    os.environ.get("FASTSSM_CUDA_KERNELS", libraries.CSRC / "cuda" / "kernels" / "kernels.cu")
+)  # or a mutant
 HEADERS = ("params.h", "small_params.h", "gemm_params.h")
-STRUCTURES = Structures(*(libraries.CSRC / "cuda" / name for name in HEADERS))
+STRUCTURES = Structures(*(libraries.CSRC / "cuda" / "kernels" / name for name in HEADERS))
 FLAVOUR = os.environ.get("FASTSSM_CUDA_FLAVOUR", "")  # of a run of the tests within the tests
 PTX_FILES = 8  # that the kernels of one architecture are compiled in
 GPU = "device"  # the flavour, and the machine, of a run on one

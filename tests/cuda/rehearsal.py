@@ -14,7 +14,9 @@ PARTS = ("fiber", "machine", "warp", "mma", "launcher")
 @cache
 def driver() -> Path:
     """Return a folder with a libcuda.so.1."""
-    made = library("fake-driver", [CSRC / "cuda" / "kernels.cu", HERE / "fake_driver.cpp"], "plain", parts=PARTS)
+    made = library(
+        "fake-driver", [CSRC / "cuda" / "kernels" / "kernels.cu", HERE / "fake_driver.cpp"], "plain", parts=PARTS
+    )
     folder = CACHE / made.stem
     with locked(folder):
         folder.mkdir(exist_ok=True)

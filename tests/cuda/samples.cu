@@ -1,7 +1,7 @@
 // Kernels to try the tools on: each is right, or wrong in one way that a tool must find.
 #include <cstdint>
 
-#include "cuda/portable.cuh"
+#include "cuda/kernels/portable.cuh"
 #include "samples.h"
 
 #if defined(FASTSSM_EMULATOR)

@@ -29,7 +29,7 @@ def test_every_mutant_of_the_kernels_was_tried_and_caught() -> None:
 
 
 def test_every_barrier_is_a_mutant() -> None:
-    sources = [path.read_text() for path in (cuda_mutants.CSRC / "cuda").glob("*.cuh")]
+    sources = [path.read_text() for path in (cuda_mutants.CSRC / "cuda" / "kernels").glob("*.cuh")]
     barriers = sum(text.count("__syncthreads()") + text.count("__syncwarp(") for text in sources)
     assert barriers == sum(mutant.kind == "barrier" for mutant in cuda_mutants.every_mutant())
 

@@ -76,10 +76,12 @@ import torch
 import oracle
 import oracle_noise
 import fastssm
-from fastssm import backends, ops
+from fastssm import backends
+from fastssm.backends import fused
+from fastssm.backends.entries import dispatcher
 
 torch.ops.load_library({library!r})
-backends.BACKENDS["torch"] = backends.Fused("torch", ops)
+backends.BACKENDS["torch"] = fused.Fused("torch", dispatcher)
 """
 
 
@@ -207,7 +209,7 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
 
 
 ROUNDED = """
-from fastssm.engine import Form, Inputs, Static
+from fastssm.backends.entries.flat import Form, Inputs, Static
 from fastssm.sweeps import read
 torch.manual_seed(0)
 for out, kind in ((1, "energy"), (16, "score")):
@@ -215,7 +217,8 @@ for out, kind in ((1, "energy"), (16, "score")):
     plan, tensors, _ = read(fastssm.recognize(net), kind, ())
     x, v = torch.randn(20, 16), torch.randn(2, 20, 16)
     def gradients(precision):
-        loss = ops.objective(Inputs(x, None, v, None), None, tensors, Static(plan, 2, precision), Form(True, True))[0]
+        static, form = Static(plan, 2, precision), Form(True, True)
+        loss = dispatcher.objective(Inputs(x, None, v, None), None, tensors, static, form)[0]
         return [loss.detach(), *torch.autograd.grad(loss, tensors)]
     full = [t.double() for t in gradients("full")]
     for precision, rtol in (("tf32", 3e-3), ("bf16", 2e-2)):

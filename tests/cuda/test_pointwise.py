@@ -1,6 +1,6 @@
 """The passes through an activation, up and down, against torch's own derivatives in float64.
 
-What goes down is the gradient of what goes up, so autograd judges it: no rule of csrc/sweep.h is repeated here.
+What goes down is the gradient of what goes up, so autograd judges it: no rule of csrc/maths/sweep.h is repeated here.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from fastssm.activations import BY_NAME, INDEX
 from fastssm.directions import rademacher
 from fastssm.nn import make_activation
 
-NETWORK = Structures(CSRC / "network.h")
+NETWORK = Structures(CSRC / "engine" / "network.h")
 REALS = {torch.float32: "float", torch.float64: "double"}
 RTOL = {torch.float32: 2.0**-23 * 1024, torch.float64: 1e-10}
 PRECISIONS = ("full", "tf32", "bf16")
@@ -144,7 +144,7 @@ def expected(case: Case, p: Problem) -> list[Tensor]:
 
 
 class Arguments:
-    """The structs of csrc/network.h for a case, with NaN in all that it is to write, and what they point to."""
+    """The structs of csrc/engine/network.h for a case, with NaN in all that it is to write, and what they point to."""
 
     def __init__(self, case: Case, p: Problem) -> None:
         self.case, self.p, self.real, self.kept = case, p, REALS[case.dtype], []

@@ -25,7 +25,7 @@ jobs=${JOBS:-$(($(nproc) < 8 ? $(nproc) : 8))}
 log=$out/log.txt
 export FASTSSM_CUDA_IMAGE=$PWD/$prebuilt/_kernels.fatbin  # the kernels of the phases that run without the package
 failed=""
-export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 PYTORCH_NVML_BASED_CUDA_CHECK=1
+export PYTHONPATH=$PWD/src PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 PYTORCH_NVML_BASED_CUDA_CHECK=1
 [ -f "$out/phases.csv" ] || echo "phase,status,seconds,summary" >"$out/phases.csv"
 
 # phase NAME SECONDS COMMAND...: run it in its time box, unless it is done or not wanted, and record what came of it.

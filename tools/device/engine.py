@@ -1,6 +1,6 @@
 """Make sure that the CUDA engine is there, for `check.sh`: as it is installed, as it was built before, or built now.
 
-python tools/device/engine.py FOLDER            put the engine of FOLDER into fastssm/, unless one is there
+python tools/device/engine.py FOLDER            put the engine of FOLDER into src/fastssm/, unless one is there
 python tools/device/engine.py FOLDER --build    build it into FOLDER (`make device-build`); needs g++ and nvcc
     python tools/device/engine.py FOLDER --device   exit with 3, saying why, where there is no GPU to check
 """
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / "fastssm"
+PACKAGE = ROOT / "src" / "fastssm"
 RECORD = "_build.json"
 NO_GPU = 3  # exit status: nothing is wrong, but nothing can be checked
 EXPECTED = (9, 0)  # the compute capability to build for where there is no device

@@ -27,13 +27,14 @@ def device() -> list[str]:
     """Describe the first device as torch and the engine see it."""
     import torch
 
-    from fastssm import backends, cuda
+    from fastssm import backends
+    from fastssm.native import cuda_library
 
-    lines = [f"torch {torch.__version__}, CUDA {torch.version.cuda}", f"engine: {cuda.status()}"]
+    lines = [f"torch {torch.__version__}, CUDA {torch.version.cuda}", f"engine: {cuda_library.status()}"]
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
         lines.append(f"device: {found.name}, compute capability {found.major}.{found.minor}, {found}")
-        lines.append(f"kernels: {cuda.unready(torch.device('cuda', 0)) or 'loaded'}")
+        lines.append(f"kernels: {cuda_library.unready(torch.device('cuda', 0)) or 'loaded'}")
     return [*lines, f"backends: {backends.availability()}"]
 
 

@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys, torch, fastssm
 from pathlib import Path
-from fastssm import cuda
+from fastssm.native import cuda_library
 from fastssm.nn import MLP
 if sys.argv[1] == "nvrtc":
-    cuda.IMAGE = Path("there is none")
+    cuda_library.IMAGE = Path("there is none")
 torch.manual_seed(0)
 net, x = MLP(5, [40, 40]).cuda(), torch.randn(300, 5, device="cuda")
 loss = fastssm.sliced_loss(net, x, v=torch.ones_like(x), backend="cuda")
@@ -27,7 +27,7 @@ print(sum(t.double().square().sum() for t in found).item())
 def found(compiler: str, cache: str) -> float:
     """Return a number that depends on every kernel's result, in a process of its own."""
     command = [sys.executable, "-c", PROGRAM, compiler]
-    environment = {**os.environ, "FASTSSM_CACHE": cache, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "FASTSSM_CACHE": cache, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)

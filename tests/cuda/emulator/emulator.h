@@ -1,4 +1,4 @@
-// CUDA C++ for a host compiler: what kernel files see in place of CUDA's headers (csrc/cuda/portable.cuh).
+// CUDA C++ for a host compiler: what kernel files see in place of CUDA's headers (csrc/cuda/kernels/portable.cuh).
 //
 // Every thread of a block is a fiber, and blocks run one after another. What the language promises no order for, the
 // schedule may reorder: `schedule` in launcher.h. A kernel that misuses a barrier or a shuffle raises.

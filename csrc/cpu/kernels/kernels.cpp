@@ -1,0 +1,310 @@
+// Compiled once for every instruction set, with FASTSSM_LEVEL naming it. Whatever is defined here stays local to the
+// object file: the linker must never take a function of one level for that of another.
+#include "kernels.h"
+
+#include "../../maths/activations.h"
+#include "../../maths/sweep.h"
+#include "rows.h"
+#include "vec_math.h"
+
+#ifndef FASTSSM_LEVEL
+#error "FASTSSM_LEVEL must be avx512, avx2 or baseline"
+#endif
+#define FASTSSM_JOIN_(a, b) a##b
+#define FASTSSM_JOIN(a, b) FASTSSM_JOIN_(a, b)
+
+namespace fastssm::cpu {
+namespace {
+
+constexpr int64_t kChunk = 256;   // columns of one row that stay in the first-level cache between two passes
+constexpr int kAbreast = 4;  // vectors whose long chains of operations overlap
+
+// ---- the table of activations ----------------------------------------------------------------------------------
+
+// Returns zero, or NaN where a z + bias is not finite: an activation that saturates would hide it.
+template <class T>
+using Jets = T (*)(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d2, T* d3);
+
+template <int ID, int ORDER, class T>
+T jets_of(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d2, T* d3) {
+  constexpr int parameters = activation_parameters[ID];
+  T own[parameters + 1];  // a copy, as the stores below could change c for all the compiler knows
+  for (int i = 0; i < parameters; i++) own[i] = c[i];
+  const auto put = [&](int64_t j, const Jet<Native<T>>& jet) {
+    store(f + j, jet.f);
+    store(d1 + j, jet.d1);
+    if constexpr (ORDER >= 2) store(d2 + j, jet.d2);
+    if constexpr (ORDER >= 3) store(d3 + j, jet.d3);
+  };
+  Native<T> broken(T(0));
+  int64_t j = 0;
+  for (; j + kAbreast * native_lanes<T> <= n; j += kAbreast * native_lanes<T>) {
+    Native<T> at[kAbreast];
+    Jet<Native<T>> jets[kAbreast];
+#pragma GCC unroll 4
+    for (int i = 0; i < kAbreast; i++) at[i] = load(z + j + i * native_lanes<T>) + load(bias + j + i * native_lanes<T>);
+#pragma GCC unroll 4
+    for (int i = 0; i < kAbreast; i++) broken = add_inner(broken, at[i], Native<T>(T(0)));
+#pragma GCC unroll 4
+    for (int i = 0; i < kAbreast; i++) jets[i] = jet<ID, ORDER>(at[i], own);
+#pragma GCC unroll 4
+    for (int i = 0; i < kAbreast; i++) put(j + i * native_lanes<T>, jets[i]);
+  }
+  for (; j < n; j += native_lanes<T>) {
+    const Native<T> at = load(z + j) + load(bias + j);
+    broken = add_inner(broken, at, Native<T>(T(0)));
+    put(j, jet<ID, ORDER>(at, own));
+  }
+  return sum(broken);
+}
+
+template <class T, int ID = 0>
+Jets<T> find_jets(int id, int order) {
+  if constexpr (ID < activation_count) {
+    if (id != ID) return find_jets<T, ID + 1>(id, order);
+    return order == 1 ? jets_of<ID, 1, T> : order == 2 ? jets_of<ID, 2, T> : jets_of<ID, 3, T>;
+  }
+  return nullptr;
+}
+
+template <class T>
+void jets(int activation, int order, int64_t n, const T* z, const T* c, T* f, T* d1, T* d2, T* d3) {
+  const T none[kAlign] = {};
+  const Jets<T> run = find_jets<T>(activation, order);
+  for (int64_t j = 0; j < n; j += kAlign)  // n is padded
+    run(kAlign, z + j, none, c, f + j, d1 + j, d2 + j, d3 + j);
+}
+
+// ---- up --------------------------------------------------------------------------------------------------------
+
+template <bool CURVED, bool FRESH, class T>
+void lift(const Up<T>& a, int64_t at, int64_t n) {
+  const int64_t kind = a.shape.kind(), tangents = a.shape.tangents, curve = a.shape.curve();
+  const bool keep = a.q != nullptr;
+  for (int64_t j = at; j < at + n; j += native_lanes<T>) {
+    const Native<T> d1 = load(a.z + j);
+    Native<T> q(T(0));
+    for (int64_t m = 1; m <= tangents; m++) {
+      const Native<T> zd = load(a.z + m * kind + j);
+      store(a.out + m * kind + j, tangent(d1, zd));
+      q = add_square(q, zd);
+    }
+    if (keep) store(a.q + j, q);
+    if constexpr (CURVED) {
+      const Native<T> d2 = load(a.d2 + j);
+      store(a.out + curve + j, FRESH ? curvature(d2, q) : curvature(d1, load(a.z + curve + j), d2, q));
+    }
+  }
+}
+
+template <class T>
+void add_entered(const Up<T>& a, int64_t at, int64_t n) {
+  const int64_t kinds = a.shape.tangents + 1 + (a.curvature && !a.fresh);
+  for (int64_t k = 0; k < kinds; k++)
+    for (int64_t j = k * a.shape.kind() + at; j < k * a.shape.kind() + at + n; j += native_lanes<T>)
+      store(a.out + j, load(a.out + j) + load(a.entered + j));
+}
+
+template <class T>
+void up(const Up<T>& a) {
+  const Jets<T> run = find_jets<T>(a.activation, a.order);
+  const auto carry = !a.curvature ? lift<false, false, T> : a.fresh ? lift<true, true, T> : lift<true, false, T>;
+  for (int64_t r = 0; r < a.shape.samples; r++)
+    for (int64_t j = 0; j < a.shape.width; j += kChunk) {
+      const int64_t at = r * a.shape.ld + j, n = least(kChunk, a.shape.width - j);
+      a.broken[r] += run(n, a.z + at, a.bias + j, a.constants, a.out + at, a.z + at, a.d2 + at, a.d3 + at);
+      carry(a, at, n);
+      if (a.entered) add_entered(a, at, n);
+    }
+}
+
+// ---- down ------------------------------------------------------------------------------------------------------
+
+template <Above ABOVE, bool MERGED, bool FRESH, class T>
+void down_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, int64_t end) {
+  const int64_t kind = a.shape.kind(), tangents = a.shape.tangents, curve = a.shape.curve();
+  for (int64_t j = column; j < end; j += native_lanes<T>) {
+    Native<T> total(T(0)), readout(T(0));
+    if constexpr (ABOVE == Above::outer) readout = load(a.readout + j);
+    for (int64_t r = first; r < last; r++) {
+      const int64_t at = r * a.shape.ld + j;
+      const Native<T> d1 = load(a.z + at), d2 = load(a.d2 + at), d3 = load(a.d3 + at);
+      Native<T> g(T(0));
+      if constexpr (MERGED) g = load(a.chain + r * a.chain_ld + j);
+      else if constexpr (ABOVE == Above::outer) g = readout * a.curvature_coefficient[r];
+      else g = load(a.bars + curve + at);
+      const Native<T> cg = MERGED ? g * a.c2[r] : g, bend = d2 * cg;
+      Native<T> inner(T(0)), q(T(0));
+      if constexpr (!FRESH) inner = add_inner(inner, g, load(a.z + curve + at));
+      for (int64_t m = 1; m <= tangents; m++) {
+        const Native<T> zd = load(a.z + m * kind + at);
+        T* bar = a.bars + m * kind + at;
+        q = add_square(q, zd);
+        if constexpr (ABOVE == Above::none) {
+          store(bar, curved_tangent_down(bend, zd));
+        } else {
+          Native<T> hdb;
+          if constexpr (ABOVE == Above::outer) hdb = readout * a.tangent_coefficient[(m - 1) * a.shape.samples + r];
+          else hdb = load(bar);
+          inner = add_inner(inner, hdb, zd);
+          store(bar, curved_tangent_down(d1, hdb, bend, zd));
+        }
+      }
+      Native<T> zb;
+      if constexpr (ABOVE == Above::stack) zb = curved_value_down(d1, load(a.bars + at), d2, inner, d3, cg, q);
+      else zb = curved_value_down(d2, inner, d3, cg, q);
+      store(a.bars + at, zb);
+      total += zb;
+      if constexpr (!MERGED && !FRESH) store(a.bars + curve + at, tangent(d1, g));
+    }
+    if (a.bias) store(a.bias + j, load(a.bias + j) + total);
+  }
+}
+
+// A merged pass without tangents: zb = f' hb + f'' g zk.
+template <class T>
+void down_straight_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, int64_t end) {
+  const int64_t curve = a.shape.curve();
+  for (int64_t j = column; j < end; j += native_lanes<T>) {
+    Native<T> total(T(0));
+    for (int64_t r = first; r < last; r++) {
+      const int64_t at = r * a.shape.ld + j;
+      const Native<T> hb = a.above == Above::none ? Native<T>(T(0)) : load(a.bars + at);
+      const Native<T> inner = add_inner(Native<T>(T(0)), load(a.chain + r * a.chain_ld + j), load(a.z + curve + at));
+      const Native<T> zb = value_down(load(a.z + at), hb, load(a.d2 + at), inner);
+      store(a.bars + at, zb);
+      total += zb;
+    }
+    if (a.bias) store(a.bias + j, load(a.bias + j) + total);
+  }
+}
+
+template <class T>
+void down_score_block(const DownScore<T>& a, int64_t first, int64_t last, int64_t column, int64_t end) {
+  const int64_t kind = a.shape.kind(), tangents = a.shape.tangents;
+  for (int64_t j = column; j < end; j += native_lanes<T>) {
+    Native<T> total(T(0));
+    for (int64_t r = first; r < last; r++) {
+      const int64_t at = r * a.shape.ld + j;
+      const Native<T> d1 = load(a.z + at), d2 = load(a.d2 + at);
+      Native<T> inner(T(0));
+      for (int64_t m = 1; m <= tangents; m++) {
+        T* bar = a.bars + m * kind + at;
+        const Native<T> hdb = load(bar);
+        inner = add_inner(inner, hdb, load(a.z + m * kind + at));
+        store(bar, tangent(d1, hdb));
+      }
+      const Native<T> hb = load(a.bars + at), zb = tangents > 0 ? value_down(d1, hb, d2, inner) : tangent(d1, hb);
+      store(a.bars + at, zb);
+      total += zb;
+    }
+    if (a.bias) store(a.bias + j, load(a.bias + j) + total);
+  }
+}
+
+// Run a pass block by block, so that a column's sums stay in a register while its rows stay in the cache.
+template <class Pass>
+void in_blocks(const Pass& a, void (*pass)(const Pass&, int64_t, int64_t, int64_t, int64_t)) {
+  const Shape& s = a.shape;
+  for (int64_t r = 0; r < s.samples; r += kSamples)
+    for (int64_t j = 0; j < s.width; j += kColumns)
+      pass(a, r, least(r + kSamples, s.samples), j, least(j + kColumns, s.width));
+}
+
+template <class T>
+void down(const Down<T>& a) {
+  auto pass = down_block<Above::stack, false, false, T>;
+  if (a.merged && a.shape.tangents == 0) {
+    pass = down_straight_block<T>;
+  } else if (a.merged) {
+    pass = a.above == Above::none ? down_block<Above::none, true, false, T> : down_block<Above::stack, true, false, T>;
+  } else if (a.above == Above::outer) {
+    pass = a.fresh ? down_block<Above::outer, false, true, T> : down_block<Above::outer, false, false, T>;
+  } else if (a.fresh) {
+    pass = down_block<Above::stack, false, true, T>;
+  }
+  in_blocks(a, pass);
+}
+
+template <class T>
+void down_score(const DownScore<T>& a) {
+  in_blocks(a, down_score_block<T>);
+}
+
+// ---- the chain of a merged sweep -------------------------------------------------------------------------------
+
+// sum_j bend zd^2, in two chains of additions, so that they overlap
+template <class T>
+FASTSSM_INLINE T bent(int64_t width, const T* bend, const T* zd) {
+  const auto add = [&](Native<T> e2, int64_t j) {
+    return add_inner(e2, load(bend + j), add_square(Native<T>(T(0)), load(zd + j)));
+  };
+  Native<T> even(T(0)), odd(T(0));
+  int64_t j = 0;
+  for (; j + 2 * native_lanes<T> <= width; j += 2 * native_lanes<T>) {
+    even = add(even, j);
+    odd = add(odd, j + native_lanes<T>);
+  }
+  for (; j < width; j += native_lanes<T>) even = add(even, j);
+  return sum(even + odd);
+}
+
+// Without tangents.
+template <class T>
+void chain_straight(const Chain<T>& a) {
+  const Shape& s = a.shape;
+  for (int64_t r = 0; r < s.samples; r++)
+    for (int64_t j = 0; j < s.width; j += native_lanes<T>)
+      store(a.bar + r * s.ld + j, tangent(load(a.z + r * s.ld + j), load(a.g + r * a.g_ld + j)));
+}
+
+template <class T>
+void chain(const Chain<T>& a) {
+  const Shape& s = a.shape;
+  if (s.tangents == 0) return chain_straight(a);
+  for (int64_t r = 0; r < s.samples; r++) {
+    Native<T> e2(T(0));
+    for (int64_t j = 0; j < s.width; j += native_lanes<T>) {
+      const int64_t at = r * s.ld + j;
+      const Native<T> g = load(a.g + r * a.g_ld + j), d2 = load(a.d2 + at);
+      if (a.each) store(a.q + at, curvature(d2, g));
+      else e2 = add_inner(e2, curvature(d2, load(a.q + at)), g);
+      store(a.bar + at, tangent(load(a.z + at), g));
+    }
+    if (!a.each) a.e2[r] += sum(e2);
+    for (int64_t m = 1; a.each && m <= s.tangents; m++)
+      a.e2[(m - 1) * s.samples + r] += bent(s.width, a.q + r * s.ld, a.z + m * s.kind() + r * s.ld);
+  }
+}
+
+template <class T>
+void curve(const Curve<T>& a) {
+  const bool bent = a.shape.tangents > 0;
+  for (int64_t r = 0; r < a.shape.samples; r++) {
+    const Native<T> c2(a.c2[r]);
+    for (int64_t j = r * a.shape.ld; j < r * a.shape.ld + a.shape.width; j += native_lanes<T>) {
+      const Native<T> d1 = load(a.d1 + j), zk = load(a.zk + j);
+      const Native<T> k = bent ? curvature(d1, zk, c2 * load(a.d2 + j), load(a.q + j)) : tangent(d1, zk);
+      store(a.out + j, a.entered ? k + load(a.entered + j) : k);
+    }
+  }
+}
+
+// ---- the table of kernels --------------------------------------------------------------------------------------
+
+template <class T>
+const Kernels<T> table = {up<T>,           down<T>, down_score<T>, chain<T>, curve<T>, dots<T>,   pair_dots<T>,
+                          weighted_sum<T>, scaled<T>, turn<T>,     add<T>,   signs<T>, jets<T>, narrow,
+                          interleave};
+
+}  // namespace
+
+template <class T>
+const Kernels<T>& FASTSSM_JOIN(FASTSSM_LEVEL, _kernels)() {
+  return table<T>;
+}
+
+template const Kernels<float>& FASTSSM_JOIN(FASTSSM_LEVEL, _kernels)();
+template const Kernels<double>& FASTSSM_JOIN(FASTSSM_LEVEL, _kernels)();
+
+}  // namespace fastssm::cpu

@@ -1,0 +1,127 @@
+// Sums in a fixed order: of a row by the lanes of a warp, of columns by the threads of a block and then over blocks.
+#pragma once
+
+#include "../../maths/sweep.h"
+#include "pack.cuh"
+
+namespace fastssm::cuda {
+
+// The sum over a warp, in every lane.
+template <class T>
+FASTSSM_DEVICE T warp_sum(T value) {
+  FASTSSM_UNROLL
+  for (int apart = kWarp / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(0xFFFFFFFF, value, apart);
+  return value;
+}
+
+template <class T>
+FASTSSM_DEVICE T sum_of(const Pack<T>& a) {
+  T sum = a.lane[0];
+  FASTSSM_UNROLL
+  for (int i = 1; i < kLanes<T>; i++) sum += a.lane[i];
+  return sum;
+}
+
+// sum_j first(j) second(j) over packs of columns, of which the functions return those before `width`; by one warp.
+template <class T, class First, class Second>
+FASTSSM_DEVICE T warp_dot(int64_t width, const First& first, const Second& second) {
+  Pack<T> sums = all(T(0));
+  for (int64_t j = threadIdx.x % kWarp * kLanes<T>; j < width; j += kWarp * kLanes<T>)
+    sums = add_inner(sums, first(j, width - j), second(j, width - j));
+  return warp_sum(sum_of(sums));
+}
+
+// A row of a stack, and one of the caller's, as functions of a column and the number of columns left.
+template <class T>
+FASTSSM_DEVICE auto in_stack(const T* row) {
+  return [=](int64_t j, int64_t left) { return load_some(row + j, left); };
+}
+template <class T>
+FASTSSM_DEVICE auto anywhere(const T* row) {
+  return [=](int64_t j, int64_t left) { return load_loose(row + j, left); };
+}
+
+// The sums of two numbers over a block's warps, each held by all lanes of its warp, for the first thread.
+template <class T>
+struct Two {
+  T first, second;
+};
+
+template <class T>
+FASTSSM_DEVICE Two<T> block_sums(T first, T second) {
+  FASTSSM_SHARED(Two<T>, sums);
+  if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = {first, second};
+  __syncthreads();
+  Two<T> total{T(0), T(0)};
+  for (unsigned w = 0; threadIdx.x == 0 && w < blockDim.x / kWarp; w++)
+    total = {total.first + sums[w].first, total.second + sums[w].second};
+  return total;
+}
+
+// The sums over threads that stand below one another, for those of the first row.
+template <class T>
+FASTSSM_DEVICE Pack<T> fold(const Pack<T>& own, int abreast) {
+  FASTSSM_SHARED(Pack<T>, sums);
+  sums[threadIdx.x] = own;
+  __syncthreads();
+  Pack<T> total = own;
+  for (unsigned i = threadIdx.x + abreast; threadIdx.x < unsigned(abreast) && i < blockDim.x; i += abreast)
+    total = total + sums[i];
+  return total;
+}
+
+// The end of a pass that adds up columns: a block's sums in its row of the partial ones.
+template <class T>
+FASTSSM_DEVICE void leave_partial(const Pack<T>& own, const Place& place, int abreast, int64_t ld, T* partial,
+                                  bool add) {
+  const Pack<T> total = fold(own, abreast);
+  if (threadIdx.x >= unsigned(abreast) || place.column >= ld) return;
+  T* out = partial + int64_t(blockIdx.y) * ld + place.column;
+  store(out, add ? load(out) + total : total);
+}
+
+template <class T>
+FASTSSM_DEVICE void weighted_sum_rows(const WeightedSum<T>& a) {
+  const Place place(a.walk, a.rows, kLanes<T>);
+  Pack<T> total = all(T(0));
+  for (int64_t row = place.row; row < place.end && place.column < a.ld; row += place.step)
+    total = add_inner(total, load(a.a + row * a.ld + place.column), all(a.coefficients ? a.coefficients[row] : T(1)));
+  leave_partial(total, place, a.walk.abreast, a.ld, a.partial, a.add);
+}
+
+// Block (x, y) ends columns of the y-th segment.
+template <class T>
+FASTSSM_DEVICE void finish_rows(const Finish<T>& a) {
+  Segment<T> segment = a.segments[0];
+  FASTSSM_UNROLL
+  for (int i = 1; i < kSegments; i++)
+    if (blockIdx.y == unsigned(i)) segment = a.segments[i];
+  const int64_t column = (int64_t(blockIdx.x) * kFinished + threadIdx.x % kFinished) * kLanes<T>;
+  Pack<T> total = all(T(0));
+  for (int64_t row = threadIdx.x / kFinished; row < segment.rows && column < segment.ld; row += blockDim.x / kFinished)
+    total = total + load(segment.partial + row * segment.ld + column);
+  total = fold(total, kFinished);
+  if (threadIdx.x < kFinished) store_loose(segment.out + column, segment.width - column, total, false);
+}
+
+// Two stages by the same kernel: the first adds up samples, the second, of one block, what the first left.
+template <class T>
+FASTSSM_DEVICE void total_rows(const Total<T>& a) {
+  double sum = 0;
+  const int64_t first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, step = int64_t(gridDim.x) * blockDim.x;
+  if (a.partials) {
+    for (int64_t i = first; i < a.partials; i += step) sum += a.partial[i];
+  } else {
+    for (int64_t i = first; i < a.samples; i += step)
+      sum += double(a.weight[i]) * (double(a.jacobian[i]) + double(a.square[i]));
+  }
+  const double total = block_sums(warp_sum(sum), 0.0).first;
+  if (threadIdx.x != 0) return;
+  if (gridDim.x == 1) {
+    *a.loss = T(total);
+  } else {
+    a.partial[blockIdx.x] = total;
+  }
+}
+
+}  // namespace fastssm::cuda

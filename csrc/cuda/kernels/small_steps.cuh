@@ -1,0 +1,314 @@
+// The steps of the whole-net kernels on one tile of samples in a block's shared memory.
+#pragma once
+
+#include "../../maths/activations.h"
+#include "../../maths/sweep.h"
+#include "reduce.cuh"
+#include "shared.cuh"
+#include "small_params.h"
+
+namespace fastssm::cuda {
+
+template <class T>
+struct alignas(16) Quad {
+  T v[4];
+};
+
+template <class T>
+FASTSSM_DEVICE Quad<T> quad(const T* p) {
+  return *reinterpret_cast<const Quad<T>*>(p);
+}
+
+// To shared memory, and to where the caller's lies.
+template <class T>
+FASTSSM_DEVICE void put_shared(T* p, const Quad<T>& q) {
+  FASTSSM_UNROLL
+  for (int i = 0; i < 4; i += kLanes<T>) store_shared(p + i, pack_of<T>([&](int lane) { return q.v[i + lane]; }));
+}
+
+template <class T>
+FASTSSM_DEVICE void put(T* p, const Quad<T>& q) {
+  FASTSSM_UNROLL
+  for (int i = 0; i < 4; i += kLanes<T>) store(p + i, pack_of<T>([&](int lane) { return q.v[i + lane]; }));
+}
+
+// Row `id` of the table of activations.
+template <int ORDER, int ID = 0, class T>
+FASTSSM_DEVICE Jet<T> jet_of(int id, T z, const T* c) {
+  if constexpr (ID + 1 < activation_count) {
+    if (id != ID) return jet_of<ORDER, ID + 1>(id, z, c);
+  }
+  return jet<ID, ORDER>(z, c);
+}
+
+// A tile of samples and some of their directions. Every step ends in a barrier.
+template <class T>
+struct SmallTile {
+  using Layer = SmallLayer<T>;
+
+  const Small<T>& p;
+  T* memory;
+  T constant;     // the readout's bias
+  int64_t first;  // sample
+  int samples;
+  int direction;  // first one
+  int tangents;
+
+  // The first row of the curvature in a stack.
+  FASTSSM_DEVICE int curve() const { return (tangents + 1) * samples; }
+
+  // ---- products: four rows and four columns a thread -------------------------------------------------------------
+
+  // z = in W^T of some rows.
+  FASTSSM_DEVICE void product_up(const Layer& s, int from, int rows) {
+    const T *in = memory + s.at_in + from * s.ld_in, *weight = memory + s.at_weight;
+    T* z = memory + s.at_z + from * s.ld;
+    const int across = quads(s.out), deep = 4 * quads(s.in);
+    for (int i = threadIdx.x; i < quads(rows) * across; i += kSmallThreads) {
+      const int r = i / across * 4, j = i % across;  // columns j, j + across, ...: their weights lie in different banks
+      T sum[4][4] = {};
+      for (int k = 0; k < deep; k += 4) {
+        Quad<T> a[4];
+        FASTSSM_UNROLL
+        for (int q = 0; q < 4; q++) a[q] = quad(in + (r + q < rows ? r + q : rows - 1) * s.ld_in + k);
+        FASTSSM_UNROLL
+        for (int c = 0; c < 4; c++) {
+          const Quad<T> w = quad(weight + (j + c * across) * s.ld_in + k);
+          FASTSSM_UNROLL
+          for (int q = 0; q < 4; q++)
+            FASTSSM_UNROLL
+            for (int e = 0; e < 4; e++) sum[q][c] += a[q].v[e] * w.v[e];
+        }
+      }
+      FASTSSM_UNROLL
+      for (int q = 0; q < 4; q++)
+        FASTSSM_UNROLL
+        for (int c = 0; c < 4; c++)
+          if (r + q < rows) z[(r + q) * s.ld + j + c * across] = sum[q][c];
+    }
+    __syncthreads();
+  }
+
+  // below = bars W, and what came from above where the layer skips.
+  FASTSSM_DEVICE void product_down(const Layer& s, const T* bars, int rows, int at_below, int at_above) {
+    const T *weight = memory + s.at_weight, *above = memory + at_above;
+    T* below = memory + at_below;
+    const int across = quads(s.in), deep = 4 * quads(s.out);
+    for (int i = threadIdx.x; i < quads(rows) * across; i += kSmallThreads) {
+      const int r = i / across * 4, j = i % across * 4;
+      Quad<T> sum[4] = {};
+      FASTSSM_UNROLL
+      for (int q = 0; q < 4; q++)
+        if (s.skip && r + q < rows) sum[q] = quad(above + (r + q) * s.ld + j);
+      for (int k = 0; k < deep; k += 4) {
+        Quad<T> a[4];
+        FASTSSM_UNROLL
+        for (int q = 0; q < 4; q++) a[q] = quad(bars + (r + q < rows ? r + q : rows - 1) * s.ld + k);
+        FASTSSM_UNROLL
+        for (int e = 0; e < 4; e++) {
+          const Quad<T> w = quad(weight + (k + e) * s.ld_in + j);
+          FASTSSM_UNROLL
+          for (int q = 0; q < 4; q++)
+            FASTSSM_UNROLL
+            for (int c = 0; c < 4; c++) sum[q].v[c] += a[q].v[e] * w.v[c];
+        }
+      }
+      FASTSSM_UNROLL
+      for (int q = 0; q < 4; q++)
+        if (r + q < rows) put_shared(below + (r + q) * s.ld_in + j, sum[q]);
+    }
+    __syncthreads();
+  }
+
+  // ---- one element after another -------------------------------------------------------------------------------
+
+  // z, zd_m, zk become h, hd_m, k, and f' takes the place of z. ORDER: of the last derivative that is kept.
+  template <int ORDER>
+  FASTSSM_DEVICE void activate(const Layer& s, bool curved, bool fresh) {
+    const int kind = samples * s.ld, curve = this->curve() * s.ld, entered = samples * s.ld_in;
+    const T constants[2] = {s.constants[0], s.constants[1]};
+    T *z = memory + s.at_z, *out = memory + s.at_out;
+    const int width = 4 * quads(s.out);
+    for (int i = threadIdx.x; i < samples * width; i += kSmallThreads) {
+      const int r = i / width, j = i % width, at = r * s.ld + j;
+      const T* in = s.skip ? memory + s.at_in + r * s.ld_in + j : nullptr;
+      if (j >= s.out) {
+        for (int k = 0; k < tangents + 1 + curved; k++) out[k * kind + at] = T(0);
+        continue;
+      }
+      const T value = z[at] + memory[s.at_bias + j];
+      const Jet<T> f = jet_of<ORDER>(s.activation, value, constants);
+      T q(0);
+      for (int m = 1; m <= tangents; m++) {
+        const T zd = z[m * kind + at];
+        q = add_square(q, zd);
+        out[m * kind + at] = tangent(f.d1, zd) + (in ? in[m * entered] : T(0));
+      }
+      if (curved) {
+        const T k = fresh ? curvature(f.d2, q) : curvature(f.d1, z[curve + at], f.d2, q);
+        out[curve + at] = k + (in && !fresh ? in[(tangents + 1) * entered] : T(0));
+      }
+      out[at] = f.f + value * T(0) + (in ? *in : T(0));  // NaN for an infinity, which a saturated f would hide
+      z[at] = f.d1;
+      memory[s.at_d2 + at] = f.d2;
+      if constexpr (ORDER > 2) memory[s.at_d3 + at] = f.d3;
+    }
+    __syncthreads();
+  }
+
+  // hb, hdb_m, g become zb, zdb_m, zkb, where z, zd_m, zk were.
+  FASTSSM_DEVICE void bend(const Layer& s, bool fresh) {
+    const int kind = samples * s.ld, curve = this->curve() * s.ld;
+    const bool chained = p.variance_reduced;  // g is the chain, and its cotangent rides on the curvature
+    T *z = memory + s.at_z, *bars = memory + s.at_out;
+    const int width = 4 * quads(s.out);
+    for (int i = threadIdx.x; i < samples * width; i += kSmallThreads) {
+      const int r = i / width, j = i % width, at = r * s.ld + j;
+      if (j >= s.out) {
+        for (int k = 0; k < tangents + 2; k++) z[k * kind + at] = T(0);
+        continue;
+      }
+      const T d1 = z[at], d2 = memory[s.at_d2 + at], d3 = memory[s.at_d3 + at];
+      const T g = chained ? memory[s.at_chain + at] : bars[curve + at];
+      const T cg = chained ? g * memory[p.at_energy + this->curve() + r] : g, bend = d2 * cg;
+      T inner(0), q(0);
+      if (!fresh) inner = add_inner(inner, g, z[curve + at]);
+      for (int m = 1; m <= tangents; m++) {
+        const T zd = z[m * kind + at], hdb = bars[m * kind + at];
+        q = add_square(q, zd);
+        inner = add_inner(inner, hdb, zd);
+        z[m * kind + at] = curved_tangent_down(d1, hdb, bend, zd);
+      }
+      z[at] = curved_value_down(d1, bars[at], d2, inner, d3, cg, q);
+      z[curve + at] = tangent(d1, g);
+    }
+    __syncthreads();
+  }
+
+  // One layer of the chain: f' g where zk will be, and E2 += f'' q . g, a warp for each sample.
+  FASTSSM_DEVICE void chain(const Layer& s, bool top) {
+    const int kind = samples * s.ld, curve = this->curve() * s.ld;
+    T* z = memory + s.at_z;
+    for (int r = threadIdx.x / kWarp; r < samples; r += kSmallThreads / kWarp) {
+      T e2(0);
+      for (int j = threadIdx.x % kWarp; j < 4 * quads(s.out); j += kWarp) {
+        const int at = r * s.ld + j;
+        T q(0), bar(0);
+        if (j < s.out) {
+          const T g = memory[s.at_chain + at];
+          for (int m = 1; m <= tangents; m++) q = add_square(q, z[m * kind + at]);
+          e2 = add_inner(e2, curvature(memory[s.at_d2 + at], q), g);
+          bar = tangent(z[at], g);
+        }
+        z[curve + at] = bar;
+      }
+      e2 = warp_sum(e2);
+      T* sum = memory + p.at_energy + this->curve() + r;
+      if (threadIdx.x % kWarp == 0) *sum = top ? e2 : *sum + e2;
+    }
+    __syncthreads();
+  }
+
+  // The curvature that carries both cotangents of the chain: k = f' zk + c2 f'' q.
+  FASTSSM_DEVICE void carry_curvature(const Layer& s) {
+    const int kind = samples * s.ld, curve = this->curve() * s.ld;
+    const T *z = memory + s.at_z, *in = memory + s.at_in + this->curve() * s.ld_in;
+    T* out = memory + s.at_out;
+    const int width = 4 * quads(s.out);
+    for (int i = threadIdx.x; i < samples * width; i += kSmallThreads) {
+      const int r = i / width, j = i % width, at = r * s.ld + j;
+      T q(0), k(0);
+      for (int m = 1; m <= tangents; m++) q = add_square(q, z[m * kind + at]);
+      const T c2 = memory[p.at_energy + this->curve() + r];
+      if (j < s.out) k = curvature(z[at], z[curve + at], c2 * memory[s.at_d2 + at], q);
+      out[curve + at] = s.skip ? k + in[r * s.ld_in + j] : k;
+    }
+    __syncthreads();
+  }
+
+  // ---- at the top ----------------------------------------------------------------------------------------------
+
+  // w . row of the first rows of the top's stack, a warp for each.
+  FASTSSM_DEVICE void read_energies(int rows) {
+    const Layer& s = p.layers[p.depth - 1];
+    for (int r = threadIdx.x / kWarp; r < rows; r += kSmallThreads / kWarp) {
+      T e(0);
+      for (int j = threadIdx.x % kWarp; j < s.out; j += kWarp)
+        e += memory[s.at_out + r * s.ld + j] * memory[p.at_readout + j];
+      e = warp_sum(e);
+      if (threadIdx.x % kWarp == 0) memory[p.at_energy + r] = e;
+    }
+    __syncthreads();
+  }
+
+  // NaN where the energy is not finite, or zero.
+  FASTSSM_DEVICE T broken(T energy) const {
+    return (energy + constant) * T(0);
+  }
+
+  // The terms of a chunk of directions; what is not a sum over directions enters with the first ones.
+  FASTSSM_DEVICE void add_terms(int r, T jacobian, T square) {
+    memory[p.at_jacobian + r] = jacobian + (direction == 0 ? T(0) : memory[p.at_jacobian + r]);
+    memory[p.at_square + r] = square + (direction == 0 ? T(0) : memory[p.at_square + r]);
+  }
+
+  // In place of the energies their cotangents: none on E itself, E1 / M and -1 / M, each times the sample's weight.
+  FASTSSM_DEVICE void settle_sliced() {
+    for (int r = threadIdx.x; r < samples; r += kSmallThreads) {
+      T* e = memory + p.at_energy + r;
+      T *e2 = e + curve(), squares(0);
+      const T share = memory[p.at_weights + r] / T(p.count);
+      for (int m = 1; m <= tangents; m++) {
+        squares += e[m * samples] * e[m * samples];
+        e[m * samples] *= share;
+      }
+      add_terms(r, broken(*e) - *e2 / T(p.count), squares / T(2 * p.count));
+      *e = T(0);
+      *e2 = -share;
+    }
+    __syncthreads();
+  }
+
+  // dE/dx becomes its own cotangent, and E2 that of itself; a warp for each sample.
+  FASTSSM_DEVICE void settle_merged() {
+    const int ld = p.layers[0].ld_in;
+    for (int r = threadIdx.x / kWarp; r < samples; r += kSmallThreads / kWarp) {
+      T *u = memory + p.at_first + (curve() + r) * ld, norm(0);
+      const T weight = memory[p.at_weights + r];
+      for (int j = threadIdx.x % kWarp; j < ld; j += kWarp) {
+        if (j < p.dim) norm += u[j] * u[j];
+        u[j] = j < p.dim && direction == 0 ? weight * u[j] : T(0);
+      }
+      norm = warp_sum(norm);
+      if (threadIdx.x % kWarp == 0) {
+        T *e = memory + p.at_energy + r, *e2 = e + curve();
+        add_terms(r, broken(*e) - *e2 / T(p.count), direction == 0 ? norm / T(2) : T(0));
+        *e2 = -weight / T(p.count);
+      }
+    }
+    __syncthreads();
+  }
+
+  // To the sums from `at` on: rows, each times its coefficient if there are any.
+  FASTSSM_DEVICE void add_rows(int at, int width, const T* rows, int ld, const T* coefficient, int count) {
+    for (int j = threadIdx.x; j < width; j += kSmallThreads) {
+      T total(0);
+      for (int r = 0; r < count; r++) total += (coefficient ? coefficient[r] : T(1)) * rows[r * ld + j];
+      memory[p.at_sums + at + j] += total;
+    }
+    __syncthreads();
+  }
+
+  // Rows of the readout, each times its coefficient if there are any.
+  FASTSSM_DEVICE void spread_readout(int at, const T* coefficient, int count) {
+    const Layer& top = p.layers[p.depth - 1];
+    for (int i = threadIdx.x; i < count * top.ld; i += kSmallThreads) {
+      const int r = i / top.ld, j = i % top.ld;
+      const T w = j < top.out ? memory[p.at_readout + j] : T(0);
+      memory[at + i] = coefficient ? coefficient[r] * w : w;
+    }
+    __syncthreads();
+  }
+};
+
+}  // namespace fastssm::cuda

@@ -1,0 +1,198 @@
+// A call of an engine on tensors: checked, laid out as network.h has it, and its gradients handed back. It serves both of
+// torch's interfaces: Torch is one of them, and has
+//   Tensor, Tensors, Sizes                   its types
+//   prepared<T>(tensor)                      the same numbers as T, contiguous
+//   empty<T>(sizes, like)                    a new tensor of T where `like` is
+//   narrowed(gradient, like)                 a gradient in the dtype of what it belongs to
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "structure.h"
+
+namespace fastssm {
+
+// The tensors of a call that are not weights, and how many directions they stand for.
+template <class Tensor>
+struct Inputs {
+  Tensor x;
+  std::optional<Tensor> columns;
+  std::optional<Tensor> v;
+  std::optional<Tensor> seed;
+  int64_t projections;
+};
+
+// A shape in a sentence, put into words only where there is one.
+struct Shape {
+  const int64_t* sizes;
+  size_t axes;
+};
+
+inline std::ostream& operator<<(std::ostream& out, const Shape& shape) {
+  out << '[';
+  for (size_t i = 0; i < shape.axes; i++) out << (i ? ", " : "") << shape.sizes[i];
+  return out << ']';
+}
+
+constexpr int64_t kMostDirections = int64_t(1) << 32;
+
+// It owns whatever had to be widened or made contiguous.
+template <class Torch, class T>
+class Call {
+ public:
+  using Tensor = typename Torch::Tensor;
+  using Tensors = typename Torch::Tensors;
+  using Sizes = typename Torch::Sizes;
+
+  Call(const Plan& plan, const Inputs<Tensor>& inputs, const Tensors& tensors)
+      : x_(Torch::template prepared<T>(inputs.x)),
+        columns_(prepared(inputs.columns)),
+        v_(prepared(inputs.v)),
+        constants_(plan.constants.begin(), plan.constants.end()),
+        shared_(plan.shared()) {
+    require(tensors.size() == plan.tensors(), "the plan of this network has ", plan.tensors(), " tensors, got ",
+            tensors.size(), ".");
+    require(x_.dim() == 2, "x must be a matrix, got ", shape(x_), ".");
+    require(!columns_ || columns_->dim() == 2, "columns must be a matrix.");
+    for (const Tensor& t : tensors) tensors_.push_back(Torch::template prepared<T>(t));
+    lay_out(plan);
+    problem = {plan.kind,
+               layers_.data(),
+               static_cast<int64_t>(layers_.size()),
+               data(x_),
+               columns_ ? data(*columns_) : nullptr,
+               x_.size(0),
+               x_.size(1),
+               columns_ ? columns_->size(1) : 0,
+               {inputs.projections, v_ ? data(*v_) : nullptr, inputs.seed.has_value(), 0}};
+    check();
+  }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  // Tensors for the gradients, and the views of them that the engine fills.
+  Gradients<T> gradients(Needs needs) {
+    Gradients<T> out{};
+    if (needs.inputs) {
+      out.x = fresh(x_);
+      out.columns = columns_ ? fresh(*columns_) : nullptr;
+    }
+    if (needs.tensors) {
+      std::vector<T*> pointers;
+      for (const Tensor& t : tensors_) pointers.push_back(fresh(t));
+      for (size_t l = 0, shared = 0, own = shared_; l < layers_.size(); l++) {
+        const Layer<T>& layer = layers_[l];
+        T* weight = pointers[shared++];
+        T* bias = layer.bias ? pointers[shared++] : nullptr;
+        T* scale = layer.scale ? pointers[own++] : nullptr;
+        T* shift = layer.shift ? pointers[own++] : nullptr;
+        layer_gradients_.push_back({weight, bias, scale, shift});
+      }
+      out.layers = layer_gradients_.data();
+    }
+    return out;
+  }
+
+  // The gradients in the dtypes of what they belong to.
+  std::vector<Tensor> found(const Inputs<Tensor>& inputs, const Tensors& tensors, Needs needs) const {
+    std::vector<Tensor> out;
+    auto next = found_.begin();
+    const auto hand_back = [&](const Tensor& like) { out.push_back(Torch::narrowed(*next++, like)); };
+    if (needs.inputs) {
+      hand_back(inputs.x);
+      if (inputs.columns) hand_back(*inputs.columns);
+    }
+    if (needs.tensors)
+      for (const Tensor& t : tensors) hand_back(t);
+    return out;
+  }
+
+  // An objective is a mean over directions; the terms can do without.
+  void need_direction() const {
+    require(problem.directions.count > 0, "there must be a direction, got ", problem.directions.count, ".");
+  }
+
+  // No samples have a gradient of zero.
+  void clear() {
+    for (Tensor& t : found_) zero_(t);
+  }
+
+  // A cotangent of the terms, or anything else that must have so many elements.
+  Tensor given(const Tensor& t, int64_t size, const char* name) const {
+    require(t.numel() == size, name, " must have ", size, " elements, got ", shape(t), ".");
+    return Torch::template prepared<T>(t);
+  }
+
+  Tensor empty(const Sizes& sizes) const { return Torch::template empty<T>(sizes, x_); }
+
+  Problem<T> problem;
+
+ private:
+  static std::optional<Tensor> prepared(const std::optional<Tensor>& t) {
+    return t ? std::optional<Tensor>(Torch::template prepared<T>(*t)) : std::nullopt;
+  }
+
+  static Shape shape(const Tensor& t) { return {t.sizes().data(), static_cast<size_t>(t.dim())}; }
+
+  static const T* data(const Tensor& t) { return t.template const_data_ptr<T>(); }
+
+  void lay_out(const Plan& plan) {
+    const T* constants = constants_.data();
+    size_t next = 0, own = shared_;
+    for (size_t l = 0; l < plan.flags.size(); l++) {
+      const int64_t flag = plan.flags[l], activation = plan.activations[l];
+      const Tensor& weight = tensors_[next++];
+      require(weight.dim() == 2, "weights must be matrices, got ", shape(weight), ".");
+      const T* bias = flag & kBias ? data(tensors_[next++]) : nullptr;
+      const T* scale = flag & kScale ? data(tensors_[own++]) : nullptr;
+      const T* shift = flag & kShift ? data(tensors_[own++]) : nullptr;
+      layers_.push_back({data(weight), bias, scale, shift, weight.size(1), weight.size(0), static_cast<int>(activation),
+                         constants, (flag & kSkip) != 0});
+      constants += activation_parameters[activation];
+    }
+  }
+
+  // The dispatcher's door is open to anybody: what would read beyond a tensor must not pass.
+  void check() const {
+    int64_t width = problem.dim + problem.extra;
+    size_t next = 0, own = shared_;
+    const auto fits = [&](const Tensor& t, int64_t size) {
+      require(t.numel() == size, "a tensor of the network must have ", size, " elements, got ", shape(t), ".");
+    };
+    for (const Layer<T>& layer : layers_) {
+      require(layer.in == width, "a layer takes ", layer.in, " inputs, but ", width, " reach it.");
+      require(!layer.skip || layer.in == layer.out, "a layer that skips must keep its width.");
+      next++;
+      if (layer.bias) fits(tensors_[next++], layer.out);
+      if (layer.scale) fits(tensors_[own++], problem.samples * layer.out);
+      if (layer.shift) fits(tensors_[own++], problem.samples * layer.out);
+      width = layer.out;
+    }
+    const int64_t wanted = problem.kind == Kind::energy ? 1 : problem.dim, count = problem.directions.count;
+    require(width == wanted, "the network must have ", wanted, " outputs, got ", width, ".");
+    require(count >= 0, "there cannot be ", count, " directions.");
+    require(count <= kMostDirections, "directions are numbered with 32 bits, so there can be ", kMostDirections,
+            ", got ", count, ".");
+    require(!columns_ || columns_->size(0) == problem.samples, "columns must have a row per sample.");
+    if (v_) fits(*v_, count * problem.samples * problem.dim);
+    require(v_ || problem.directions.seeded || count == 0 || count == problem.dim,
+            "without v and seed the directions are the basis, one for each coordinate.");
+  }
+
+  T* fresh(const Tensor& like) {
+    found_.push_back(empty(like.sizes()));
+    return found_.back().template mutable_data_ptr<T>();
+  }
+
+  Tensor x_;
+  std::optional<Tensor> columns_, v_;
+  std::vector<T> constants_;
+  std::vector<Tensor> tensors_;
+  std::vector<Layer<T>> layers_;
+  std::vector<LayerGradient<T>> layer_gradients_;
+  std::vector<Tensor> found_;
+  size_t shared_;
+};
+
+}  // namespace fastssm

@@ -1,0 +1,87 @@
+"""fastssm: energy-based and score-based models trained by sliced score matching, exactly and fast."""
+
+from fastssm import domains, nn
+from fastssm.backends import Plan, backend, explain
+from fastssm.conditionals import composite_log_prob, composite_sample
+from fastssm.errors import FastSSMWarning, UnsupportedError
+from fastssm.graphs import GraphedStep, graphed
+from fastssm.losses import (
+    AnnealedDenoisingLoss,
+    AnnealedSlicedLoss,
+    CompositeLoss,
+    ContinuousTempering,
+    DenoisingLoss,
+    DomainLoss,
+    ExactScoreLoss,
+    FiniteDifferenceDenoisingLoss,
+    FiniteDifferenceLoss,
+    GeometricTempering,
+    LossTerms,
+    PreconditionedLoss,
+    SlicedScoreLoss,
+    TemperedLoss,
+    annealed_denoising_loss,
+    annealed_sliced_loss,
+    composite_loss,
+    denoising_loss,
+    domain_loss,
+    exact_loss,
+    finite_difference_denoising_loss,
+    finite_difference_loss,
+    preconditioned_loss,
+    sliced_loss,
+    tempered_loss,
+)
+from fastssm.operators import Terms, divergence, hvp_form, jacobian_diag, laplacian, score, terms
+from fastssm.recognition import Network, Refusal, recognize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnnealedDenoisingLoss",
+    "AnnealedSlicedLoss",
+    "CompositeLoss",
+    "ContinuousTempering",
+    "DenoisingLoss",
+    "DomainLoss",
+    "ExactScoreLoss",
+    "FastSSMWarning",
+    "FiniteDifferenceDenoisingLoss",
+    "FiniteDifferenceLoss",
+    "GeometricTempering",
+    "GraphedStep",
+    "LossTerms",
+    "Network",
+    "Plan",
+    "PreconditionedLoss",
+    "Refusal",
+    "SlicedScoreLoss",
+    "TemperedLoss",
+    "Terms",
+    "UnsupportedError",
+    "annealed_denoising_loss",
+    "annealed_sliced_loss",
+    "backend",
+    "composite_log_prob",
+    "composite_loss",
+    "composite_sample",
+    "denoising_loss",
+    "divergence",
+    "domain_loss",
+    "domains",
+    "exact_loss",
+    "explain",
+    "finite_difference_denoising_loss",
+    "finite_difference_loss",
+    "graphed",
+    "hvp_form",
+    "jacobian_diag",
+    "laplacian",
+    "nn",
+    "preconditioned_loss",
+    "recognize",
+    "score",
+    "sliced_loss",
+    "tempered_loss",
+    "terms",
+]

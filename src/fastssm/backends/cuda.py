@@ -1,0 +1,39 @@
+"""The backend of the compiled engine for CUDA GPUs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastssm.backends.entries import eager
+from fastssm.backends.fused import EACH_FULL, Compiled
+from fastssm.backends.request import Request
+from fastssm.native import cuda_library
+
+
+class Cuda(Compiled):
+    """The engine on GPUs."""
+
+    def __init__(self) -> None:
+        super().__init__("cuda", eager, cuda_library.missing())
+
+    def missing(self) -> list[str]:
+        """Return why nothing can run: an engine that is not built, or no device to run it on."""
+        return super().missing() or ([] if torch.cuda.is_available() else [cuda_library.NO_DEVICE])
+
+    def unready(self, x: Tensor) -> list[str]:
+        """Return why the device has no kernels; in a graph that is only being traced, leave that to its first run."""
+        return [] if torch.compiler.is_compiling() else cuda_library.unready(x.device)
+
+    def unrounded(self, x: Tensor, precision: str) -> list[str]:
+        """Return why products cannot be rounded: the data, or the device."""
+        reasons = super().unrounded(x, precision)
+        if x.is_cuda and not torch.compiler.is_compiling() and not cuda_library.rounds(x.device):
+            reasons.append(
+                f'precision="{precision}" needs a GPU of compute capability 8.0 or more; pass precision="full"'
+            )
+        return reasons
+
+    def unrounded_each(self, request: Request) -> list[str]:
+        """On a GPU they come from the sweeps in PyTorch, which round nothing."""
+        return [EACH_FULL.format(request.precision)] if request.each else []

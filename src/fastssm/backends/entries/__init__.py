@@ -1,0 +1,1 @@
+"""Entries to the engines: how a call on flat tensors runs, and is differentiated once."""

@@ -1,0 +1,146 @@
+"""The backends that run a recognised network: what they refuse, and how they enter an engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastssm import checks
+from fastssm.backends.entries import functions
+from fastssm.backends.entries.flat import FULL_ONLY, Form, Inputs, Static
+from fastssm.backends.request import Request
+from fastssm.directions import Directions
+from fastssm.recognition import Network, Refusal
+from fastssm.sweeps import Terms, read
+
+EACH_FULL = (
+    "a term for each direction (jacobian_diag, hvp_form of several directions) has no products rounded to "
+    'precision="{}"; pass precision="full"'
+)
+
+
+class Door(Protocol):
+    """A way into the engine."""
+
+    def terms(self, inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
+        """Return the differentiable terms."""
+
+    def objective(
+        self, inputs: Inputs, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, form: Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the differentiable loss and its two terms per sample."""
+
+
+class Fused:
+    """The engine in PyTorch, on any device.
+
+    Args:
+        name: what the backend is called.
+        door: the module through which it is entered: `fastssm.functions`, `native`, `eager` or `ops`.
+    """
+
+    fused = True
+
+    def __init__(self, name: str, door: Door) -> None:
+        self.name, self.door = name, door
+
+    def missing(self) -> list[str]:
+        """It is always there."""
+        return []
+
+    def objections(self, request: Request) -> list[str]:
+        """Return why the engine cannot run a network that was recognised."""
+        return [] if request.precision == "full" else [FULL_ONLY]
+
+    def unsupported(self, request: Request) -> list[str]:
+        """Return why this call cannot run: a network not recognised, or what the engine has no code for."""
+        reasons = self.objections(request)
+        if isinstance(request.recognised, Refusal):
+            return reasons + list(request.recognised.reasons)
+        if request.x.ndim > 2 and not request.recognised.flattens:
+            reasons.append(
+                f"x has shape {tuple(request.x.shape)} and the network does not flatten it, so that nn.Linear acts on "
+                "the last axis alone; put nn.Flatten() first if that is not meant"
+            )
+        return reasons
+
+    def terms(self, request: Request, directions: Directions) -> Terms:
+        """Run the sweeps, and again for their gradient."""
+        return self.door.terms(*flat(request, directions))
+
+    def objective(
+        self, request: Request, directions: Directions, weight: Tensor | None, form: Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the sweeps once, for the loss and all its gradients."""
+        inputs, tensors, static = flat(request, directions)
+        return self.door.objective(inputs, weight, tensors, static, form)
+
+    def score(self, request: Request) -> Tensor:
+        """Run the sweeps along no direction at all; an energy that is not finite shows, as in its Jacobian's term."""
+        found = self.terms(request, Directions(0))
+        return found.score if request.kind == "score" else found.score + found.jacobian.detach()[:, None]
+
+
+class Compiled(Fused):
+    """A compiled engine, for the tensors of one type of device, after which it is called.
+
+    Args:
+        name: what the backend is called.
+        door: as for `Fused`.
+        unbuilt: why there is no such engine; empty if there is.
+    """
+
+    def __init__(self, name: str, door: Door, unbuilt: list[str]) -> None:
+        super().__init__(name, door)
+        self.unbuilt = unbuilt
+
+    def missing(self) -> list[str]:
+        """Return why nothing can run: an engine that is not built."""
+        return self.unbuilt.copy()
+
+    def objections(self, request: Request) -> list[str]:
+        """Name the device, the precision and the transforms that the engine has no code for."""
+        if self.unbuilt:
+            return self.unbuilt.copy()
+        x, reasons = request.x, []
+        if not getattr(x, f"is_{self.name}"):  # `x.device.type` takes half a microsecond
+            reasons.append(f"x is on {x.device}, the {self.name} engine runs on {self.name.upper()} tensors")
+        else:
+            reasons += self.unready(x)
+        if request.precision != "full":
+            reasons += self.unrounded(x, request.precision) + self.unrounded_each(request)
+        if functions.transformed():
+            reasons.append("a torch.func transform is running, and compiled code has no rules for those")
+        return reasons
+
+    def unready(self, x: Tensor) -> list[str]:
+        """Return why nothing runs on the device of x."""
+        return []
+
+    def unrounded(self, x: Tensor, precision: str) -> list[str]:
+        """Return why products cannot be rounded to a precision."""
+        if x.dtype == torch.float64:
+            return [f'precision="{precision}" is for float32 and narrower data, x is torch.float64; use x.float()']
+        return []
+
+    def unrounded_each(self, request: Request) -> list[str]:
+        """Return why products of a term for each direction cannot be rounded."""
+        return []
+
+
+def flat(call: Request, directions: Directions) -> tuple[Inputs, list[Tensor], Static]:
+    """Read the network's weights, once, and lay the call out as flat tensors."""
+    assert isinstance(call.recognised, Network)
+    x = call.x
+    if x.ndim > 2 or torch.compiler.is_compiling():  # under torch.func.grad a graph that holds x itself is miscompiled
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    plan, tensors, columns = read(call.recognised, call.kind, call.cond)
+    if checks.autocasting(x):  # the engine computes in float32 or float64 whatever autocast says
+        x, columns = checks.widened(x), None if columns is None else checks.widened(columns)
+        tensors = [checks.widened(t) for t in tensors]
+    static = Static(plan, directions.count, call.precision, call.each)
+    return Inputs(x, columns, directions.v, directions.seed), tensors, static

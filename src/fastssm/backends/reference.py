@@ -1,0 +1,177 @@
+"""Plain autograd on any module: the oracle of the tests, and the path of every network that is not recognised.
+
+Nothing here knows the engine's formulas. `s = -dE/dx` or `s(x)`, and `v^T J v = v . d(s . v)/dx`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from fastssm.backends.entries.flat import FULL_ONLY, Form
+from fastssm.backends.request import Request
+from fastssm.checks import check_output, kind_of_output, outside_inference, widened
+from fastssm.directions import Directions
+from fastssm.sweeps import Terms
+
+
+def terms(
+    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions, each: bool = False
+) -> Terms:
+    """Return the terms of every sample and direction, differentiable as often as the module is.
+
+    Samples are taken to be independent: a layer that mixes them (batch normalisation in train mode) mixes their
+    derivatives too.
+
+    Args:
+        model: any module, called as `model(x, *cond)`.
+        x: data `[B, ...]`.
+        cond: conditioning arguments.
+        kind: "energy", "score" or "auto".
+        directions: M directions per sample.
+        each: return the Jacobian's term of each direction, `[M, B]`, instead of their mean.
+    """
+    if torch.compiler.is_compiling():
+        return _functional_terms(model, x, cond, kind, directions, each)
+    keep_graph = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        score, energy, point = _score(model, x, cond, kind, keep_graph=keep_graph, twice=True)
+        if directions.v is not None:
+            directions = replace(directions, v=outside_inference(directions.v))
+        found = _from_score(score, energy, point, directions, keep_graph, each)
+    return found if keep_graph else Terms(*(t.detach() for t in found))
+
+
+def score(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> Tensor:
+    """Return the score `[B, D]` alone, differentiable as often as the module is: no directions, no Jacobian.
+
+    Args:
+        model: any module, called as `model(x, *cond)`.
+        x: data `[B, ...]`.
+        cond: conditioning arguments.
+        kind: "energy", "score" or "auto".
+    """
+    if torch.compiler.is_compiling():
+        output, kind, score_of = _functional_score(model, x, cond, kind)
+        found = widened(score_of(x)).flatten(1)
+        return found + 0.0 * output.reshape(len(x), 1) if kind == "energy" else found
+    keep_graph = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        found, energy, _ = _score(model, x, cond, kind, keep_graph=keep_graph, twice=keep_graph)
+        found = widened(found).reshape(x.flatten(1).shape)
+        found = found if energy is None else found + 0.0 * energy[:, None]
+    return found if keep_graph else found.detach()
+
+
+def _score(
+    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, *, keep_graph: bool, twice: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return the score, the energy `[B]` (None for a score net), and the point that both depend on.
+
+    `keep_graph` says whether the caller may differentiate, `twice` whether an energy's score needs a derivative.
+    """
+    point = x if x.requires_grad and keep_graph else outside_inference(x).detach().requires_grad_()
+    output = model(point.clone(), *map(outside_inference, cond))  # a copy: the model may work in place
+    check_output(output)
+    if kind_of_output(output.shape, x.shape, kind) == "score":
+        return output, None, point
+    energy = output.reshape(len(x))
+    return -_gradient(output, point, keep_graph=twice), energy, point
+
+
+def _from_score(
+    score: Tensor, energy: Tensor | None, point: Tensor, directions: Directions, keep_graph: bool, each: bool
+) -> Terms:
+    score = score.reshape(point.flatten(1).shape)
+    wide = widened(score)
+    projected, along = [], []
+    for m in range(directions.count):
+        v = directions.tile(slice(0, len(point)), slice(m, m + 1), wide)[0]
+        projected.append((wide * v).sum(1))
+        pulled = _gradient(projected[-1], point, keep_graph=keep_graph or m + 1 < directions.count)
+        along.append((pulled.reshape(v.shape) * v).sum(1))
+    jacobian = _joined(along, each)
+    if energy is not None:
+        jacobian = jacobian + 0.0 * energy  # every parameter gets a gradient, and a NaN anywhere shows
+    return Terms(torch.stack(projected), jacobian, wide)
+
+
+def _joined(along: list[Tensor], each: bool) -> Tensor:
+    """Return the directions' terms `[M, B]`, or their mean `[B]`."""
+    return torch.stack(along) if each else sum(along[1:], along[0]) / len(along)
+
+
+def _gradient(of: Tensor, point: Tensor, *, keep_graph: bool) -> Tensor:
+    """Return `d(sum of)/d(point)`, zero where there is no dependence."""
+    if not of.requires_grad:
+        return torch.zeros_like(point)
+    return torch.autograd.grad(
+        of.sum(), point, create_graph=keep_graph, retain_graph=True, allow_unused=True, materialize_grads=True
+    )[0]
+
+
+def _functional_terms(
+    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions, each: bool
+) -> Terms:
+    """The same through torch.func, which torch.compile can trace: forward over reverse."""
+    output, kind, score_of = _functional_score(model, x, cond, kind)
+    v = directions.tile(slice(0, len(x)), slice(0, directions.count), x.reshape(len(x), -1))
+    projected, along, score = [], [], output
+    for row in v:
+        score, moved = torch.func.jvp(score_of, (x,), (row.reshape(x.shape).clone(),))  # type: ignore[misc]
+        score = score.reshape(row.shape)
+        projected.append((score * row).sum(1))
+        along.append((moved.reshape(row.shape) * row).sum(1))
+    jacobian = _joined(along, each)
+    if kind == "energy":
+        jacobian = jacobian + 0.0 * output.reshape(len(x))
+    return Terms(torch.stack(projected), jacobian, score)
+
+
+def _functional_score(
+    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str
+) -> tuple[Tensor, str, Callable[[Tensor], Tensor]]:
+    """Return the model's output, its kind, and its score as a function of the point."""
+    output = model(x.clone(), *cond)
+    check_output(output)
+    kind = kind_of_output(output.shape, x.shape, kind)
+
+    def score_of(point: Tensor) -> Tensor:
+        if kind == "score":
+            score: Tensor = model(point.clone(), *cond).reshape(x.shape)
+            return score
+        slope: Tensor = torch.func.grad(lambda p: model(p.clone(), *cond).sum())(point)
+        return -slope
+
+    return output, kind, score_of
+
+
+class Reference:
+    """Plain autograd on any module."""
+
+    name, fused = "reference", False
+
+    def missing(self) -> list[str]:
+        """It is always there."""
+        return []
+
+    def unsupported(self, request: Request) -> list[str]:
+        """It runs any module, in the dtype of its data."""
+        return [] if request.precision == "full" else [FULL_ONLY]
+
+    def terms(self, request: Request, directions: Directions) -> Terms:
+        """Differentiate twice."""
+        return terms(request.model, request.x, request.cond, request.kind, directions, request.each)
+
+    def objective(
+        self, request: Request, directions: Directions, weight: Tensor | None, form: Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the loss from the terms."""
+        raise NotImplementedError("the reference backend has no fused objective")
+
+    def score(self, request: Request) -> Tensor:
+        """Differentiate an energy once, or call a score net."""
+        return score(request.model, request.x, request.cond, request.kind)

@@ -1,0 +1,272 @@
+"""What callers may pass: every refusal says what is required, what came, and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastssm.recognition import Network, parameters_of, wrapper_of
+
+REDUCTIONS = ("mean", "sum", "none")
+KINDS = ("auto", "energy", "score")
+PRECISIONS = ("full", "bf16", "tf32")
+HALF = (torch.float16, torch.bfloat16)
+_CAST = (*HALF, torch.float32)  # what autocast converts into one another
+_WRAPPER_RECIPE = (
+    "{name} averages gradients only for what it wraps, and a fused loss reads the weights inside it: gradients would "
+    "never be averaged. Wrap the whole loss, and nothing inside it: "
+    "loss = {advised}(fastssm.SlicedScoreLoss(net)); loss(x).backward()."
+)
+
+
+def check_choice(name: str, value: object, choices: Sequence[str | None]) -> None:
+    """Raise ValueError unless a value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}.")
+
+
+def check_model(model: object) -> None:
+    """Raise TypeError unless the model is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a module whose forward "
+            "calls it."
+        )
+
+
+def check_not_wrapped(modules: Iterable[nn.Module]) -> None:
+    """Raise ValueError, with the recipe, if one of the modules is a data-parallel wrapper."""
+    for name in filter(None, map(wrapper_of, modules)):
+        advised = {"FSDPModule": "fully_shard", "DataParallel": "DistributedDataParallel"}.get(name, name)
+        raise ValueError(_WRAPPER_RECIPE.format(name=name, advised=advised))
+
+
+def check_data(x: object) -> None:
+    """Raise unless x is a dense floating-point tensor `[B, ...]` with at least one coordinate."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor(x).")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating point, got {x.dtype}; use x.float().")
+    if x.layout != torch.strided:
+        raise TypeError(f"x must be dense, got layout {x.layout}; use x.to_dense().")
+    if x.ndim < 2 or (x.numel() == 0 and 0 in x.shape[1:]):
+        raise ValueError(
+            f"x must be [B, ...], an axis of samples and at least one coordinate each, got shape {tuple(x.shape)}; "
+            "for scalar data use x[:, None]."
+        )
+
+
+def check_cond(cond: object, x: Tensor) -> tuple[Tensor, ...]:
+    """Return the conditioning arguments as a tuple of tensors, one row per sample."""
+    if cond is None:
+        return ()
+    given = cond if isinstance(cond, tuple | list) else (cond,)
+    for index, c in enumerate(given):
+        if not isinstance(c, Tensor):
+            raise TypeError(
+                f"cond must be a tensor or a tuple of tensors, got {type(c).__name__} at position {index}; use "
+                "torch.as_tensor."
+            )
+        if c.ndim and c.shape[0] != x.shape[0]:
+            raise ValueError(
+                f"cond must have one row per sample: x has {x.shape[0]} samples, cond[{index}] has shape "
+                f"{tuple(c.shape)}."
+            )
+        _check_device(f"cond[{index}]", c, x)
+    return tuple(outside_inference(c) for c in given)
+
+
+def check_rows(holds: Tensor, requirement: str, advice: str) -> None:
+    """Raise ValueError, saying how many and which first, unless what is required holds for every sample, bool `[B]`.
+
+    It waits for the device; compiled code asserts the requirement there instead, without the details.
+    """
+    if torch.compiler.is_compiling():
+        torch._assert_async(holds.all(), requirement)
+    elif not bool(holds.all()):
+        broken = (~holds).nonzero()
+        where = f"which fails in {len(broken)} of {len(holds)} row(s), first in row {int(broken[0])}"
+        raise ValueError(f"{requirement}, {where}; {advice}.")
+
+
+def check_weight(weight: object, x: Tensor) -> Tensor | None:
+    """Return the weight, None or a floating-point tensor `[B]`."""
+    if weight is None:
+        return None
+    if not isinstance(weight, Tensor):
+        raise TypeError(
+            f"weight must be a torch.Tensor of shape [B], got {type(weight).__name__}; use torch.as_tensor, or "
+            "multiply the loss by a number."
+        )
+    if not weight.is_floating_point():
+        raise TypeError(f"weight must be floating point, got {weight.dtype}; use weight.to(x.dtype).")
+    if weight.shape != x.shape[:1]:
+        raise ValueError(f"weight must have shape ({x.shape[0]},), one per sample, got {tuple(weight.shape)}.")
+    _check_device("weight", weight, x)
+    return outside_inference(weight)
+
+
+def check_directions(v: object, x: Tensor, n_projections: int | None) -> Tensor:
+    """Return explicit directions as `[M, B, D]`."""
+    if not isinstance(v, Tensor):
+        raise TypeError(f"v must be a torch.Tensor, got {type(v).__name__}; use torch.as_tensor(v).")
+    if not v.is_floating_point():
+        raise TypeError(f"v must be floating point, got {v.dtype}; use v.to(x.dtype).")
+    if v.requires_grad:
+        raise ValueError("v must not require grad: directions are not differentiated; pass v.detach().")
+    full = v[None] if v.ndim == x.ndim else v
+    if full.ndim != x.ndim + 1 or full.shape[1:] != x.shape:
+        raise ValueError(
+            f"v must have shape [M, *x.shape] or x.shape, x is {tuple(x.shape)}, got {tuple(v.shape)}; "
+            "fastssm.directions.draw makes such directions."
+        )
+    if full.shape[0] == 0:
+        raise ValueError("v must hold at least one direction, got M = 0; leave v out to have them drawn.")
+    if n_projections is not None and n_projections != full.shape[0]:
+        raise ValueError(
+            f"n_projections={n_projections} contradicts v, which holds {full.shape[0]} direction(s); leave one out."
+        )
+    _check_device("v", v, x)
+    return outside_inference(full).flatten(2)
+
+
+MOST = 2**32  # the generator numbers directions with 32 bits
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise unless a value is a positive integer of 32 bits."""
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
+    if not isinstance(value, torch.SymInt) and value > MOST:
+        raise ValueError(f"{name} must be at most {MOST}, got {value}.")
+
+
+def check_generator(generator: object) -> None:
+    """Raise unless the generator is None or a `torch.Generator`."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator, got {type(generator).__name__}; "
+            "use torch.Generator().manual_seed(seed)."
+        )
+
+
+def check_output(output: object) -> None:
+    """Raise TypeError unless a model returned one tensor."""
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"the model must return one tensor, its energy or its score, got {type(output).__name__}; wrap it in a "
+            "module that returns that tensor alone."
+        )
+
+
+def kind_of_output(output: Sequence[int], x: Sequence[int], kind: str) -> str:
+    """Return "energy" or "score" from the shapes of a model's output and of its data, checked against `kind`."""
+    dim, values = math.prod(x[1:]), math.prod(output[1:])
+    whole = len(output) >= 1 and output[0] == x[0]
+    fits = {"energy": whole and values == 1 and len(output) <= 2, "score": whole and values == dim and len(output) >= 2}
+    if kind == "auto":
+        if all(fits.values()):
+            raise ValueError(
+                'kind="auto" is ambiguous for one-dimensional data: one value per sample may be an energy or a score. '
+                'Pass kind="energy" or kind="score".'
+            )
+        kind = "energy" if fits["energy"] else "score"
+    if not fits[kind]:
+        raise ValueError(
+            f"an energy returns [B] or [B, 1] and a score one value per coordinate; for x of shape {tuple(x)} the "
+            f"model returned {tuple(output)}, which is no {kind if any(fits.values()) else 'energy or score'}; change "
+            "the last layer of the model, or kind."
+        )
+    return kind
+
+
+def check_network(network: Network, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> str:
+    """Return the kind of a recognised network, and raise unless data and conditioning arguments are what it takes.
+
+    It stays "auto" for data that the network does not flatten: only running it can tell.
+    """
+    if network.flattens or x.ndim == 2:
+        kind = _kind_of_network(network, x, kind)
+    for linear in network.linears:
+        _check_weights(x, parameters_of(linear))
+    if network.conditioned is not None:
+        network.conditioned.check_cond(cond)
+        _check_cond_dtypes(cond, x)
+    elif cond:
+        raise ValueError(
+            f"the network takes 0 conditioning arguments after x, got {len(cond)}; leave cond out, or use "
+            "fastssm.nn.MLP(..., cond_dim=C)."
+        )
+    return kind
+
+
+def _kind_of_network(network: Network, x: Tensor, kind: str) -> str:
+    dim = x.size(1) if x.ndim == 2 else math.prod(x.shape[1:])
+    if dim != network.in_features:
+        raise ValueError(
+            f"the network takes {network.in_features} value(s) per sample, x of shape {tuple(x.shape)} has {dim}; "
+            "pass data of that width, or build the network for it."
+        )
+    out = network.out_features
+    if kind == "auto" and dim > 1 and out in (1, dim):
+        return "energy" if out == 1 else "score"
+    return kind_of_output((x.shape[0], out), x.shape, kind)
+
+
+def widened(t: Tensor) -> Tensor:
+    """Return half-precision tensors in float32: sums and products of derivatives need its mantissa."""
+    return t.float() if t.dtype in HALF else t
+
+
+def autocasting(x: Tensor) -> bool:
+    """Say whether autocast is on for the device of x."""
+    device = "cpu" if x.is_cpu else x.device.type  # the latter takes half a microsecond
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
+def _check_weights(x: Tensor, weights: Iterable[Tensor | None]) -> None:
+    dtype, device = x.dtype, x.device
+    for t in weights:
+        if t is None or (t.dtype is dtype and t.device == device):
+            continue
+        if t.device != device:
+            raise ValueError(
+                f"x and the model must be on one device: x is on {x.device}, the model on {t.device}; move one of them "
+                "with .to(...)."
+            )
+        if not _meet(t, x):
+            raise TypeError(
+                f"x and the model must have one dtype: x is {x.dtype}, the model {t.dtype}; convert one of them with "
+                ".to(...)."
+            )
+
+
+def _check_cond_dtypes(cond: tuple[Tensor, ...], x: Tensor) -> None:
+    for index, c in enumerate(cond):
+        if not _meet(c, x):
+            raise TypeError(
+                f"cond[{index}] must have the dtype of x, {x.dtype}, got {c.dtype}; use .to(x.dtype), and for class "
+                "labels torch.nn.functional.one_hot first."
+            )
+
+
+def _meet(t: Tensor, x: Tensor) -> bool:
+    """Say whether two tensors can enter one product: their dtypes agree, or autocast will make them."""
+    return t.dtype == x.dtype or (t.dtype in _CAST and x.dtype in _CAST and autocasting(x))
+
+
+def outside_inference(t: Tensor) -> Tensor:
+    """Return a tensor that autograd may save: a copy of one made in inference mode, once that has been left."""
+    if torch.compiler.is_compiling() or not t.is_inference() or torch.is_inference_mode_enabled():
+        return t
+    return t.clone()
+
+
+def _check_device(name: str, t: Tensor, x: Tensor) -> None:
+    if t.ndim and t.device != x.device:
+        raise ValueError(f"{name} must be on the device of x, {x.device}, got {t.device}; use {name}.to(x.device).")

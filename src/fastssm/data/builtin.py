@@ -1,0 +1,101 @@
+"""The data sets that are known by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastssm.data import files, toys
+from fastssm.data.dataset import Dataset, dataset_generator, dequantise
+
+TOY_ROWS = 20_000
+SOURCE_DATA = Path(__file__).parents[3] / "data"  # in a checkout
+SIDE = 8  # of a digit and of a patch
+WINE_COLUMNS = (
+    *("fixed acidity", "volatile acidity", "citric acid", "residual sugar", "chlorides", "free sulfur dioxide"),
+    *("total sulfur dioxide", "density", "pH", "sulphates", "alcohol"),
+)
+
+
+def _toy(name: str) -> Dataset:
+    rows = toys.TOYS[name](TOY_ROWS, dataset_generator())
+    return Dataset(name, rows, ("x", "y"), scale="standardise", noise=0.1)
+
+
+def _wine(colour: str) -> Dataset:
+    rows = files.read(_find(f"winequality-{colour}.csv")).rows[:, : len(WINE_COLUMNS)]  # the last column is the quality
+    return Dataset(f"{colour}-wine", dequantise(rows, dataset_generator()), WINE_COLUMNS, noise=0.05)
+
+
+def _parkinsons(_: str) -> Dataset:
+    table = files.read(_find("parkinsons_updrs.data"))
+    kept = [index for index, name in enumerate(table.columns) if name not in ("subject#", "age", "sex")]
+    kept = _drop_correlated(table.rows, kept)
+    columns = tuple(table.columns[index] for index in kept)
+    return Dataset("parkinsons", table.rows[:, kept], columns, noise=0.05)
+
+
+def _drop_correlated(rows: Tensor, kept: list[int], limit: float = 0.98) -> list[int]:
+    """Drop the first column that is correlated above `limit` with another, until there is none."""
+    while True:
+        correlated = (torch.corrcoef(rows[:, kept].T).abs() > limit).sum(1) > 1
+        if not correlated.any():
+            return kept
+        drop = int(correlated.int().argmax())
+        kept = kept[:drop] + kept[drop + 1 :]
+
+
+def _digits(_: str) -> Dataset:
+    return _pictures("digits", torch.from_numpy(_sklearn_datasets("digits").load_digits().data), levels=17)
+
+
+def _patches(_: str) -> Dataset:
+    photos = np.stack(_sklearn_datasets("patches").load_sample_images().images)
+    grey = torch.from_numpy(photos).double().mean(-1)
+    # side by side, never overlapping: no test patch shares a pixel with a training patch
+    patches = grey.unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).flatten(0, 2).flatten(1)
+    return replace(_pictures("patches", patches, levels=256), scale="whiten")
+
+
+def _pictures(name: str, grey: Tensor, levels: int) -> Dataset:
+    """Map grey values 0, 1, ..., levels - 1 to (0, 1), dequantised."""
+    rows = (grey + torch.rand(grey.shape, generator=dataset_generator(), dtype=grey.dtype)) / levels
+    columns = tuple(f"pixel {row},{column}" for row in range(SIDE) for column in range(SIDE))
+    return Dataset(name, rows, columns, image=(SIDE, SIDE), scale="none", noise=0.1)
+
+
+def _sklearn_datasets(name: str) -> Any:
+    try:
+        from sklearn import datasets
+    except ImportError:
+        raise ValueError(f"the data set {name!r} comes with scikit-learn; pip install scikit-learn") from None
+    return datasets
+
+
+def _find(file: str) -> Path:
+    named = os.environ.get("FASTSSM_DATA")
+    folders = ([Path(named)] if named else []) + [Path("data"), SOURCE_DATA]
+    for folder in folders:
+        if (folder / file).is_file():
+            return folder / file
+    raise ValueError(
+        f"{file} is in none of {', '.join(map(str, folders))}: it lies in the folder data/ of the source repository, "
+        "not in the installed package; set FASTSSM_DATA to that folder, or pass the path of a file of your own"
+    )
+
+
+BUILTIN: dict[str, Callable[[str], Dataset]] = {
+    **dict.fromkeys(toys.TOYS, _toy),
+    "digits": _digits,
+    "patches": _patches,
+    "white-wine": lambda _: _wine("white"),
+    "red-wine": lambda _: _wine("red"),
+    "parkinsons": _parkinsons,
+}

@@ -1,0 +1,141 @@
+"""The likelihood of a diffusion model by its probability-flow ODE."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fastssm import checks
+from fastssm.backends import reference
+from fastssm.diffusion.likelihood import UNITS
+from fastssm.diffusion.model import ScoreModel, check_sde, score_model
+from fastssm.diffusion.ode import SOLVERS, solve
+from fastssm.diffusion.sampling import last_time
+from fastssm.diffusion.sde import SDE, LinearSDE, per_sample
+from fastssm.diffusion.times import time_density
+from fastssm.directions import Directions
+from fastssm.losses.reduction import Cond
+from fastssm.operators import choose_directions
+
+TRACES = ("exact", "sliced")
+
+
+@torch.no_grad()
+def flow_log_prob(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    sde: SDE,
+    steps: int = 100,
+    solver: str = "heun",
+    solver_options: dict[str, Any] | None = None,
+    trace: str = "exact",
+    n_projections: int | None = None,
+    projection: str = "rademacher",
+    unit: str = "nats",
+    t_min: float | None = None,
+    predicts: str = "score",
+    cond: Cond = None,
+    kind: str = "auto",
+    generator: Generator | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Evaluate the log density of a model's probability-flow ODE, which maps noise to data without randomness.
+
+    `log p(x) = log N(x_T; 0, prior_std^2 I) + int_{t_min}^T div(f - g^2 s / 2) dt` along `dx/dt = f - g^2 s / 2`.
+    Its divergence is `div f - g^2 tr J / 2`, whose last term comes from the engine in the same sweep as s.
+
+    Args:
+        model: a model as for `elbo_loss`.
+        x: data `[B, ...]`, taken for states at time `t_min`.
+        sde: the diffusion that the model was trained for, with a `CustomSDE` included.
+        steps: number of steps of the built-in solvers, even in the logarithm of the noise ratio where that is known.
+        solver: "heun" or "rk4", built in, or "torchdiffeq", if that package is installed.
+        solver_options: keyword arguments of `torchdiffeq.odeint`.
+        trace: "exact", or "sliced" for Hutchinson's estimate along directions fixed for the whole path.
+        n_projections: M, for the sliced trace.
+        projection: of the sliced trace's directions.
+        unit: "nats", or "bits" for minus the log density in bits per dimension.
+        t_min: the earliest time; the SDE's own start if None, or `T / 1000` where that is free of noise.
+        predicts: "score" or "noise".
+        cond: further arguments, before the time.
+        kind: "energy", "score" or "auto".
+        generator: source of randomness of the sliced trace.
+        backend: "auto", or the name of the one that must run.
+
+    Returns:
+        The log density `[B]`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if shapes, devices, names or times do not fit.
+        ImportError: if torchdiffeq is asked for and not installed.
+        UnsupportedError: if the named backend cannot run the call, or none can.
+
+    Example:
+        >>> import fastssm.nn
+        >>> from fastssm.diffusion import VP
+        >>> net = fastssm.nn.MLP(2, [8], 2, "silu", cond_dim=1)
+        >>> flow_log_prob(net, torch.randn(5, 2), sde=VP(), steps=10).shape
+        torch.Size([5])
+
+    Source: Song et al. 2021, appendix D.2; Chen et al. 2018, "Neural ordinary differential equations", theorem 1.
+    """
+    check_sde(sde)
+    for name, value, choices in (("trace", trace, TRACES), ("unit", unit, UNITS), ("solver", solver, SOLVERS)):
+        checks.check_choice(name, value, choices)
+    checks.check_count("steps", steps)
+    first = last_time(sde, t_min)
+    net = score_model(
+        model, x, sde=sde, cond=cond, kind=kind, predicts=predicts, first=first, backend=backend, precision="full"
+    )
+    directions = _directions(net.request.x, trace, n_projections, projection, generator)
+    state = checks.widened(net.request.x).flatten(1)
+    start = torch.cat([state, torch.zeros_like(state[:, :1])], 1)  # the last column gathers the divergence
+
+    def velocity(t: Tensor, both: Tensor) -> Tensor:
+        now, point = t.expand(len(both)), both[:, :-1].reshape(x.shape)
+        found = net.terms(point, now, directions)
+        drift, divergence = _drift(net, point, now, directions)
+        half = 0.5 * sde.diffusion(now).square()
+        moved = drift.flatten(1) - half[:, None] * found.score
+        return torch.cat([moved, (divergence - half * found.jacobian)[:, None]], 1)
+
+    end = solve(velocity, start, time_density(sde, first=first), (0.0, 1.0), steps, solver, solver_options)
+    nats = sde.prior_log_prob(end[:, :-1]) + end[:, -1]
+    return nats if unit == "nats" else -nats / (math.log(2.0) * state.shape[1])
+
+
+def _directions(
+    x: Tensor, trace: str, n_projections: int | None, projection: str, generator: Generator | None
+) -> Directions:
+    """Return the directions of the whole path."""
+    if trace == "sliced":
+        return choose_directions(x, None, n_projections, projection, generator)
+    if n_projections is not None:
+        raise ValueError('n_projections is for trace="sliced"; leave it out.')
+    return Directions(math.prod(x.shape[1:]))
+
+
+class _Drift(nn.Module):
+    """A custom drift as the module that plain autograd takes the divergence of."""
+
+    def __init__(self, sde: SDE) -> None:
+        super().__init__()
+        self.sde = sde
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.sde.drift(x, t)
+
+
+def _drift(net: ScoreModel, x: Tensor, t: Tensor, directions: Directions) -> tuple[Tensor, Tensor]:
+    """Return the drift, like x, and its divergence `[B]`, in closed form where that is known."""
+    sde = net.sde
+    if isinstance(sde, LinearSDE):
+        rate = sde.rate(t)
+        return per_sample(rate, x) * x, rate * math.prod(x.shape[1:])
+    found = reference.terms(_Drift(sde), x, (t,), "score", directions)
+    return found.score, found.jacobian

@@ -1,0 +1,156 @@
+"""Score matching on a domain with a boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastssm import backends, checks
+from fastssm.backends.entries.flat import without_autocast
+from fastssm.domains import Domain, Weight
+from fastssm.losses import generalized
+from fastssm.losses.generalized import Metric, rows_of
+from fastssm.losses.module import ScoreLoss
+from fastssm.losses.reduction import Cond, LossTerms, check_reduction, finish
+from fastssm.operators import choose_directions
+
+WEIGHTINGS = ("coordinate", "distance")
+_CAPPED = Weight("power", 1.0, cap=1.0)  # min(t, 1)
+WeightFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def domain_loss(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    domain: Domain,
+    h: WeightFunction | None = None,
+    weighting: str = "coordinate",
+    exact: bool = False,
+    cond: Cond = None,
+    v: Tensor | None = None,
+    n_projections: int | None = None,
+    projection: str = "rademacher",
+    variance_reduced: bool = True,
+    kind: str = "auto",
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    generator: torch.Generator | None = None,
+    backend: str = "auto",
+    precision: str = "full",
+    return_terms: bool = False,
+) -> Tensor | tuple[Tensor, LossTerms]:
+    r"""Generalised score matching: unbiased for data on a domain with a boundary, where they may have mass.
+
+    `loss_b = sum_j ( g_j s_j^2 / 2 + g_j ds_j/dx_j + (dg_j/dx_j) s_j )`, with `g_j = h(phi_j(x))` and `phi_j` the
+    distance of `x_j` to the boundary along coordinate j. Sliced, the middle term is `mean_m w_m . J w_m` with
+    `w = sqrt(g) v`, and without variance reduction the first is `mean_m (w_m . s)^2 / 2`.
+
+    Assumes `h > 0` inside, `p g_j s_j -> 0` at both ends of every section, `h` absolutely continuous and bounded where
+    a coordinate has no boundary.
+
+    Args:
+        model: an energy or a score, as for `fastssm.sliced_loss`, on the coordinates of x.
+        x: data `[B, ...]` in the domain; must not require grad, as the weights depend on it and are held constant.
+        domain: `Positive()`, `Box(l, u)`, `Halfspaces(A, b)`, `Ball(r)` or `Simplex()` of `fastssm.domains`.
+        h: from distances to `(h, h')`; `Weight("power", 1.0, cap=1.0)`, which is `min(t, 1)`, if None.
+        weighting: "coordinate", or "distance": one weight `g = h(distance to the boundary)` for all coordinates.
+        exact: take the exact weighted trace from D directions per sample, without noise; then leave out v and
+            n_projections.
+        cond: further arguments, passed as `model(x, *cond)`.
+        v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, before they are weighted.
+        n_projections: M, 1 if None.
+        projection: rademacher, gaussian, sphere, hadamard or basis.
+        variance_reduced: use `g_j s_j^2` in place of `(w . s)^2`.
+        kind: "energy", "score" or "auto".
+        weight: weight of each sample, `[B]`; "mean" still divides by B.
+        reduction: "mean", "sum" or "none".
+        generator: source of randomness.
+        backend: "auto", or the name of the one that must run.
+        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
+        return_terms: return `(loss, LossTerms)`; `square` then holds the first and the last term.
+
+    Returns:
+        The loss; with `return_terms` a pair.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if shapes, devices or names do not fit, a row lies outside the domain, or a weight is not finite.
+        UnsupportedError: if the named backend cannot run the call, or none can.
+
+    Example:
+        >>> from fastssm.domains import Positive, Weight
+        >>> net = nn.Sequential(nn.Linear(2, 64), nn.Softplus(), nn.Linear(64, 1))
+        >>> x = torch.empty(128, 2).exponential_()
+        >>> domain_loss(net, x, domain=Positive(), h=Weight("mcp", 1.0, 2.0)).backward()
+
+    Source: Yu, Drton, Shojaie 2022, "Generalized score matching for general domains"; `h = x^2` on the positive
+        orthant: Hyvarinen 2007; one weight: Liu, Kanamori, Williams 2022, "Estimating density models with truncation
+        boundaries using score matching".
+    """
+    checks.check_choice("weighting", weighting, WEIGHTINGS)
+    call = backends.request(model, x, cond, kind, precision)
+    weight = check_reduction(x, weight, reduction)
+    generalized.check_exact(exact, v, n_projections)
+    chosen = backends.select(call, backend)
+    generalized.check_held_constant(x)
+    with without_autocast(x):
+        metric = _metric(rows_of(call.x), domain, _CAPPED if h is None else h, weighting)
+    directions = None if exact else choose_directions(x, v, n_projections, projection, generator)
+    terms = generalized.terms(chosen, call, metric, directions, variance_reduced)
+    return finish(*terms, weight, reduction, return_terms)
+
+
+def _metric(x: Tensor, domain: object, h: object, weighting: str) -> Metric:
+    """Return `g` and its slopes in x as the metric `D = diag(g)`, `r_j = dg_j/dx_j`."""
+    if not isinstance(domain, Domain):
+        raise TypeError(f"domain must be a domain of fastssm.domains, such as Positive(), got {type(domain).__name__}.")
+    if not callable(h):
+        raise TypeError(f'h must be a function from distances to (h, h\'), such as Weight("tanh"), got {h!r}.')
+    domain.check_width(x.shape[1])
+    checks.check_rows(domain.contains(x), f"x must lie in the domain {type(domain).__name__}", domain.advice)
+    if weighting == "coordinate":
+        distance, gradient = domain.sections(x)
+        value, slope = h(distance)
+    else:
+        distance, gradient = domain.distance(x)
+        value, slope = (t[:, None] for t in h(distance))
+    tilt = torch.where(gradient == 0, 0.0, slope * gradient)  # not infinity times zero
+    finite = value.isfinite().expand_as(tilt) & tilt.isfinite()
+    checks.check_rows(
+        finite.all(1),
+        "h and h' must be finite",
+        "far from the boundary h must be bounded (a Weight with a cap), and at it it must not start vertically",
+    )
+    return Metric(value.sqrt().expand_as(tilt), tilt, diagonal=True)
+
+
+class DomainLoss(ScoreLoss):
+    """`domain_loss` as a module that owns the network: `DomainLoss(net, domain=Positive())(x)`.
+
+    Args:
+        model: the network, as for `domain_loss`; kept as the attribute `model`.
+        options: keyword arguments of `domain_loss`, except `cond`, `v` and `weight`, which `forward` takes.
+
+    Raises:
+        TypeError: for an option that `domain_loss` does not have, or a model that is no module.
+        ValueError: for a model that is itself a data-parallel wrapper.
+
+    Example:
+        >>> from fastssm.domains import Box
+        >>> loss = DomainLoss(nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1)), domain=Box(0.0, 1.0))
+        >>> loss(torch.rand(16, 2)).backward()
+
+    Source: Yu, Drton, Shojaie 2022.
+    """
+
+    loss = staticmethod(domain_loss)
+
+    def forward(
+        self, x: Tensor, cond: Any = None, weight: Tensor | None = None, v: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, LossTerms]:
+        """Return the loss of the batch."""
+        return self.evaluate(x, cond=cond, weight=weight, v=v)

@@ -1,0 +1,147 @@
+"""The CUDA engine's library, and its kernels on each device: loaded when they are first needed, or why they cannot be.
+
+The library is loaded at import where PyTorch has CUDA, and touches no device; kernels, by the first call on a device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastssm.native import extension, nvrtc
+
+PACKAGE = Path(__file__).parents[1]
+LIBRARY = PACKAGE / "_cuda.so"
+IMAGE = PACKAGE / "_kernels.fatbin"  # of nvcc, for many devices
+SOURCE = PACKAGE / "_kernels.cu"  # for NVRTC, in one piece
+OLDEST_TORCH = (2, 10)  # whose stable interface the library is built for
+NO_DEVICE = "torch sees no CUDA device"
+TENSOR_CORES = 80  # the compute capability from which on products are rounded to tf32 or bf16
+
+_lock = threading.Lock()
+_unready: dict[int, list[str]] = {}  # by device, once it was tried: why it has no kernels
+
+
+def missing() -> list[str]:
+    """Return why the engine cannot run on any device; empty if it can. It never asks for a device."""
+    library, sentence = _load()
+    return [] if library is not None else [sentence]
+
+
+def status() -> str:
+    """Say in one clause what is there, or why nothing is."""
+    return _load()[1]
+
+
+def unready(device: torch.device) -> list[str]:
+    """Return why a device has no kernels; empty if it has them, which the first call sees to."""
+    if device.index is None or not torch.cuda.is_available():  # a fake tensor's
+        return [NO_DEVICE]
+    with _lock:
+        if device.index not in _unready:
+            if torch.cuda.is_current_stream_capturing():
+                return ["its kernels are not loaded yet, and the stream is being captured; call it once before"]
+            _unready[device.index] = _load_kernels(device.index)
+        return _unready[device.index]
+
+
+def capability(device: torch.device) -> int:
+    """Return the compute capability of a device, 80 for 8.0."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def rounds(device: torch.device) -> bool:
+    """Say whether the tensor cores of a device multiply numbers rounded to tf32 and bfloat16."""
+    return torch.cuda.is_available() and capability(device) >= TENSOR_CORES
+
+
+def _load_kernels(index: int) -> list[str]:
+    """Load those that nvcc compiled; else, or where none of them is for this device, those of NVRTC."""
+    why = _given(index, IMAGE) if IMAGE.exists() else f"they were not compiled by nvcc ({IMAGE.name} is missing)"
+    if not why:
+        return []
+    try:
+        source = SOURCE.read_text()
+        whither = _given(index, nvrtc.kernels(source, capability(torch.device("cuda", index))))
+    except (nvrtc.NvrtcError, OSError) as error:
+        whither = str(error)
+    return [f"device {index} has no kernels: {why}; nor by NVRTC: {whither}"] if whither else []
+
+
+def _given(index: int, path: Path) -> str:
+    """Give the library the kernels of a device; return why it does not take them."""
+    why = _library().fastssm_load_kernels(index, str(path).encode())
+    return why.decode(errors="replace") if why else ""
+
+
+def _library() -> Any:
+    library = _load()[0]
+    assert library is not None
+    return library
+
+
+@functools.cache
+def _load() -> tuple[Any, str]:
+    if off := extension.switched_off():
+        return None, f"the cuda engine is switched off by {off}"
+    try:
+        return _open(extension.record())
+    except Exception as error:  # whatever it is, fastssm works without
+        return None, f"the cuda engine cannot be loaded ({type(error).__name__}: {error}); {extension.AGAIN}"
+
+
+def _open(record: dict[str, Any]) -> tuple[Any, str]:
+    built = record.get("cuda", record)
+    if "reason" in built or "cuda" not in record:
+        return None, f"the cuda engine is not built: {built.get('reason', 'it was left out')}"
+    oldest = ".".join(map(str, OLDEST_TORCH))
+    if torch.__version__ < OLDEST_TORCH:  # type: ignore[operator]  # a TorchVersion
+        return None, f"the cuda engine is built for torch {oldest} and later, but {torch.__version__} is running"
+    if torch.version.cuda is None:
+        return None, f"torch {torch.__version__} is running, which is built without CUDA"
+    library = open_library(LIBRARY)
+    if lacking := library.fastssm_missing_symbol():
+        return None, f"torch {torch.__version__} does not export {lacking.decode()}, which the cuda engine calls"
+    return library, f"the cuda engine is loaded: {described(built)}"
+
+
+def described(built: dict[str, Any]) -> str:
+    """Say what a record of the build says of the CUDA engine."""
+    wanted = ["sm_" + capability.replace("+PTX", " and later") for capability in built.get("architectures", [])]
+    kernels = (
+        f"kernels for {', '.join(wanted)} by nvcc {built['nvcc']}"
+        if wanted
+        else "kernels by NVRTC at the first call on a device"
+    )
+    return f"{kernels}; library by {built['compiler']}, for torch {built['torch']} and later"
+
+
+def open_library(path: Path) -> Any:
+    """Load the library, which adds its operators to the dispatcher, and tell it whom to ask for kernels."""
+    torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
+    library = ctypes.CDLL(str(path))
+    library.fastssm_load_kernels.restype = library.fastssm_missing_symbol.restype = ctypes.c_char_p
+    library.fastssm_load_kernels.argtypes = [ctypes.c_int, ctypes.c_char_p]
+    library.fastssm_ask_for_kernels.argtypes = [_ASK]
+    library.fastssm_ask_for_kernels(_ask)
+    return library
+
+
+_ASK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+
+
+@_ASK  # type: ignore[untyped-decorator]
+def _ask(index: int, why: int, size: int) -> None:
+    """Load the kernels of a device that a compiled graph runs on before any eager call did, or write why not."""
+    try:
+        reason = "; ".join(unready(torch.device("cuda", index)))
+    except Exception as error:  # must not be lost: nobody above this but C
+        reason = f"{type(error).__name__}: {error}"
+    content = reason.encode()[: size - 1] + b"\0"
+    ctypes.memmove(why, content, len(content))

@@ -1,0 +1,74 @@
+"""Networks as flat tensors and plain numbers: the form in which they cross an operator's boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fastssm.activations import INDEX, TABLE
+from fastssm.recognition import Layer, Network
+
+BIAS, SCALE, SHIFT, SKIP = 1, 2, 4, 8
+_NONE = (0.0,)  # torch.library takes an empty list for one of tensors
+
+
+class Plan(NamedTuple):
+    """The static part of a call.
+
+    Attributes:
+        kind: "energy" or "score".
+        activations: for each layer its row in the activation table.
+        constants: the activations' parameters, one after another; `(0.0,)` where there are none.
+        flags: for each layer which optional tensors it has (`BIAS | SCALE | SHIFT`) and whether it skips (`SKIP`).
+    """
+
+    kind: str
+    activations: Sequence[int]
+    constants: Sequence[float]
+    flags: Sequence[int]
+
+    @property
+    def shared(self) -> int:
+        """Number of tensors that all samples share; those of single samples follow them."""
+        return sum(1 + bool(flag & BIAS) for flag in self.flags)
+
+
+def read(network: Network, kind: str, cond: tuple[Tensor, ...]) -> tuple[Plan, list[Tensor], Tensor | None]:
+    """Read a network once: its plan, all weights and biases followed by all scales and shifts, and columns for `x`."""
+    columns, modulations = network.conditioning(cond)
+    activations, flags = [], []
+    constants: list[float] = []
+    shared, samples = [], []
+    for spec, (scale, shift) in zip(network.specs, modulations, strict=True):
+        weight, bias = network.affine(spec)
+        flag = SKIP if spec.skip else 0
+        shared.append(weight)
+        if bias is not None:
+            shared.append(bias)
+            flag |= BIAS
+        if scale is not None:
+            samples.append(scale)
+            flag |= SCALE
+        if shift is not None:
+            samples.append(shift)
+            flag |= SHIFT
+        activations.append(INDEX[spec.activation.name])
+        constants += spec.constants
+        flags.append(flag)
+    plan = Plan(kind, tuple(activations), tuple(constants) or _NONE, tuple(flags))
+    return plan, shared + samples, columns
+
+
+def unflatten(plan: Plan, tensors: Sequence[Tensor]) -> list[Layer]:
+    """Return the layers of a plan and its tensors."""
+    rest, constants = iter(tensors), iter(plan.constants)
+    maps = [(next(rest), next(rest) if flag & BIAS else None) for flag in plan.flags]
+    layers = []
+    for (weight, bias), index, flag in zip(maps, plan.activations, plan.flags, strict=True):
+        scale, shift = next(rest) if flag & SCALE else None, next(rest) if flag & SHIFT else None
+        row = TABLE[index]
+        given = tuple(next(constants) for _ in row.parameters)
+        layers.append(Layer(weight, bias, scale, shift, row, given, bool(flag & SKIP)))
+    return layers
