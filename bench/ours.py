@@ -65,13 +65,13 @@ def bare_sweeps(p: Problem) -> Callable[[], Tensor]:
 
     found = recognize(p.net)
     assert isinstance(found, Network), found
-    plan, tensors, _ = sweeps.read(found, "energy", ())
-    inner = sweeps.Problem("energy", sweeps.unflatten(plan, tensors), p.x, None, Directions(len(p.v), p.v))
+    structure, tensors, _ = sweeps.read(found, "energy", ())
+    inner = sweeps.Problem("energy", sweeps.unflatten(structure, tensors), p.x, None, Directions(len(p.v), p.v))
     weight, needs = p.x.new_full((len(p.x),), 1 / len(p.x)), sweeps.Needs(inputs=False, tensors=True)
 
     def call() -> Tensor:
         with torch.no_grad():
-            return sweeps.objective(inner, weight, p.variance_reduced, needs).jacobian
+            return sweeps.objective(inner, weight, p.variance_reduced, needs).projected_jacobian
 
     return call
 
@@ -84,8 +84,8 @@ def bare_engine(p: Problem) -> Callable[[], Tensor]:
     require("cpu")
     found = recognize(p.net)
     assert isinstance(found, Network), found
-    plan, tensors, _ = read(found, "energy", ())
-    static, reduction, needs = (*plan, len(p.v), "full"), (p.variance_reduced, True), (False, True)
+    structure, tensors, _ = read(found, "energy", ())
+    static, reduction, needs = (*structure, len(p.v), "full"), (p.variance_reduced, True), (False, True)
     arguments = (p.x, None, p.v, None, tensors, None, *static, *reduction, *needs)
 
     def call() -> Tensor:

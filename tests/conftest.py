@@ -8,9 +8,9 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
-if OPERATORS := os.environ.get("FASTSSM_OPERATORS"):  # of tests/cuda/operators.py, for the door "ops"
+if OPERATORS := os.environ.get("FASTSSM_OPERATORS"):  # of tests/cuda/operators.py, for the entry "ops"
     torch.ops.load_library(OPERATORS)
-if DEVICE := os.environ.get("FASTSSM_DEVICE"):  # for the door "ops" of test_equivalence.py on a GPU
+if DEVICE := os.environ.get("FASTSSM_DEVICE"):  # for the entry "ops" of test_equivalence.py on a GPU
     if not torch.cuda.is_available():
         pytest.exit(f"FASTSSM_DEVICE={DEVICE}, but there is no GPU", 1)
     torch.set_default_device(DEVICE)

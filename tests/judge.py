@@ -85,10 +85,13 @@ def agree(
         found = evaluate(model, given[0], loss, reduction=reduction, backend=backend, **options)
         found = oracle.contracted(found) if reduction == "none" else found
         grads = torch.autograd.grad(found, [*model.parameters(), *(given if inputs else [])])
-    each = oracle.losses(wide, doubled[0], None if v is None else v.double(), loss, energy=energy, cond=doubled[1:])
+    v = None if v is None else v.double()
+    each = oracle.losses(wide, doubled[0], v, loss, energy=energy, cond=doubled[1:])
+    sizes = oracle.magnitudes(wide, doubled[0], v, loss, energy=energy, cond=doubled[1:])
     expected = oracle.reduced(each, None if weight is None else weight.double(), reduction)
     wanted = oracle.gradients(expected, [*wide.parameters(), *(doubled if inputs else [])])
     if not all(g.isfinite().all() for g in wanted):
         raise NoVerdict
+    size = float(oracle.reduced(sizes, None if weight is None else weight.double().abs(), reduction))
     what = f"{loss} {reduction} {tuple(x.shape)} {x.dtype} {model}"
-    oracle.assert_close([found, *grads], [expected, *wanted], rtol or RTOL[x.dtype], what)
+    oracle.assert_close([found, *grads], [expected, *wanted], rtol or RTOL[x.dtype], what, size)

@@ -36,10 +36,7 @@ def losses(
     model: nn.Module, x: Tensor, v: Tensor | None, loss: str, *, energy: bool, cond: Sequence[Tensor] = ()
 ) -> Tensor:
     """Return the loss of every sample, `[B]`."""
-    if loss == "exact":
-        dim = x[0].numel()
-        v = torch.eye(dim, dtype=x.dtype)[:, None].expand(dim, len(x), dim)
-    projected, along, s = terms(model, x, v, energy=energy, cond=cond)
+    projected, along, s = terms(model, x, directions(x, v, loss), energy=energy, cond=cond)
     norm = s.square().sum(1) / 2
     if loss == "exact":
         return along.sum(0) + norm
@@ -50,6 +47,21 @@ def losses(
         return plain
     noise = projected.square().mean(0) / 2 - norm
     return plain - coefficient(plain.detach(), noise.detach(), norm.detach()) * noise
+
+
+def directions(x: Tensor, v: Tensor | None, loss: str) -> Tensor:
+    """Return the directions of a loss, those of the coordinates if it is exact."""
+    dim = x[0].numel() if len(x) else 0
+    return torch.eye(dim, dtype=x.dtype)[:, None].expand(dim, len(x), dim) if loss == "exact" else v
+
+
+def magnitudes(
+    model: nn.Module, x: Tensor, v: Tensor | None, loss: str, *, energy: bool, cond: Sequence[Tensor] = ()
+) -> Tensor:
+    """Return the loss of every sample as if its terms did not cancel: rounding errors are relative to this, `[B]`."""
+    _, along, s = terms(model, x, directions(x, v, loss), energy=energy, cond=cond)
+    along = along.abs()
+    return (along.sum(0) if loss == "exact" else along.mean(0)) + s.square().sum(1) / 2
 
 
 def coefficient(plain: Tensor, noise: Tensor, norm: Tensor) -> Tensor:
@@ -79,12 +91,17 @@ def contracted(each: Tensor) -> Tensor:
     return (each * torch.arange(1, len(each) + 1, dtype=each.dtype)).sum()
 
 
-def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], rtol: float, what: str = "") -> None:
-    """Compare each tensor by its largest difference relative to its own largest entry (1e-3 of the whole at least)."""
+def assert_close(
+    found: Sequence[Tensor], expected: Sequence[Tensor], rtol: float, what: str = "", magnitude: float = 0.0
+) -> None:
+    """Compare each tensor by its largest difference relative to its own largest entry (1e-3 of the whole at least).
+
+    `magnitude` is what the first, a loss, would be if its terms did not cancel.
+    """
     floor = max(1e-3 * largest(e) for e in expected)
     for index, (f, e) in enumerate(zip(found, expected, strict=True)):
         assert f.shape == e.shape, f"{what} [{index}]: shape {tuple(f.shape)} is not {tuple(e.shape)}"
-        worst, scale = largest(f.double() - e), largest(e)
+        worst, scale = largest(f.double() - e), max(largest(e), 0.0 if index else magnitude)
         assert worst <= rtol * max(scale, floor, 1e-3), f"{what} [{index}]: off by {worst:.2e} of {scale:.2e}"
 
 

@@ -193,10 +193,10 @@ def flat_call(
     net: nn.Module, x: Tensor, v: Tensor, cond: object = None
 ) -> tuple[tuple[object, ...], tuple[object, ...]]:
     """Return the arguments of the operators `objective` and `terms` for a call."""
-    inputs, tensors, static = fused.flat(backends.request(net, x, cond), Directions(len(v), v))
-    kind, *lists = static.plan
-    plan = (kind, *map(list, lists), static.n_projections, static.precision)
-    return (*inputs, tensors, None, *plan, False, True, True, True), (*inputs, tensors, *plan)
+    inputs, tensors, static = fused.flat(backends.make_request(net, x, cond), Directions(len(v), v))
+    kind, *lists = static.structure
+    structure = (kind, *map(list, lists), static.n_projections, static.precision)
+    return (*inputs, tensors, None, *structure, False, True, True, True), (*inputs, tensors, *structure)
 
 
 @pytest.mark.parametrize("make", [energy, score])
@@ -250,7 +250,7 @@ class _Called:
 
 
 def test_an_operator_is_one_node_of_a_compiled_graph() -> None:
-    """What native engines will do: the operators' door is opaque to torch.compile."""
+    """What native engines will do: the operators' entry is opaque to torch.compile."""
     net, (x, v) = energy(), data()
     graphs: list[torch.fx.GraphModule] = []
 
@@ -259,7 +259,7 @@ def test_an_operator_is_one_node_of_a_compiled_graph() -> None:
         return graph.forward
 
     def loss(x: Tensor, v: Tensor) -> Tensor:
-        inputs, tensors, static = fused.flat(backends.request(net, x), Directions(2, v))
+        inputs, tensors, static = fused.flat(backends.make_request(net, x), Directions(2, v))
         return dispatcher.objective(inputs, None, tensors, static, flat.Form(True, True))[0]
 
     compiled = torch.compile(loss, fullgraph=True, backend=keep)

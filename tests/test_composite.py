@@ -107,13 +107,13 @@ def test_terms_add_up_and_images_are_flat(sigma: float | None) -> None:
     options = {"sigma": sigma, "reduction": "none"}
     generators = [torch.Generator().manual_seed(1) for _ in range(3)]
     each, parts = fastssm.composite_loss(context, head, x, return_terms=True, generator=generators[0], **options)
-    torch.testing.assert_close(parts.jacobian + parts.square, each)
+    torch.testing.assert_close(parts.projected_jacobian + parts.square, each)
     torch.testing.assert_close(
         fastssm.composite_loss(context, head, x.flatten(1), generator=generators[1], **options), each
     )
     mean, parts = fastssm.composite_loss(context, head, x, sigma=sigma, generator=generators[2], return_terms=True)
     torch.testing.assert_close(mean, each.mean())
-    torch.testing.assert_close(parts.jacobian + parts.square, each)
+    torch.testing.assert_close(parts.projected_jacobian + parts.square, each)
     assert not parts.square.requires_grad
     assert fastssm.composite_loss(context, head, x[:0], sigma=sigma, reduction="sum") == 0
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 B, D, M = 6, 3, 2
 REDUCTIONS = ("mean", "sum", "none")
 OPERATORS = {"ops": dispatcher, "eager": eager}
-DOORS = ("torch", *OPERATORS, "reference", *compiled.DEVICES)
+ENTRIES = ("torch", *OPERATORS, "reference", *compiled.DEVICES)
 FASTEST = (*compiled.DEVICES, "torch")[0]  # of what is built
 NETS = {
     "energy": lambda: nn.Sequential(nn.Linear(D, 7), nn.Softplus(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 1)),
@@ -36,9 +36,9 @@ CALLS = {
 }
 
 
-@pytest.fixture(params=DOORS)
+@pytest.fixture(params=ENTRIES)
 def backend(request, monkeypatch):
-    """The name of a backend to pass; the doors are to the torch one through the operators that engines plug into."""
+    """The name of a backend to pass; the entries are to the torch one through the operators that engines plug into."""
     if request.param in OPERATORS:
         monkeypatch.setitem(backends.BACKENDS, "torch", fused.Fused("torch", OPERATORS[request.param]))
     return "torch" if request.param in OPERATORS else request.param
@@ -202,9 +202,9 @@ def test_returned_terms_are_detached(backend, call, reduction):
     assert loss.requires_grad
     assert isinstance(terms, fastssm.LossTerms)
     assert isinstance(terms, tuple)
-    assert terms._fields == ("jacobian", "square")
+    assert terms._fields == ("projected_jacobian", "square")
     assert all(t.shape == (B,) and not t.requires_grad and t.grad_fn is None for t in terms)
-    close(terms.jacobian + terms.square, truth(net, x, given, call).detach())
+    close(terms.projected_jacobian + terms.square, truth(net, x, given, call).detach())
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [
@@ -258,7 +258,9 @@ def test_nan_stays_in_its_sample(backend, name, call):
         loss = CALLS[call](net, x, weight=weight, reduction="none", backend=backend, **given)
         assert loss.isnan().nonzero().flatten().tolist() == [2]
         _, terms = CALLS[call](net, x, weight=weight, backend=backend, return_terms=True, **given)
-        assert (terms.jacobian + terms.square).isnan().nonzero().flatten().tolist() == ([] if tensor is weight else [2])
+        assert (terms.projected_jacobian + terms.square).isnan().nonzero().flatten().tolist() == (
+            [] if tensor is weight else [2]
+        )
         tensor[2] = kept
 
 

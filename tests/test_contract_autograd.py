@@ -18,12 +18,12 @@ from fastssm.nn import MLP
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 B, D, M = 6, 3, 2
 OPERATORS = {"ops": dispatcher, "eager": eager}
-DOORS = ("torch", *OPERATORS, "reference", *compiled.DEVICES)
+ENTRIES = ("torch", *OPERATORS, "reference", *compiled.DEVICES)
 
 
-@pytest.fixture(params=DOORS)
+@pytest.fixture(params=ENTRIES)
 def backend(request, monkeypatch):
-    """The name of a backend to pass; the doors are to the torch one through the operators that engines plug into."""
+    """The name of a backend to pass; the entries are to the torch one through the operators that engines plug into."""
     if request.param in OPERATORS:
         monkeypatch.setitem(backends.BACKENDS, "torch", fused.Fused("torch", OPERATORS[request.param]))
     return "torch" if request.param in OPERATORS else request.param
@@ -226,12 +226,12 @@ def test_the_module_is_the_function(case, backend):
 # --- autocast ---
 
 
-@pytest.mark.parametrize("door", ["torch", *OPERATORS])
+@pytest.mark.parametrize("entry", ["torch", *OPERATORS])
 @pytest.mark.parametrize("kind", ["energy", "score"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_autocast_computes_in_single_precision(monkeypatch, door, kind, reduction):
-    if door in OPERATORS:
-        monkeypatch.setitem(backends.BACKENDS, "torch", fused.Fused("torch", OPERATORS[door]))
+def test_autocast_computes_in_single_precision(monkeypatch, entry, kind, reduction):
+    if entry in OPERATORS:
+        monkeypatch.setitem(backends.BACKENDS, "torch", fused.Fused("torch", OPERATORS[entry]))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(D, 9), nn.Softplus(), nn.Linear(9, 1 if kind == "energy" else D))
     x, v = torch.randn(B, D), torch.randn(M, B, D)

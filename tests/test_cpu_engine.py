@@ -143,9 +143,9 @@ def test_the_kernels_pass_opcheck() -> None:
     """With what test_compile.py leaves out: a seed, a weight, skips, float32."""
     model = mlp(3, [5, 5], True, torch.float32, cond_dim=2, residual=True)
     x, cond = torch.randn(4, 3, requires_grad=True), torch.randn(4, 2, requires_grad=True)
-    call = fastssm.backends.request(model, x, cond)
+    call = fastssm.backends.make_request(model, x, cond)
     inputs, tensors, static = fused.flat(call, directions.Directions(2, seed=torch.tensor(3)))
-    given, numbers = (*inputs, tensors), (*static.plan, static.n_projections, static.precision)
+    given, numbers = (*inputs, tensors), (*static.structure, static.n_projections, static.precision)
     every = (*given, torch.rand(4), *numbers, True, True, True, True)
     torch.library.opcheck(torch.ops.fastssm.objective.default, every)
     torch.library.opcheck(torch.ops.fastssm.terms.default, (*given, *numbers))

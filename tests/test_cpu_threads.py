@@ -220,21 +220,21 @@ def test_two_callers_at_once_get_what_each_gets_alone(threads: int, energy: bool
     assert not wrong
 
 
-def _doors(x: Tensor, model: nn.Module) -> dict[str, Callable[[], object]]:
-    call = backends.request(model, x)
+def _entries(x: Tensor, model: nn.Module) -> dict[str, Callable[[], object]]:
+    call = backends.make_request(model, x)
     inputs, tensors, static = fused.flat(call, directions.Directions(2, seed=torch.tensor(1)))
-    plan = compiled._compiled(static.plan)
+    structure = compiled._compiled(static.structure)
     return {
-        "objective": lambda: compiled._C.objective(plan, *inputs, tensors, None, 2, False, True, "full"),
-        "terms": lambda: compiled._C.terms(plan, *inputs, tensors, 2, "full"),
+        "objective": lambda: compiled._C.objective(structure, *inputs, tensors, None, 2, False, True, "full"),
+        "terms": lambda: compiled._C.terms(structure, *inputs, tensors, 2, "full"),
     }
 
 
-@pytest.mark.parametrize("door", ["objective", "terms"])
-def test_other_threads_run_during_a_call(door: str) -> None:
+@pytest.mark.parametrize("entry", ["objective", "terms"])
+def test_other_threads_run_during_a_call(entry: str) -> None:
     """Nothing but the call itself can let them: the interpreter is told to switch never."""
     model, x = problem(True, 20_000, (256, 256))
-    call, count, stop = _doors(x, model)[door], 0, threading.Event()
+    call, count, stop = _entries(x, model)[entry], 0, threading.Event()
 
     def other() -> None:
         nonlocal count

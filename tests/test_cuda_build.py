@@ -252,10 +252,10 @@ def test_the_library_asks_python_for_kernels(device: dict[str, object]) -> None:
     import ctypes
 
     answer = ctypes.create_string_buffer(b"?" * 10, 11)
-    cuda_library._ask(0, ctypes.addressof(answer), 11)
+    cuda_library._on_kernels_needed(0, ctypes.addressof(answer), 11)
     assert answer.value == b""
     device["answers"] = {"_kernels.fatbin": b"a", "source-80": b"b"}
-    cuda_library._ask(1, ctypes.addressof(answer), 11)
+    cuda_library._on_kernels_needed(1, ctypes.addressof(answer), 11)
     assert answer.value == b"device 1 h"  # cut to fit
 
 
@@ -268,7 +268,7 @@ def test_the_reasons_of_the_cuda_backend(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(backends.BACKENDS, "cuda", backend)
     x, net = torch.randn(3, 2), fastssm.nn.MLP(2, [4])
     assert fastssm.explain(net, x).reasons["cuda"] == ["x is on cpu, the cuda engine runs on CUDA tensors"]
-    request = backends.request(net.double(), x.double(), precision="tf32")
+    request = backends.make_request(net.double(), x.double(), precision="tf32")
     assert any('"tf32" is for float32' in reason for reason in backend.unsupported(request))
     if not torch.cuda.is_available():
         assert backend.missing() == [cuda_library.NO_DEVICE]

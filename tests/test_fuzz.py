@@ -1,4 +1,4 @@
-"""Random networks, shapes, strides, dtypes, options, threads and doors: always the oracle's value and every gradient.
+"""Random networks, shapes, strides, dtypes, options, threads and entries: always the oracle's value and every gradient.
 
 FASTSSM_FUZZ_EXAMPLES sets how many; under CI they are the same each time.
 """
@@ -27,7 +27,7 @@ SIZES = st.integers(1, 67)
 EIGHTHS = st.integers(1, 24).map(lambda n: n / 8)  # parameters of activations; torch rounds CELU's to float32
 KINKED = {"relu", "leaky_relu", "elu", "celu", "softsign"}  # rounding may put z on the other side
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
-DOORS = [*("cpu",) * (4 if compiled.DEVICES else 0), "torch", "ops", "reference"]
+ENTRIES = [*("cpu",) * (4 if compiled.DEVICES else 0), "torch", "ops", "reference"]
 
 
 @st.composite
@@ -74,8 +74,8 @@ def mlps(choose: st.DrawFn, dim: int, out: int, smooth: bool) -> MLP:
 @pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")  # networks that are piecewise linear
 def test_agrees_with_the_oracle(data: st.DataObject) -> None:
     choose, layouts = data.draw, st.sampled_from(LAYOUTS)
-    door, dtype = choose(st.sampled_from(DOORS)), choose(st.sampled_from(DTYPES))
-    if door == "reference":
+    entry, dtype = choose(st.sampled_from(ENTRIES)), choose(st.sampled_from(DTYPES))
+    if entry == "reference":
         dtype = torch.float64  # in others, torch's own derivatives are less right than ours
     torch.manual_seed(choose(st.integers(0, 2**31)))
     energy, loss = choose(st.booleans()), choose(st.sampled_from(oracle.LOSSES))
@@ -110,11 +110,11 @@ def test_agrees_with_the_oracle(data: st.DataObject) -> None:
     else:
         v = laid_out(v, choose(layouts))
     options["threads"] = choose(st.sampled_from([1, 2]))
-    note(f"{door}, {loss}, {dtype}, M = {m}, {projection}, {options}\n{model}")
+    note(f"{entry}, {loss}, {dtype}, M = {m}, {projection}, {options}\n{model}")
     with pytest.MonkeyPatch.context() as patch:
-        if door == "ops":
+        if entry == "ops":
             patch.setitem(backends.BACKENDS, "torch", fused.Fused("torch", dispatcher))
         try:
-            agree(model, x, v, loss, backend="torch" if door == "ops" else door, **options)
+            agree(model, x, v, loss, backend="torch" if entry == "ops" else entry, **options)
         except NoVerdict:
             reject()

@@ -1,4 +1,4 @@
-"""The doors of the compiled engine: the same bits behind both, and who goes through which."""
+"""The entries of the compiled engine: the same bits behind both, and who goes through which."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def loss_and_gradients(net: nn.Module, x: Tensor, **options: object) -> list[Ten
     return [loss, *torch.autograd.grad(loss.sum(), [x, *net.parameters()])]
 
 
-# --- two doors, one engine ---
+# --- two entries, one engine ---
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("name", NETS)
-def test_both_doors_return_the_same_bits(name: str, reduction: str, dtype: torch.dtype, watched: list[str]) -> None:
+def test_both_entries_return_the_same_bits(name: str, reduction: str, dtype: torch.dtype, watched: list[str]) -> None:
     net, x, given = problem(name, dtype)
     for variance_reduced in (True, False):
         options = {"reduction": reduction, "variance_reduced": variance_reduced, "n_projections": M, **given}

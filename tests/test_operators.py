@@ -9,7 +9,7 @@ import oracle
 import pytest
 import torch
 from test_compile import energy, flat_call, score
-from test_equivalence import BACKENDS, BATCH, BY_NAME, CASES, DOORS, RTOL, Case, through
+from test_equivalence import BACKENDS, BATCH, BY_NAME, CASES, ENTRIES, RTOL, Case, through
 from test_sweeps import BATCH as COUNTED
 from test_sweeps import DIM, HIDDEN, WIDTHS, Products
 from torch import Tensor, nn
@@ -53,22 +53,22 @@ def ids(case: Case) -> str:
     return case.name
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", CASES, ids=ids)
-def test_jacobian_diag(case: Case, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, (model, x, cond, leaves) = through(door, monkeypatch), drawn(case)
+def test_jacobian_diag(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, (model, x, cond, leaves) = through(entry, monkeypatch), drawn(case)
     kind = "energy" if case.energy else "score"
     found = fastssm.jacobian_diag(model, x, cond=cond, kind=kind, backend=backend)
     along = oracle.terms(model, x, basis(x), energy=case.energy, cond=cond).along
     agree([found], [along.t().reshape(x.shape)], leaves, case.name)
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("name", SOME)
-def test_hvp_form(name: str, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hvp_form(name: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What differs from `jacobian_diag` is the directions."""
     case = BY_NAME[f"energy-{name}"]
-    backend, (model, x, cond, leaves) = through(door, monkeypatch), drawn(case)
+    backend, (model, x, cond, leaves) = through(entry, monkeypatch), drawn(case)
     v = torch.randn(3, *x.shape, dtype=torch.float64)
     along = oracle.terms(model, x, v, energy=True, cond=cond).along
     found = fastssm.hvp_form(model, x, v, cond=cond, backend=backend)
@@ -76,10 +76,10 @@ def test_hvp_form(name: str, door: str, monkeypatch: pytest.MonkeyPatch) -> None
     agree([fastssm.hvp_form(model, x, v[0], cond=cond, backend=backend)], [-along[0]], leaves, case.name)
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", ENERGIES, ids=ids)
-def test_laplacian(case: Case, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, (model, x, cond, leaves) = through(door, monkeypatch), drawn(case)
+def test_laplacian(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, (model, x, cond, leaves) = through(entry, monkeypatch), drawn(case)
     options = {"cond": cond, "backend": backend, "return_gradient": True}
     v = torch.randn(2, *x.shape, dtype=torch.float64)
     for given, chosen in ((basis(x), {}), (v, {"exact": False, "v": v})):
@@ -89,10 +89,10 @@ def test_laplacian(case: Case, door: str, monkeypatch: pytest.MonkeyPatch) -> No
         agree([lap, gradient.flatten(1)], [-wanted.along.sum(0) / scale, -wanted.score], leaves, case.name)
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", FIELDS, ids=ids)
-def test_divergence(case: Case, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, (model, x, cond, leaves) = through(door, monkeypatch), drawn(case)
+def test_divergence(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, (model, x, cond, leaves) = through(entry, monkeypatch), drawn(case)
     options = {"cond": cond, "backend": backend, "return_value": True}
     v = torch.randn(2, *x.shape, dtype=torch.float64)
     for given, chosen in ((basis(x), {"exact": True}), (v, {"v": v})):
@@ -291,7 +291,7 @@ def test_a_rounded_term_for_each_direction_is_refused_before_the_forward() -> No
     backend = cuda.Cuda()
     backend.unbuilt = []
     net, x = MLP(4, [8], 4), torch.randn(3, 4)
-    call = backends.request(net, x, precision="bf16", each=True)
+    call = backends.make_request(net, x, precision="bf16", each=True)
     assert any(reason.startswith("a term for each direction (jacobian_diag") for reason in backend.unrounded_each(call))
     assert not backend.unrounded_each(call._replace(each=False))
     cpu = backends.BACKENDS["cpu"]

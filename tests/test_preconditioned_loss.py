@@ -191,7 +191,7 @@ def test_half_precision_is_summed_in_float32(half: torch.dtype, backend: str) ->
 def test_terms_no_grad_and_the_twin() -> None:
     net, x, v = problem()
     loss, terms = fastssm.preconditioned_loss(net, x, precond=matrix, v=v, reduction="none", return_terms=True)
-    torch.testing.assert_close(terms.jacobian + terms.square, loss.detach())
+    torch.testing.assert_close(terms.projected_jacobian + terms.square, loss.detach())
     with torch.no_grad():
         assert torch.equal(fastssm.preconditioned_loss(net, x, precond=matrix, v=v, reduction="none"), loss.detach())
     module = fastssm.PreconditionedLoss(net, precond=matrix, reduction="none")

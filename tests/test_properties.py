@@ -95,33 +95,35 @@ def test_agrees_with_the_oracle(data: st.DataObject) -> None:
     )
     weight = choose(st.sampled_from([None, torch.rand(batch, dtype=dtype), torch.ones(1, dtype=dtype).expand(batch)]))
     reduction, inputs = choose(st.sampled_from(["mean", "sum", "none"])), choose(st.booleans())
-    door = choose(st.sampled_from(["torch", "torch", "ops", "reference"]))
+    entry = choose(st.sampled_from(["torch", "torch", "ops", "reference"]))
 
     wide = copy.deepcopy(model).double()
     pairs = [(t.requires_grad_(inputs), t.detach().double().requires_grad_(inputs)) for t in (x, *cond)]
-    each = oracle.losses(wide, pairs[0][1], v.double(), loss, energy=energy, cond=[b for _, b in pairs[1:]])
-    expected = oracle.reduced(each, None if weight is None else weight.double(), reduction)
-    note(f"{door}, {model}, D = {dim}")
+    given = (wide, pairs[0][1], v.double(), loss)
+    each = oracle.losses(*given, energy=energy, cond=[b for _, b in pairs[1:]])
+    sizes = oracle.magnitudes(*given, energy=energy, cond=[b for _, b in pairs[1:]])
+    expected, size = [oracle.reduced(t, None if weight is None else weight.double(), reduction) for t in (each, sizes)]
+    note(f"{entry}, {model}, D = {dim}")
     options: dict[str, Any] = {
         "cond": tuple(cond) or None,
         "weight": weight,
         "reduction": reduction,
         "kind": "energy" if energy else "score",
     }
-    found = evaluate(model, x, v, loss, door, options)
+    found = evaluate(model, x, v, loss, entry, options)
     found = oracle.contracted(found) if reduction == "none" else found
     leaves = [
         list(net.parameters()) + [pair[side] for pair in pairs if inputs] for side, net in enumerate((model, wide))
     ]
     grads, wanted = torch.autograd.grad(found, leaves[0]), oracle.gradients(expected, leaves[1])
     assume(all(g.isfinite().all() for g in wanted))  # torch's own third derivative of GELU("tanh") is NaN past |z| = 26
-    oracle.assert_close([found, *grads], [expected, *wanted], RTOL[dtype])
+    oracle.assert_close([found, *grads], [expected, *wanted], RTOL[dtype], magnitude=float(size))
 
 
-def evaluate(model: nn.Module, x: Tensor, v: Tensor, loss: str, door: str, options: dict[str, Any]) -> Tensor:
-    options["backend"] = "reference" if door == "reference" else "torch"
+def evaluate(model: nn.Module, x: Tensor, v: Tensor, loss: str, entry: str, options: dict[str, Any]) -> Tensor:
+    options["backend"] = "reference" if entry == "reference" else "torch"
     with pytest.MonkeyPatch.context() as patch:
-        if door == "ops":
+        if entry == "ops":
             patch.setitem(backends.BACKENDS, "torch", OPERATORS)
         if loss == "exact":
             return fastssm.exact_loss(model, x, **options)

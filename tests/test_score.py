@@ -11,7 +11,7 @@ import oracle_noise
 import pytest
 import torch
 from test_compile import energy, score
-from test_equivalence import BY_NAME, CASES, DOORS, RTOL, Case, through
+from test_equivalence import BY_NAME, CASES, ENTRIES, RTOL, Case, through
 from test_native import NETS, Watching, problem
 from test_operators import drawn
 from test_sweeps import BATCH, DIM, HIDDEN, WIDTHS, Peak, Products
@@ -27,7 +27,7 @@ from fastssm.nn import MLP
 from fastssm.sweeps import Needs, tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
-ENGINES = [door for door in DOORS if door != "reference"]
+ENGINES = [entry for entry in ENTRIES if entry != "reference"]
 BUILT = pytest.mark.skipif("cpu" not in compiled.DEVICES, reason="the cpu engine is not built")
 
 
@@ -43,10 +43,10 @@ def with_gradients(found: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
 # --- values and gradients ---
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_score_and_every_gradient(case: Case, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, (model, x, cond, leaves) = through(door, monkeypatch), drawn(case)
+def test_the_score_and_every_gradient(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, (model, x, cond, leaves) = through(entry, monkeypatch), drawn(case)
     kind = "energy" if case.energy else "score"
     found = fastssm.score(model, x, cond=cond, kind=kind, backend=backend)
     expected = oracle_noise.score(model, x, energy=case.energy, cond=cond)
@@ -54,10 +54,10 @@ def test_the_score_and_every_gradient(case: Case, door: str, monkeypatch: pytest
     oracle.assert_close(with_gradients(found.flatten(1), leaves), with_gradients(expected, leaves), RTOL, case.name)
 
 
-@pytest.mark.parametrize("door", ENGINES)
+@pytest.mark.parametrize("entry", ENGINES)
 @pytest.mark.parametrize("name", ["energy-film", "score-film"])
-def test_only_the_gradients_that_are_wanted(name: str, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, (model, x, cond, leaves) = through(door, monkeypatch), drawn(BY_NAME[name])
+def test_only_the_gradients_that_are_wanted(name: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, (model, x, cond, leaves) = through(entry, monkeypatch), drawn(BY_NAME[name])
     every = with_gradients(fastssm.score(model, x, cond=cond, backend=backend), leaves)
     for chosen in (slice(0, 1), slice(1 + len(cond), None)):
         for i, leaf in enumerate(leaves):
@@ -92,10 +92,10 @@ def test_batches_around_the_tiles_of_the_cpu_engine(kind: str, threads: int, sam
     oracle.assert_close(found, expected, RTOL, f"{samples} samples")
 
 
-@pytest.mark.parametrize("door", ENGINES)
+@pytest.mark.parametrize("entry", ENGINES)
 @pytest.mark.parametrize("name", ["energy-depth-0", "energy-depth-2", "score-depth-0", "score-depth-2"])
-def test_an_empty_batch(name: str, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, (model, x, _, _) = through(door, monkeypatch), drawn(BY_NAME[name])
+def test_an_empty_batch(name: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, (model, x, _, _) = through(entry, monkeypatch), drawn(BY_NAME[name])
     none = x.detach()[:0].requires_grad_()
     found = fastssm.score(model, none, backend=backend)
     assert found.shape == none.shape
@@ -104,10 +104,10 @@ def test_an_empty_batch(name: str, door: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("door", ENGINES)
+@pytest.mark.parametrize("entry", ENGINES)
 @pytest.mark.parametrize("name", ["energy-depth-3", "score-concat"])
-def test_narrow_dtypes(name: str, door: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, (model, x, cond, leaves) = through(door, monkeypatch), drawn(BY_NAME[name], dtype)
+def test_narrow_dtypes(name: str, entry: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, (model, x, cond, leaves) = through(entry, monkeypatch), drawn(BY_NAME[name], dtype)
     wide_model, wide = copy.deepcopy(model).double(), [t.detach().double().requires_grad_() for t in (x, *cond)]
     found = fastssm.score(model, x, cond=cond, backend=backend)
     assert found.dtype == torch.float32
@@ -119,10 +119,10 @@ def test_narrow_dtypes(name: str, door: str, dtype: torch.dtype, monkeypatch: py
     oracle.assert_close(grads[:1], wanted[:1], 2.0**-23 * 128, "values are summed in float32")
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_what_is_no_number_shows_in_the_score_of_an_energy(door: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_what_is_no_number_shows_in_the_score_of_an_energy(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no derivative sees it: in the energy's own constant."""
-    backend = through(door, monkeypatch)
+    backend = through(entry, monkeypatch)
     for name in ("energy-depth-0", "energy-depth-2", "energy-activation-last"):
         model, x, _, leaves = drawn(BY_NAME[name])
         for leaf in leaves:
@@ -201,13 +201,13 @@ def test_memory_of_the_cpu_engine_does_not_grow_with_the_batch(kind: str) -> Non
     assert found < 24 * dim * batch / 2**20 < 64 * 4 * batch / 2**20 < tape  # one hidden row alone: 64 numbers
 
 
-# --- the doors ---
+# --- the entries ---
 
 
 @BUILT
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NETS)
-def test_both_doors_return_the_same_bits(name: str, dtype: torch.dtype) -> None:
+def test_both_entries_return_the_same_bits(name: str, dtype: torch.dtype) -> None:
     net, x, given = problem(name, dtype)
     x.requires_grad_()
     direct = with_gradients(fastssm.score(net, x, backend="cpu", **given), [x, *net.parameters()])
@@ -219,8 +219,8 @@ def test_both_doors_return_the_same_bits(name: str, dtype: torch.dtype) -> None:
 
 def flat_call(net: nn.Module, x: Tensor) -> tuple[object, ...]:
     """Return the arguments of the operator `terms` without directions."""
-    inputs, tensors, static = fused.flat(backends.request(net, x), Directions(0))
-    kind, *lists = static.plan
+    inputs, tensors, static = fused.flat(backends.make_request(net, x), Directions(0))
+    kind, *lists = static.structure
     return (*inputs, tensors, kind, *map(list, lists), static.n_projections, static.precision)
 
 
@@ -250,9 +250,9 @@ def test_an_objective_needs_a_direction(count: int) -> None:
 
 @pytest.mark.usefixtures("_fresh_dynamo")
 @pytest.mark.parametrize("make", [energy, score])
-@pytest.mark.parametrize("door", ENGINES)
-def test_compiled_without_graph_break(make, door: str, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    backend, net = through(door, monkeypatch), make()
+@pytest.mark.parametrize("entry", ENGINES)
+def test_compiled_without_graph_break(make, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    backend, net = through(entry, monkeypatch), make()
 
     def run(x: Tensor) -> Tensor:
         return uneven(fastssm.score(net, x, backend=backend))
@@ -261,7 +261,7 @@ def test_compiled_without_graph_break(make, door: str, monkeypatch: pytest.Monke
     for batch in (6, 9):
         x = torch.randn(batch, 3, dtype=torch.float64)
         pair = [[value, *oracle.gradients(value, net.parameters())] for value in (compiled(x), run(x))]
-        oracle.assert_close(*pair, RTOL, door)
+        oracle.assert_close(*pair, RTOL, entry)
 
 
 def test_gradients_of_samples_by_torch_func() -> None:
@@ -281,9 +281,9 @@ def test_gradients_of_samples_by_torch_func() -> None:
         oracle.assert_close([g[i] for g in each.values()], expected, RTOL, f"sample {i}")
 
 
-@pytest.mark.parametrize("door", ENGINES)
-def test_a_second_backward_is_refused(door: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, (model, x, _, _) = through(door, monkeypatch), drawn(BY_NAME["energy-depth-2"])
+@pytest.mark.parametrize("entry", ENGINES)
+def test_a_second_backward_is_refused(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, (model, x, _, _) = through(entry, monkeypatch), drawn(BY_NAME["energy-depth-2"])
     found = fastssm.score(model, x, backend=backend)
     (gradient,) = torch.autograd.grad(found.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match='backend="reference"'):
@@ -296,7 +296,7 @@ def test_a_second_backward_is_refused(door: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("kind", ["energy", "score"])
 def test_auto_takes_the_engine_where_it_was_the_fastest(kind: str) -> None:
     model, x, _, _ = drawn(BY_NAME[f"{kind}-depth-2"])
-    call, engine = backends.request(model, x), "cpu" if "cpu" in compiled.DEVICES else "reference"
+    call, engine = backends.make_request(model, x), "cpu" if "cpu" in compiled.DEVICES else "reference"
     assert backends.select_for_score(call).name == (engine if kind == "energy" else "reference")
     with torch.no_grad():
         assert backends.select_for_score(call).name == engine
@@ -304,10 +304,10 @@ def test_auto_takes_the_engine_where_it_was_the_fastest(kind: str) -> None:
         assert backends.select_for_score(call, name).name == name
         with fastssm.backend(name):
             assert backends.select_for_score(call).name == name
-    unknown = backends.request(nn.Sequential(nn.Linear(3, 4), nn.Hardswish(), nn.Linear(4, 3)).double(), x)
+    unknown = backends.make_request(nn.Sequential(nn.Linear(3, 4), nn.Hardswish(), nn.Linear(4, 3)).double(), x)
     with torch.no_grad():
         assert backends.select_for_score(unknown).name == "reference"
-        on_no_device = backends.request(model.to("meta"), x.detach().to("meta"))
+        on_no_device = backends.make_request(model.to("meta"), x.detach().to("meta"))
         assert backends.select_for_score(on_no_device).name == "reference"
 
 

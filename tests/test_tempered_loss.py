@@ -260,7 +260,7 @@ def test_cond_reductions_images_and_the_twin() -> None:
     }
     levels = LEVELS["geometric"]
     each, terms = fastssm.tempered_loss(net, x, tempering=levels, reduction="none", return_terms=True, **options)
-    torch.testing.assert_close(terms.jacobian + terms.square, each.detach())
+    torch.testing.assert_close(terms.projected_jacobian + terms.square, each.detach())
     flat = {name: t.flatten(2) if name == "v" else t.flatten(1) if t.ndim > 1 else t for name, t in options.items()}
     assert torch.equal(fastssm.tempered_loss(net, x.flatten(1), tempering=levels, reduction="none", **flat), each)
     assert torch.equal(fastssm.TemperedLoss(net, tempering=levels, reduction="none")(x, **options), each)

@@ -77,11 +77,11 @@ def langevin(
     Source: Roberts and Tweedie 1996, "Exponential convergence of Langevin distributions and their discrete
     approximations", section 1.
     """
-    call = _request(model, x, cond, kind)
+    request = _request(model, x, cond, kind)
     _check_step("step", step)
     checks.check_count("n_steps", n_steps)
     checks.check_generator(generator)
-    walk = _Walk(call, backends.select_for_score(call, backend), generator)
+    walk = _Walk(request, backends.select_for_score(request, backend), generator)
     advance = walk.tested if metropolis else walk.free
     state = walk.start(metropolis)
     accepted = torch.zeros_like(state.x[:, 0])
@@ -147,14 +147,14 @@ def annealed_langevin(
         given = ", ".join(f"{sigma:g}" for sigma in levels.tolist())
         raise ValueError(f"sigmas must fall from the largest to the smallest, got {given}.")
     conds = [_told_all(condition, levels, index, x) for index in range(len(levels))]
-    call = _request(model, x, (*checks.check_cond(cond, x), conds[0]), kind)
+    request = _request(model, x, (*checks.check_cond(cond, x), conds[0]), kind)
     _check_step("step", step)
     checks.check_count("n_steps", n_steps)
     checks.check_generator(generator)
-    chosen = backends.select_for_score(call, backend)
-    point = call.x.flatten(1)
+    chosen = backends.select_for_score(request, backend)
+    point = request.x.flatten(1)
     for sigma, told_level in zip(levels.tolist(), conds, strict=True):
-        walk = _Walk(call._replace(cond=(*call.cond[:-1], told_level)), chosen, generator)
+        walk = _Walk(request._replace(cond=(*request.cond[:-1], told_level)), chosen, generator)
         for _ in range(n_steps):
             point = walk.proposal(point, walk.score(point), step * sigma**2)[0]
     if denoise:
@@ -173,13 +173,13 @@ class _State(NamedTuple):
 class _Walk(NamedTuple):
     """One model at one conditioning, to walk on."""
 
-    call: backends.Request
+    request: backends.Request
     backend: backends.Backend
     generator: Generator | None
 
     def at(self, x: Tensor) -> backends.Request:
         """Return the call at other points."""
-        return self.call._replace(x=x.reshape(self.call.x.shape))
+        return self.request._replace(x=x.reshape(self.request.x.shape))
 
     def score(self, x: Tensor) -> Tensor:
         """Return the score `[B, D]`."""
@@ -187,10 +187,10 @@ class _Walk(NamedTuple):
 
     def energy(self, x: Tensor) -> Tensor:
         """Return the energy `[B]`."""
-        call = self.at(x)
-        output: Tensor = call.model(call.x, *call.cond)
+        request = self.at(x)
+        output: Tensor = request.model(request.x, *request.cond)
         checks.check_output(output)
-        kind = checks.kind_of_output(output.shape, call.x.shape, call.kind)
+        kind = checks.kind_of_output(output.shape, request.x.shape, request.kind)
         if kind != "energy":
             raise ValueError(
                 "metropolis=True compares densities and needs an energy, got a score; leave it out, or train an energy."
@@ -199,7 +199,7 @@ class _Walk(NamedTuple):
 
     def start(self, metropolis: bool) -> _State:
         """Return the state that the call begins with."""
-        x = self.call.x.flatten(1)
+        x = self.request.x.flatten(1)
         return _State(x, self.energy(x), self.score(x)) if metropolis else _State(x)
 
     def proposal(self, x: Tensor, score: Tensor, step: float) -> tuple[Tensor, Tensor]:
@@ -237,10 +237,10 @@ class _Walk(NamedTuple):
 
 
 def _request(model: nn.Module, x: Tensor, cond: object, kind: str) -> backends.Request:
-    call = backends.request(model, x, cond, kind)
+    request = backends.make_request(model, x, cond, kind)
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float32 or float64 to add up small steps, got {x.dtype}; use x.float().")
-    return call._replace(x=call.x.detach())
+    return request._replace(x=request.x.detach())
 
 
 def _check_step(name: str, step: object) -> None:

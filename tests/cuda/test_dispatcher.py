@@ -214,10 +214,10 @@ from fastssm.sweeps import read
 torch.manual_seed(0)
 for out, kind in ((1, "energy"), (16, "score")):
     net = fastssm.nn.MLP(16, [160, 40], out, activation="tanh")
-    plan, tensors, _ = read(fastssm.recognize(net), kind, ())
+    structure, tensors, _ = read(fastssm.recognize(net), kind, ())
     x, v = torch.randn(20, 16), torch.randn(2, 20, 16)
     def gradients(precision):
-        static, form = Static(plan, 2, precision), Form(True, True)
+        static, form = Static(structure, 2, precision), Form(True, True)
         loss = dispatcher.objective(Inputs(x, None, v, None), None, tensors, static, form)[0]
         return [loss.detach(), *torch.autograd.grad(loss, tensors)]
     full = [t.double() for t in gradients("full")]

@@ -8,8 +8,8 @@ from fastssm.backends.choice import (
     availability,
     backend,
     explain,
+    make_request,
     reasons,
-    request,
     select,
     select_for_score,
 )
@@ -25,8 +25,8 @@ __all__ = [
     "availability",
     "backend",
     "explain",
+    "make_request",
     "reasons",
-    "request",
     "select",
     "select_for_score",
 ]

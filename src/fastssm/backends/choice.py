@@ -21,7 +21,7 @@ from fastssm.backends.fused import Fused
 from fastssm.backends.reference import Reference
 from fastssm.backends.request import Backend, Request
 from fastssm.errors import FastSSMWarning, UnsupportedError
-from fastssm.recognition import Network, Refusal, recall
+from fastssm.recognition import Network, Refusal, recognize_cached
 
 ENVIRONMENT = "FASTSSM_BACKEND"
 
@@ -72,7 +72,7 @@ def _chosen(name: str) -> str:
     return name
 
 
-def request(
+def make_request(
     model: nn.Module,
     x: Tensor,
     cond: object = None,
@@ -91,7 +91,7 @@ def request(
     checks.check_choice("kind", kind, checks.KINDS)
     checks.check_choice("precision", precision, checks.PRECISIONS)
     given, x = checks.check_cond(cond, x), checks.outside_inference(x)
-    found = recall(model)
+    found = recognize_cached(model)
     if isinstance(found, Refusal):
         checks.check_not_wrapped(model.modules())
         return Request(model, found, x, given, kind, precision, each)
@@ -101,7 +101,7 @@ def request(
     return Request(model, found, x, given, kind, precision, each)
 
 
-def select(call: Request, name: str = "auto") -> Backend:
+def select(request: Request, name: str = "auto") -> Backend:
     """Return the backend that runs a call: the one named, or the first that can.
 
     Raises:
@@ -110,12 +110,12 @@ def select(call: Request, name: str = "auto") -> Backend:
     """
     name = _chosen(name)
     for candidate in _READY if name == "auto" else (BACKENDS[name],):
-        if not candidate.unsupported(call):
+        if not candidate.unsupported(request):
             return candidate
-    raise UnsupportedError(_refusal(name, reasons(call)))
+    raise UnsupportedError(_refusal(name, reasons(request)))
 
 
-def select_for_score(call: Request, name: str = "auto") -> Backend:
+def select_for_score(request: Request, name: str = "auto") -> Backend:
     """Return the backend that computes a score alone.
 
     Our sweeps keep no tape, so they take 8 products a layer where autograd takes 6 (4 to its 3 for a score network).
@@ -129,18 +129,18 @@ def select_for_score(call: Request, name: str = "auto") -> Backend:
         UnsupportedError: as `select` does.
     """
     if _chosen(name) != "auto":
-        return select(call, name)
+        return select(request, name)
     engine, plain = BACKENDS["cpu"], BACKENDS["reference"]
-    faster = call.kind == "energy" or not torch.is_grad_enabled()
+    faster = request.kind == "energy" or not torch.is_grad_enabled()
     for candidate in (engine, plain) if faster else (plain,):
-        if not candidate.unsupported(call):
+        if not candidate.unsupported(request):
             return candidate
-    return select(call, name)
+    return select(request, name)
 
 
-def reasons(call: Request) -> dict[str, list[str]]:
+def reasons(request: Request) -> dict[str, list[str]]:
     """Return for every backend all the reasons why it cannot run a call."""
-    return {candidate.name: candidate.unsupported(call) for candidate in BACKENDS.values()}
+    return {candidate.name: candidate.unsupported(request) for candidate in BACKENDS.values()}
 
 
 def _refusal(name: str, every: dict[str, list[str]]) -> str:
@@ -210,9 +210,9 @@ def explain(
         >>> print(explain(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)), torch.zeros(4, 2)).network)
         MLP 2-8-1 (tanh, identity)
     """
-    call = request(model, x, cond, kind, precision)
-    network = call.recognised if isinstance(call.recognised, Network) else None
-    return Plan(select(call, backend).name, network, reasons(call))
+    request = make_request(model, x, cond, kind, precision)
+    network = request.recognised if isinstance(request.recognised, Network) else None
+    return Plan(select(request, backend).name, network, reasons(request))
 
 
 def availability() -> dict[str, list[str]]:

@@ -23,7 +23,7 @@ EACH_FULL = (
 )
 
 
-class Door(Protocol):
+class Entry(Protocol):
     """A way into the engine."""
 
     def terms(self, inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
@@ -40,13 +40,13 @@ class Fused:
 
     Args:
         name: what the backend is called.
-        door: the module through which it is entered: `fastssm.functions`, `native`, `eager` or `ops`.
+        entry: the module through which it is entered: `fastssm.functions`, `native`, `eager` or `ops`.
     """
 
     fused = True
 
-    def __init__(self, name: str, door: Door) -> None:
-        self.name, self.door = name, door
+    def __init__(self, name: str, entry: Entry) -> None:
+        self.name, self.entry = name, entry
 
     def missing(self) -> list[str]:
         """It is always there."""
@@ -70,19 +70,19 @@ class Fused:
 
     def terms(self, request: Request, directions: Directions) -> Terms:
         """Run the sweeps, and again for their gradient."""
-        return self.door.terms(*flat(request, directions))
+        return self.entry.terms(*flat(request, directions))
 
     def objective(
         self, request: Request, directions: Directions, weight: Tensor | None, form: Form
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the sweeps once, for the loss and all its gradients."""
         inputs, tensors, static = flat(request, directions)
-        return self.door.objective(inputs, weight, tensors, static, form)
+        return self.entry.objective(inputs, weight, tensors, static, form)
 
     def score(self, request: Request) -> Tensor:
         """Run the sweeps along no direction at all; an energy that is not finite shows, as in its Jacobian's term."""
         found = self.terms(request, Directions(0))
-        return found.score if request.kind == "score" else found.score + found.jacobian.detach()[:, None]
+        return found.score if request.kind == "score" else found.score + found.projected_jacobian.detach()[:, None]
 
 
 class Compiled(Fused):
@@ -90,12 +90,12 @@ class Compiled(Fused):
 
     Args:
         name: what the backend is called.
-        door: as for `Fused`.
+        entry: as for `Fused`.
         unbuilt: why there is no such engine; empty if there is.
     """
 
-    def __init__(self, name: str, door: Door, unbuilt: list[str]) -> None:
-        super().__init__(name, door)
+    def __init__(self, name: str, entry: Entry, unbuilt: list[str]) -> None:
+        super().__init__(name, entry)
         self.unbuilt = unbuilt
 
     def missing(self) -> list[str]:
@@ -132,15 +132,15 @@ class Compiled(Fused):
         return []
 
 
-def flat(call: Request, directions: Directions) -> tuple[Inputs, list[Tensor], Static]:
+def flat(request: Request, directions: Directions) -> tuple[Inputs, list[Tensor], Static]:
     """Read the network's weights, once, and lay the call out as flat tensors."""
-    assert isinstance(call.recognised, Network)
-    x = call.x
+    assert isinstance(request.recognised, Network)
+    x = request.x
     if x.ndim > 2 or torch.compiler.is_compiling():  # under torch.func.grad a graph that holds x itself is miscompiled
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
-    plan, tensors, columns = read(call.recognised, call.kind, call.cond)
+    structure, tensors, columns = read(request.recognised, request.kind, request.cond)
     if checks.autocasting(x):  # the engine computes in float32 or float64 whatever autocast says
         x, columns = checks.widened(x), None if columns is None else checks.widened(columns)
         tensors = [checks.widened(t) for t in tensors]
-    static = Static(plan, directions.count, call.precision, call.each)
+    static = Static(structure, directions.count, request.precision, request.each)
     return Inputs(x, columns, directions.v, directions.seed), tensors, static

@@ -121,8 +121,8 @@ def projection_study(
 
     Source: the noise scale: McCandlish et al. 2018, "An empirical model of large-batch training", section 2.2.
     """
-    call = backends.request(model, x, cond, kind)
-    chosen = backends.select(call, backend)
+    request = backends.make_request(model, x, cond, kind)
+    chosen = backends.select(request, backend)
     for count in counts:
         checks.check_count("each of counts", count)
     checks.check_count("chunks", chunks)
@@ -137,7 +137,7 @@ def projection_study(
 
     def gradient(chunk: int, count: int) -> Tensor:
         rows = slice(chunk * size, (chunk + 1) * size)
-        given = tuple(c[rows] if c.ndim else c for c in call.cond)
+        given = tuple(c[rows] if c.ndim else c for c in request.cond)
         loss = sliced_loss(
             model, x[rows].detach(), cond=given or None, n_projections=count, kind=kind, generator=generator,
             backend=backend, **options,
@@ -146,7 +146,7 @@ def projection_study(
         return torch.cat([g.flatten().double() for g in grads])
 
     spreads = [_spread([(gradient(k, m), gradient(k, m)) for k in range(chunks)], size) for m in counts]
-    return _study(counts, spreads, _costs(counts, _is_energy(call), chosen.fused))
+    return _study(counts, spreads, _costs(counts, _is_energy(request), chosen.fused))
 
 
 class _Spread(NamedTuple):
@@ -198,9 +198,9 @@ def _study(counts: Sequence[int], spreads: Sequence[_Spread], costs: Sequence[fl
 
 
 @torch.no_grad()
-def _is_energy(call: backends.Request) -> bool:
-    if call.kind != "auto":
-        return call.kind == "energy"
-    output = call.model(call.x[:1], *(c[:1] if c.ndim else c for c in call.cond))
+def _is_energy(request: backends.Request) -> bool:
+    if request.kind != "auto":
+        return request.kind == "energy"
+    output = request.model(request.x[:1], *(c[:1] if c.ndim else c for c in request.cond))
     checks.check_output(output)
-    return checks.kind_of_output(output.shape, call.x[:1].shape, "auto") == "energy"
+    return checks.kind_of_output(output.shape, request.x[:1].shape, "auto") == "energy"

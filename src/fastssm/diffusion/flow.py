@@ -102,7 +102,7 @@ def flow_log_prob(
         drift, divergence = _drift(net, point, now, directions)
         half = 0.5 * sde.diffusion(now).square()
         moved = drift.flatten(1) - half[:, None] * found.score
-        return torch.cat([moved, (divergence - half * found.jacobian)[:, None]], 1)
+        return torch.cat([moved, (divergence - half * found.projected_jacobian)[:, None]], 1)
 
     end = solve(velocity, start, time_density(sde, first=first), (0.0, 1.0), steps, solver, solver_options)
     nats = sde.prior_log_prob(end[:, :-1]) + end[:, -1]
@@ -138,4 +138,4 @@ def _drift(net: ScoreModel, x: Tensor, t: Tensor, directions: Directions) -> tup
         rate = sde.rate(t)
         return per_sample(rate, x) * x, rate * math.prod(x.shape[1:])
     found = reference.terms(_Drift(sde), x, (t,), "score", directions)
-    return found.score, found.jacobian
+    return found.score, found.projected_jacobian

@@ -183,13 +183,13 @@ def elbo_loss(  # type: ignore[misc]  # the second overload leaves its options o
     density = time_density(linear, times, first)
     t = density.quantile(uniform(checks.widened(x), generator)) if given is None else given
     z = normal_like(x, generator) if noise is None else checks.outside_inference(noise).to(checks.widened(x).dtype)
-    loudness = (1.0 + lam**2 / (4.0 * (1.0 - lam))) * _time_weights(density, t, time_weight)
+    time_weights = (1.0 + lam**2 / (4.0 * (1.0 - lam))) * _time_weights(density, t, time_weight)
 
     if directions is None:
-        each = loudness * _denoising(net, linear, x, t, z)
+        each = time_weights * _denoising(net, linear, x, t, z)
         path: Tensor = reduced(each, weight, reduction)
     else:
-        path, each = _sliced(net, linear, x, t, z, directions, loudness, weight, reduction,
+        path, each = _sliced(net, linear, x, t, z, directions, time_weights, weight, reduction,
                              variance_reduced and form == "sliced", return_terms)  # fmt: skip
     prior = _prior(linear, x)
     decoded = _decoder(net, linear, x, z, first) if decoder else torch.zeros_like(prior)
@@ -336,23 +336,23 @@ def _sliced(
     t: Tensor,
     z: Tensor,
     directions: Directions,
-    loudness: Tensor,
+    time_weights: Tensor,
     weight: Tensor | None,
     reduction: str,
     variance_reduced: bool,
     return_terms: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return `g^2 (v^T J v + |s|^2 / 2)` times a weight, reduced, and of every sample where that is asked for."""
-    state, loud = sde.perturb(x, t, z), loudness * sde.diffusion(t).square()
+    state, scaled_weights = sde.perturb(x, t, z), time_weights * sde.diffusion(t).square()
     if net.predicts == "score":
-        both = loud if weight is None else loud * weight.to(loud.dtype)
+        both = scaled_weights if weight is None else scaled_weights * weight.to(scaled_weights.dtype)
         found = sliced_of(net.backend, net.at(state, t), directions, variance_reduced, both, reduction, return_terms)
         if isinstance(found, tuple):
-            return found[0], loud * (found[1].jacobian + found[1].square)
+            return found[0], scaled_weights * (found[1].projected_jacobian + found[1].square)
         return found, found
     terms = net.terms(state, t, directions)
     square = terms.score.square().sum(1) if variance_reduced else terms.projected_score.square().mean(0)
-    each = loud * (terms.jacobian + 0.5 * square)
+    each = scaled_weights * (terms.projected_jacobian + 0.5 * square)
     return reduced(each, weight, reduction), each
 
 

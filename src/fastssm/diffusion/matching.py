@@ -102,9 +102,9 @@ def sliced_diffusion_loss(
     given, x = check_t(t, x), net.request.x
     directions = choose_directions(x, v, n_projections, projection, generator)
     t = time_density(sde, "uniform", first).quantile(uniform(checks.widened(x), generator)) if given is None else given
-    loudness = _loudness(sde, weighting, t)
+    time_weights = _time_weights_of(sde, weighting, t)
     state = sde.perturb(x, t, noise, generator)
-    both = loudness if weight is None else loudness * weight.to(loudness.dtype)
+    both = time_weights if weight is None else time_weights * weight.to(time_weights.dtype)
     return sliced_of(net.backend, net.at(state, t), directions, variance_reduced, both, reduction, return_terms)
 
 
@@ -127,7 +127,7 @@ def _check_weighting(sde: SDE, weighting: Any) -> None:
         raise ValueError('weighting="variance" needs std(t), which a CustomSDE has not; pass a function of t.')
 
 
-def _loudness(sde: SDE, weighting: str | Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+def _time_weights_of(sde: SDE, weighting: str | Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Return `lambda(t)`, `[B]`."""
     if not callable(weighting):
         return (sde.std(t) if weighting == "variance" and isinstance(sde, LinearSDE) else sde.diffusion(t)).square()

@@ -100,7 +100,7 @@ class ScoreModel:
         found, scale = self.backend.terms(self.at(x, t), directions), self._scale(t)
         if scale is None:
             return found
-        return Terms(scale * found.projected_score, scale * found.jacobian, scale[:, None] * found.score)
+        return Terms(scale * found.projected_score, scale * found.projected_jacobian, scale[:, None] * found.score)
 
 
 def score_model(
@@ -123,8 +123,8 @@ def score_model(
         if kind == "energy":
             raise ValueError('predicts="noise" is for networks with one output per coordinate, kind="score".')
         kind = "score"
-    call = backends.request(model, x, (*checks.check_cond(cond, x), stand_in), kind, precision)
-    return ScoreModel(call, backends.select(call, backend), sde, predicts)
+    request = backends.make_request(model, x, (*checks.check_cond(cond, x), stand_in), kind, precision)
+    return ScoreModel(request, backends.select(request, backend), sde, predicts)
 
 
 def check_t(t: object, x: Tensor) -> Tensor | None:

@@ -87,10 +87,10 @@ def annealed_sliced_loss(
         model, x, sigmas=sigmas, anneal_power=anneal_power, condition=condition, cond=cond, level=level, noise=noise,
         kind=kind, weight=weight, reduction=reduction, generator=generator, precision=precision,
     )  # fmt: skip
-    chosen = backends.select(levels.call, backend)
+    chosen = backends.select(levels.request, backend)
     directions = choose_directions(x, v, n_projections, projection, generator)
-    call, _, weight = levels.draw()
-    return sliced_of(chosen, call, directions, variance_reduced, weight, reduction, return_terms)
+    request, _, weight = levels.draw()
+    return sliced_of(chosen, request, directions, variance_reduced, weight, reduction, return_terms)
 
 
 class AnnealedSlicedLoss(ScoreLoss):

@@ -63,14 +63,14 @@ def denoising_loss(
 
     Source: Vincent 2011, "A connection between score matching and denoising autoencoders", section 4.
     """
-    call = backends.request(model, x, cond, kind, precision)
+    request = backends.make_request(model, x, cond, kind, precision)
     weight = check_reduction(x, weight, reduction)
     deviation = check_sigma(sigma, x)
     check_noise(noise, x)
     checks.check_generator(generator)
-    chosen = backends.select_for_score(call, backend)
-    noisy = blurred(call.x, deviation, noise, generator)
-    return reduced(_mismatch(chosen.score(call._replace(x=noisy.x)), noisy), weight, reduction)
+    chosen = backends.select_for_score(request, backend)
+    noisy = blurred(request.x, deviation, noise, generator)
+    return reduced(_mismatch(chosen.score(request._replace(x=noisy.x)), noisy), weight, reduction)
 
 
 def annealed_denoising_loss(
@@ -132,9 +132,9 @@ def annealed_denoising_loss(
         model, x, sigmas=sigmas, anneal_power=anneal_power, condition=condition, cond=cond, level=level, noise=noise,
         kind=kind, weight=weight, reduction=reduction, generator=generator, precision=precision,
     )  # fmt: skip
-    chosen = backends.select_for_score(levels.call, backend)
-    call, noisy, weight = levels.draw()
-    return reduced(_mismatch(chosen.score(call), noisy), weight, reduction)
+    chosen = backends.select_for_score(levels.request, backend)
+    request, noisy, weight = levels.draw()
+    return reduced(_mismatch(chosen.score(request), noisy), weight, reduction)
 
 
 def _mismatch(score: Tensor, noisy: Noisy) -> Tensor:

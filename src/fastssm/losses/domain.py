@@ -92,15 +92,15 @@ def domain_loss(
         boundaries using score matching".
     """
     checks.check_choice("weighting", weighting, WEIGHTINGS)
-    call = backends.request(model, x, cond, kind, precision)
+    request = backends.make_request(model, x, cond, kind, precision)
     weight = check_reduction(x, weight, reduction)
     generalized.check_exact(exact, v, n_projections)
-    chosen = backends.select(call, backend)
+    chosen = backends.select(request, backend)
     generalized.check_held_constant(x)
     with without_autocast(x):
-        metric = _metric(rows_of(call.x), domain, _CAPPED if h is None else h, weighting)
+        metric = _metric(rows_of(request.x), domain, _CAPPED if h is None else h, weighting)
     directions = None if exact else choose_directions(x, v, n_projections, projection, generator)
-    terms = generalized.terms(chosen, call, metric, directions, variance_reduced)
+    terms = generalized.terms(chosen, request, metric, directions, variance_reduced)
     return finish(*terms, weight, reduction, return_terms)
 
 

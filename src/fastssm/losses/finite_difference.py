@@ -81,14 +81,14 @@ def finite_difference_loss(
     Source: Pang et al. 2020, "Efficient learning of generative models via finite-difference score matching", section 4,
     with `v = e u` there; FD-SSM-VR as in the authors' code.
     """
-    call = backends.request(model, x, cond, kind)
+    request = backends.make_request(model, x, cond, kind)
     weight = check_reduction(x, weight, reduction)
     size = _check_step(step, x)
     directions = choose_directions(x, v, n_projections, projection, generator)
     _warn_of_mixing(model)
-    along = _along(directions, call.x)
-    moved = _moved(call.x, size, along, centre=call.kind != "score")
-    output, kind = _evaluate(call, moved)
+    along = _along(directions, request.x)
+    moved = _moved(request.x, size, along, centre=request.kind != "score")
+    output, kind = _evaluate(request, moved)
     if kind == "energy" and variance_reduced:
         raise ValueError(
             "variance_reduced=True needs |s|, which differences of an energy along a few directions do not tell; leave "
@@ -152,14 +152,14 @@ def finite_difference_denoising_loss(
     Source: Pang et al. 2020, "Efficient learning of generative models via finite-difference score matching", section 4;
     the constants as in the authors' code.
     """
-    call = backends.request(model, x, cond, "energy")
+    request = backends.make_request(model, x, cond, "energy")
     weight = check_reduction(x, weight, reduction)
     size, deviation = _check_step(step, x), check_sigma(sigma, x)
     check_noise(noise, x)
     directions = choose_directions(x, v, n_projections, projection, generator)
     _warn_of_mixing(model)
-    noisy, along = blurred(call.x, deviation, noise, generator), _along(directions, call.x)
-    energy, _ = _evaluate(call, _moved(noisy.x, size, along, centre=False))
+    noisy, along = blurred(request.x, deviation, noise, generator), _along(directions, request.x)
+    energy, _ = _evaluate(request, _moved(noisy.x, size, along, centre=False))
     ahead, behind = energy.reshape(2, *along.shape[:2])
     mismatch = (behind - ahead) / (2 * size) + (along * (noisy.noise / noisy.sigma)).sum(2)
     return reduced(0.5 * mismatch.square().mean(0), weight, reduction)
@@ -193,13 +193,13 @@ def _moved(x: Tensor, step: float, along: Tensor, *, centre: bool) -> Tensor:
     return torch.cat(points).flatten(0, 1)
 
 
-def _evaluate(call: backends.Request, points: Tensor) -> tuple[Tensor, str]:
+def _evaluate(request: backends.Request, points: Tensor) -> tuple[Tensor, str]:
     """Return the model's output on several batches at once, and its kind; each gets the conditioning of x."""
-    batch = call.x.shape[0]
+    batch = request.x.shape[0]
     copies = points.shape[0] // batch if batch else 1
-    output = call.model(points, *(c.repeat(copies, *[1] * (c.ndim - 1)) if c.ndim else c for c in call.cond))
+    output = request.model(points, *(c.repeat(copies, *[1] * (c.ndim - 1)) if c.ndim else c for c in request.cond))
     checks.check_output(output)
-    return output, checks.kind_of_output(output.shape, points.shape, call.kind)
+    return output, checks.kind_of_output(output.shape, points.shape, request.kind)
 
 
 def _check_step(step: object, x: Tensor) -> float:

@@ -68,22 +68,22 @@ def check_exact(exact: bool, v: object, n_projections: object) -> None:
 
 
 def terms(
-    chosen: Backend, call: Request, metric: Metric, directions: Directions | None, variance_reduced: bool
+    chosen: Backend, request: Request, metric: Metric, directions: Directions | None, variance_reduced: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the loss's two terms per sample: the weighted trace, and all that needs the score alone.
 
     Without directions the trace is exact.
     """
-    rows = rows_of(call.x)
+    rows = rows_of(request.x)
     with without_autocast(rows):
         chunks = [*_columns(metric, rows)] if directions is None else [metric.seeds(drawn(directions, rows))]
-    parts = [chosen.terms(call, Directions(len(seeds), seeds)) for seeds in chunks]
+    parts = [chosen.terms(request, Directions(len(seeds), seeds)) for seeds in chunks]
     score = parts[0].score
     with without_autocast(rows):
         whole = variance_reduced or directions is None
         square = metric.pulled(score).square().sum(1) if whole else parts[0].projected_score.square().mean(0)
         tilted = 0.0 if metric.tilt is None else (metric.tilt * score).sum(1)
-    return torch.stack([part.jacobian for part in parts]).sum(0), 0.5 * square + tilted
+    return torch.stack([part.projected_jacobian for part in parts]).sum(0), 0.5 * square + tilted
 
 
 def drawn(directions: Directions, rows: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Levels(NamedTuple):
         generator: source of randomness.
     """
 
-    call: backends.Request
+    request: backends.Request
     sigmas: Tensor
     power: float
     condition: str
@@ -38,15 +38,15 @@ class Levels(NamedTuple):
 
     def draw(self) -> tuple[backends.Request, Noisy, Tensor]:
         """Draw what was not given; return the call on noisy data, the noise, and the weight of each sample `[B]`."""
-        x = self.call.x
+        x = self.request.x
         level = draw_level(self.level, len(self.sigmas), x, self.generator)
         sigma = self.sigmas[level]
         noisy = blurred(x, sigma, self.noise, self.generator)
         weight = sigma**self.power
         if self.weight is not None:
             weight = weight * self.weight.to(weight.dtype)
-        cond = (*self.call.cond[:-1], told(self.condition, sigma, level, x))
-        return self.call._replace(x=noisy.x, cond=cond), noisy, weight
+        cond = (*self.request.cond[:-1], told(self.condition, sigma, level, x))
+        return self.request._replace(x=noisy.x, cond=cond), noisy, weight
 
 
 def check_levels(
@@ -76,6 +76,6 @@ def check_levels(
     checks.check_generator(generator)
     first = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     stand_in = told(condition, levels[first], first, x)
-    call = backends.request(model, x, (*checks.check_cond(cond, x), stand_in), kind, precision)
+    request = backends.make_request(model, x, (*checks.check_cond(cond, x), stand_in), kind, precision)
     given = check_reduction(x, weight, reduction)
-    return Levels(call, levels, anneal_power, condition, given, level, noise, generator)
+    return Levels(request, levels, anneal_power, condition, given, level, noise, generator)

@@ -87,14 +87,14 @@ def preconditioned_loss(
     Source: Qin and Risteski 2023, "Fit like you sample: sample-efficient generalized score matching from fast mixing
         diffusions", definition 1 and lemma 1.
     """
-    call = backends.request(model, x, cond, kind, precision)
+    request = backends.make_request(model, x, cond, kind, precision)
     weight = check_reduction(x, weight, reduction)
     generalized.check_exact(exact, v, n_projections)
-    chosen = backends.select(call, backend)
+    chosen = backends.select(request, backend)
     with without_autocast(x):
-        metric = _metric(rows_of(call.x), x, precond, divergence)
+        metric = _metric(rows_of(request.x), x, precond, divergence)
     directions = None if exact else choose_directions(x, v, n_projections, projection, generator)
-    terms = generalized.terms(chosen, call, metric, directions, variance_reduced)
+    terms = generalized.terms(chosen, request, metric, directions, variance_reduced)
     return finish(*terms, weight, reduction, return_terms)
 
 

@@ -15,11 +15,11 @@ class LossTerms(NamedTuple):
     """The two terms of a loss per sample, detached, before weights and reduction; their sum is the sample's loss.
 
     Attributes:
-        jacobian: `mean_m v_m^T J v_m` (or `tr J`), `[B]`.
+        projected_jacobian: `mean_m v_m^T J v_m` (or `tr J`), `[B]`.
         square: `mean_m (v_m . s)^2 / 2`, or `|s|^2 / 2` with variance reduction, `[B]`.
     """
 
-    jacobian: Tensor
+    projected_jacobian: Tensor
     square: Tensor
 
 

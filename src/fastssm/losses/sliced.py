@@ -113,15 +113,15 @@ def sliced_loss(  # type: ignore[misc]  # the first overload leaves its options 
     Source: Song, Garg, Shi, Ermon 2019, "Sliced score matching", equations 7 and 8; control variate: appendix D.
     """
     checks.check_choice("control_variate", control_variate, (None, "optimal"))
-    call = backends.request(model, x, cond, kind, precision)
+    request = backends.make_request(model, x, cond, kind, precision)
     weight = check_reduction(x, weight, reduction)
     _check_enough(x, control_variate)
-    chosen = backends.select(call, backend)
+    chosen = backends.select(request, backend)
     directions = choose_directions(x, v, n_projections, projection, generator)
     if control_variate is None:
-        return sliced_of(chosen, call, directions, variance_reduced, weight, reduction, return_terms)
-    found = chosen.terms(call, directions)
-    return finish(found.jacobian, _controlled_square(found), weight, reduction, return_terms)
+        return sliced_of(chosen, request, directions, variance_reduced, weight, reduction, return_terms)
+    found = chosen.terms(request, directions)
+    return finish(found.projected_jacobian, _controlled_square(found), weight, reduction, return_terms)
 
 
 @overload
@@ -189,11 +189,11 @@ def exact_loss(  # type: ignore[misc]  # the first overload leaves its options o
 
     Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", theorem 1.
     """
-    call = backends.request(model, x, cond, kind, precision)
+    request = backends.make_request(model, x, cond, kind, precision)
     weight = check_reduction(x, weight, reduction)
-    chosen = backends.select(call, backend)
+    chosen = backends.select(request, backend)
     every = Directions(math.prod(x.shape[1:]))
-    return sliced_of(chosen, call, every, False, weight, reduction, return_terms)
+    return sliced_of(chosen, request, every, False, weight, reduction, return_terms)
 
 
 def _check_enough(x: Tensor, control_variate: str | None) -> None:
@@ -205,7 +205,7 @@ def _check_enough(x: Tensor, control_variate: str | None) -> None:
 
 def sliced_of(
     chosen: backends.Backend,
-    call: backends.Request,
+    request: backends.Request,
     directions: Directions,
     variance_reduced: bool,
     weight: Tensor | None,
@@ -218,11 +218,11 @@ def sliced_of(
     """
     if chosen.fused and reduction != "none" and not (weight is not None and weight.requires_grad):
         form = Form(variance_reduced, reduction == "mean")
-        loss, jacobian, square = chosen.objective(call, directions, weight, form)
+        loss, jacobian, square = chosen.objective(request, directions, weight, form)
         return (loss, LossTerms(jacobian.detach(), square.detach())) if return_terms else loss
-    found = chosen.terms(call, directions)
+    found = chosen.terms(request, directions)
     square = _norm_square(found) if variance_reduced else _projected_square(found)
-    return finish(found.jacobian, square, weight, reduction, return_terms)
+    return finish(found.projected_jacobian, square, weight, reduction, return_terms)
 
 
 def _projected_square(found: Terms) -> Tensor:
@@ -245,7 +245,7 @@ def _controlled_square(found: Terms) -> Tensor:
     with torch.no_grad():
         noise = a - c
         centred = noise - noise.mean()
-        plain = found.jacobian + a
+        plain = found.projected_jacobian + a
         variance = centred.square().sum()
         rounding = (16.0 * torch.finfo(a.dtype).eps) ** 2 * (
             a.square() + c.square()

@@ -91,18 +91,18 @@ def tempered_loss(
     checks.check_data(x)
     _check_given(x, tempering, beta, noise)
     rows = x.flatten(1)
-    call = backends.request(model, F.pad(rows, (0, 1)), cond, kind, precision)
+    request = backends.make_request(model, F.pad(rows, (0, 1)), cond, kind, precision)
     weight = check_reduction(x, weight, reduction)
-    chosen = backends.select(call, backend)
+    chosen = backends.select(request, backend)
     v = drawn(choose_directions(x, v, n_projections, projection, generator), checks.widened(rows.detach()))
     beta = tempering.sample(rows, generator) if beta is None else beta
     noise = gaussian((1, *rows.shape), rows, generator)[0] if noise is None else noise.flatten(1)
-    found = chosen.terms(call._replace(x=_joint(rows, noise, beta, tempering)), _seeds(v))
+    found = chosen.terms(request._replace(x=_joint(rows, noise, beta, tempering)), _seeds(v))
     s, t = found.score[:, :-1], found.score[:, -1]
     square = s.square().sum(1) if variance_reduced else found.projected_score[:-1].square().sum(0) / (len(v) + 1)
     first_order = 0.5 * (square + t.square()) + tempering.slope(checks.widened(beta)) * t
-    loss = first_order - _boundary(backends.select_for_score(call, backend), call, rows, noise, tempering)
-    return finish(found.jacobian, loss, weight, reduction, return_terms)
+    loss = first_order - _boundary(backends.select_for_score(request, backend), request, rows, noise, tempering)
+    return finish(found.projected_jacobian, loss, weight, reduction, return_terms)
 
 
 def _joint(rows: Tensor, noise: Tensor, beta: Tensor, tempering: Tempering) -> Tensor:
@@ -118,12 +118,12 @@ def _seeds(v: Tensor) -> Directions:
     return Directions(count, torch.cat([F.pad(v * math.sqrt(count / len(v)), (0, 1)), level]))
 
 
-def _boundary(chosen: Backend, call: Request, rows: Tensor, noise: Tensor, tempering: Tempering) -> Tensor:
+def _boundary(chosen: Backend, request: Request, rows: Tensor, noise: Tensor, tempering: Tempering) -> Tensor:
     """Return `r t` at the last level less that at the first, from the same samples."""
     levels = torch.cat([torch.zeros_like(rows[:, 0]), torch.full_like(rows[:, 0], tempering.largest)])
     ends = _joint(rows.repeat(2, 1), noise.repeat(2, 1), levels, tempering)
-    cond = tuple(torch.cat([c, c]) if c.ndim else c for c in call.cond)
-    slopes = chosen.score(call._replace(x=ends, cond=cond))[:, -1]
+    cond = tuple(torch.cat([c, c]) if c.ndim else c for c in request.cond)
+    slopes = chosen.score(request._replace(x=ends, cond=cond))[:, -1]
     first, last = (tempering.density(checks.widened(levels)) * slopes).chunk(2)
     return last - first
 

@@ -63,18 +63,18 @@ def rounds(device: torch.device) -> bool:
 
 def _load_kernels(index: int) -> list[str]:
     """Load those that nvcc compiled; else, or where none of them is for this device, those of NVRTC."""
-    why = _given(index, IMAGE) if IMAGE.exists() else f"they were not compiled by nvcc ({IMAGE.name} is missing)"
+    why = _give_kernels(index, IMAGE) if IMAGE.exists() else f"they were not compiled by nvcc ({IMAGE.name} is missing)"
     if not why:
         return []
     try:
         source = SOURCE.read_text()
-        whither = _given(index, nvrtc.kernels(source, capability(torch.device("cuda", index))))
+        why_not_nvrtc = _give_kernels(index, nvrtc.kernels(source, capability(torch.device("cuda", index))))
     except (nvrtc.NvrtcError, OSError) as error:
-        whither = str(error)
-    return [f"device {index} has no kernels: {why}; nor by NVRTC: {whither}"] if whither else []
+        why_not_nvrtc = str(error)
+    return [f"device {index} has no kernels: {why}; nor by NVRTC: {why_not_nvrtc}"] if why_not_nvrtc else []
 
 
-def _given(index: int, path: Path) -> str:
+def _give_kernels(index: int, path: Path) -> str:
     """Give the library the kernels of a device; return why it does not take them."""
     why = _library().fastssm_load_kernels(index, str(path).encode())
     return why.decode(errors="replace") if why else ""
@@ -128,16 +128,16 @@ def open_library(path: Path) -> Any:
     library = ctypes.CDLL(str(path))
     library.fastssm_load_kernels.restype = library.fastssm_missing_symbol.restype = ctypes.c_char_p
     library.fastssm_load_kernels.argtypes = [ctypes.c_int, ctypes.c_char_p]
-    library.fastssm_ask_for_kernels.argtypes = [_ASK]
-    library.fastssm_ask_for_kernels(_ask)
+    library.fastssm_ask_for_kernels.argtypes = [_CALLBACK]
+    library.fastssm_ask_for_kernels(_on_kernels_needed)
     return library
 
 
-_ASK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 
 
-@_ASK  # type: ignore[untyped-decorator]
-def _ask(index: int, why: int, size: int) -> None:
+@_CALLBACK  # type: ignore[untyped-decorator]
+def _on_kernels_needed(index: int, why: int, size: int) -> None:
     """Load the kernels of a device that a compiled graph runs on before any eager call did, or write why not."""
     try:
         reason = "; ".join(unready(torch.device("cuda", index)))

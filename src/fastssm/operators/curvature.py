@@ -96,10 +96,10 @@ def laplacian(
     Source: Li et al. 2024, "A computational framework for neural network-based variational Monte Carlo with forward
     Laplacian"; Dangel et al. 2025, "Collapsing Taylor mode automatic differentiation".
     """
-    call = backends.request(model, x, cond, "energy", precision)
-    chosen = backends.select(call, backend)
-    found = chosen.terms(call, exact_or_sliced(x, exact, v, n_projections, projection, generator))
-    return (-found.jacobian, -found.score.reshape(x.shape)) if return_gradient else -found.jacobian
+    request = backends.make_request(model, x, cond, "energy", precision)
+    chosen = backends.select(request, backend)
+    found = chosen.terms(request, exact_or_sliced(x, exact, v, n_projections, projection, generator))
+    return (-found.projected_jacobian, -found.score.reshape(x.shape)) if return_gradient else -found.projected_jacobian
 
 
 def hvp_form(
@@ -133,7 +133,7 @@ def hvp_form(
 
     Source: Bettencourt et al. 2019, "Taylor-mode automatic differentiation for higher-order derivatives in JAX".
     """
-    call = backends.request(model, x, cond, "energy", precision)
+    request = backends.make_request(model, x, cond, "energy", precision)
     given = checks.check_directions(v, x, None)
-    call = call._replace(each=v.ndim > x.ndim)
-    return -backends.select(call, backend).terms(call, Directions(len(given), given)).jacobian
+    request = request._replace(each=v.ndim > x.ndim)
+    return -backends.select(request, backend).terms(request, Directions(len(given), given)).projected_jacobian

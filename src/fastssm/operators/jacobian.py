@@ -97,10 +97,10 @@ def divergence(
 
     Source: Grathwohl et al. 2019, "FFJORD", equation 8; Hutchinson 1990.
     """
-    call = backends.request(model, x, cond, "score", precision)
-    chosen = backends.select(call, backend)
-    found = chosen.terms(call, exact_or_sliced(x, exact, v, n_projections, projection, generator))
-    return (found.score.reshape(x.shape), found.jacobian) if return_value else found.jacobian
+    request = backends.make_request(model, x, cond, "score", precision)
+    chosen = backends.select(request, backend)
+    found = chosen.terms(request, exact_or_sliced(x, exact, v, n_projections, projection, generator))
+    return (found.score.reshape(x.shape), found.projected_jacobian) if return_value else found.projected_jacobian
 
 
 def jacobian_diag(
@@ -140,8 +140,8 @@ def jacobian_diag(
     Source: Rolland et al. 2022, "Score matching enables causal discovery of nonlinear additive noise models" (SCORE);
     Sanchez et al. 2023 (DiffAN).
     """
-    call = backends.request(model, x, cond, kind, precision, each=True)
-    chosen = backends.select(call, backend)
+    request = backends.make_request(model, x, cond, kind, precision, each=True)
+    chosen = backends.select(request, backend)
     dim = math.prod(x.shape[1:])
-    along = chosen.terms(call, Directions(dim)).jacobian  # along sqrt(D) e_i
+    along = chosen.terms(request, Directions(dim)).projected_jacobian  # along sqrt(D) e_i
     return (along / dim).t().reshape(x.shape)

@@ -121,10 +121,12 @@ def terms(
 
     Source: Song et al. 2019, "Sliced score matching", equations 7 and 8.
     """
-    call = backends.request(model, x, cond, kind, precision)
-    chosen = backends.select(call, backend)
-    found = chosen.terms(call, choose_directions(x, v, n_projections, projection, generator))
-    return Terms(found.projected_score, found.jacobian, found.score.square().sum(1), found.score.reshape(x.shape))
+    request = backends.make_request(model, x, cond, kind, precision)
+    chosen = backends.select(request, backend)
+    found = chosen.terms(request, choose_directions(x, v, n_projections, projection, generator))
+    return Terms(
+        found.projected_score, found.projected_jacobian, found.score.square().sum(1), found.score.reshape(x.shape)
+    )
 
 
 def score(
@@ -165,5 +167,5 @@ def score(
 
     Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", section 2.
     """
-    call = backends.request(model, x, cond, kind, precision)
-    return backends.select_for_score(call, backend).score(call).reshape(x.shape)
+    request = backends.make_request(model, x, cond, kind, precision)
+    return backends.select_for_score(request, backend).score(request).reshape(x.shape)

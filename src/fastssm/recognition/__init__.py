@@ -1,6 +1,6 @@
 """Recognition: a module as a network that the engines run, or why not, remembered between calls."""
 
-from fastssm.recognition.cache import recall
+from fastssm.recognition.cache import recognize_cached
 from fastssm.recognition.matching import recognize, wrapper_of
 from fastssm.recognition.network import Layer, Network, Refusal, parameters_of
 
@@ -9,7 +9,7 @@ __all__ = [
     "Network",
     "Refusal",
     "parameters_of",
-    "recall",
     "recognize",
+    "recognize_cached",
     "wrapper_of",
 ]

@@ -58,20 +58,20 @@ def sliced(
     # the tops' cotangents: none on E itself, c1 = E1 / M, c2 = -1 / M, each times the sample's weight
     share = (weight / total)[None, :, None]
     c = torch.cat([torch.zeros_like(share), e1 * share, -share][: 2 + (len(hidden) > 0)])
-    bars = c * readout.weight
+    adjoints = c * readout.weight
     top = torch.mm(c.view(1, -1), rows.view(-1, rows.shape[2])) if needs.tensors else None
     found = [] if top is None else [_of_readout(readout, top)]
     for level in reversed(range(len(hidden))):
         layer, trace = hidden[level], traces[level]
-        *above, g = parts(bars, count)
+        *above, g = parts(adjoints, count)
         pieces = [*down_curved(trace, above, trace.zk, g, g, trace.q), trace.derivatives[0] * g]
-        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(pieces), needs)
+        adjoint, grads = collect(layer, trace.rows, trace.raw, torch.cat(pieces), needs)
         found.append(grads)
         if level > 0:
-            bars = below(layer, bar, bars)
+            adjoints = below(layer, adjoint, adjoints)
         elif needs.inputs:
-            bars = below(layer, bar[:1], bars[:1])
-    return jacobian.view(-1), square.view(-1), Pulled(in_order(found), bars[0])
+            adjoints = below(layer, adjoint[:1], adjoints[:1])
+    return jacobian.view(-1), square.view(-1), Pulled(in_order(found), adjoints[0])
 
 
 def merged(
@@ -117,20 +117,20 @@ def merged(
     c2 = (on_jacobian / -total)[..., None]
     k, curvatures = _curvature_row(hidden, traces, c2, F.pad(-on_score, (0, u.shape[2] - v.shape[2]))[None])
     found = [_of_readout(readout, k.sum(1))] if needs.tensors else []
-    bars: Tensor | None = None
+    adjoints: Tensor | None = None
     for level in reversed(range(len(hidden))):
         layer, trace, link, curve = hidden[level], traces[level], chain[level], curvatures[level]
-        bar, grads = collect(layer, trace.rows, trace.raw, _down_merged(trace, bars, link.g, c2, curve), needs)
+        adjoint, grads = collect(layer, trace.rows, trace.raw, _down_merged(trace, adjoints, link.g, c2, curve), needs)
         if needs.tensors:
-            grads.shared[0].addmm_(link.bar[0].t(), curve.k[0])
+            grads.shared[0].addmm_(link.adjoint[0].t(), curve.k[0])
         if needs.tensors and curve.raw is not None:
             grads.samples[0].addcmul_(link.gz[0], curve.raw[0])
         found.append(grads)
         if level > 0:
-            bars = below(layer, bar, bars)
+            adjoints = below(layer, adjoint, adjoints)
         elif needs.inputs:
-            bars = below(layer, bar[:1], None if bars is None else bars[:1])
-    return terms, Pulled(in_order(found), torch.zeros_like(rows[0]) if bars is None else bars[0])
+            adjoints = below(layer, adjoint[:1], None if adjoints is None else adjoints[:1])
+    return terms, Pulled(in_order(found), torch.zeros_like(rows[0]) if adjoints is None else adjoints[0])
 
 
 class _Link(NamedTuple):
@@ -138,7 +138,7 @@ class _Link(NamedTuple):
 
     g: Tensor
     gz: Tensor
-    bar: Tensor
+    adjoint: Tensor
 
 
 class _Curve(NamedTuple):
@@ -160,9 +160,9 @@ def _adjoint_chain(
             d2 = trace.derivatives[1]
             e2 = e2 + ((trace.zd * trace.zd).mul_(d2 * g).sum(2) if each else (d2 * trace.q * g)[0].sum(1))
         gz = trace.derivatives[0] * g
-        bar = gz if layer.scale is None else gz * layer.scale
-        chain.append(_Link(g, gz, bar))
-        g = below(layer, bar, g)
+        adjoint = gz if layer.scale is None else gz * layer.scale
+        chain.append(_Link(g, gz, adjoint))
+        g = below(layer, adjoint, g)
     return e2, g, chain[::-1]
 
 
@@ -181,11 +181,11 @@ def _curvature_row(hidden: list[Layer], traces: list[Trace], c2: Tensor, k: Tens
     return k, met
 
 
-def _down_merged(trace: Trace, bars: Tensor | None, g: Tensor, c2: Tensor, curve: _Curve) -> Tensor:
+def _down_merged(trace: Trace, adjoints: Tensor | None, g: Tensor, c2: Tensor, curve: _Curve) -> Tensor:
     """Pull the adjoints of the value and the tangents (None while zero) back through a layer's activation."""
     if curve.square is None:
-        return down_straight(trace, bars, curve.zk, g)
-    above = None if bars is None else parts(bars, len(trace.zd))
+        return down_straight(trace, adjoints, curve.zk, g)
+    above = None if adjoints is None else parts(adjoints, len(trace.zd))
     return torch.cat(down_curved(trace, above, curve.zk, g, c2 * g, curve.square))
 
 

@@ -165,27 +165,27 @@ def down_straight(trace: Trace, above: Tensor | None, zk: Tensor, g: Tensor) -> 
 
 
 def collect(
-    layer: Layer, rows: Tensor, raw: list[Tensor] | None, zbar: Tensor, needs: Needs
+    layer: Layer, rows: Tensor, raw: list[Tensor] | None, z_adjoint: Tensor, needs: Needs
 ) -> tuple[Tensor, Gradients]:
     """Return the adjoint stack before the modulation and the gradients of the layer's tensors, if they are needed.
 
     dW = sum_r zb_r^T h_r in one product,  db = sum_b zb,  dscale = sum_r zb_r raw_r,  dshift = zb
     """
-    bar = zbar if layer.scale is None else zbar * layer.scale
+    adjoint = z_adjoint if layer.scale is None else z_adjoint * layer.scale
     if not needs.tensors:
-        return bar, Gradients([], [])
-    shared = [torch.mm(bar[: len(rows)].reshape(-1, bar.shape[2]).t(), rows.reshape(-1, rows.shape[2]))]
+        return adjoint, Gradients([], [])
+    shared = [torch.mm(adjoint[: len(rows)].reshape(-1, adjoint.shape[2]).t(), rows.reshape(-1, rows.shape[2]))]
     if layer.bias is not None:
-        shared.append(bar[0].sum(0))
-    samples = [] if raw is None else [(zbar[: len(rows)] * torch.cat(raw)).sum(0)]
+        shared.append(adjoint[0].sum(0))
+    samples = [] if raw is None else [(z_adjoint[: len(rows)] * torch.cat(raw)).sum(0)]
     if layer.shift is not None:
-        samples.append(zbar[0])
-    return bar, Gradients(shared, samples)
+        samples.append(z_adjoint[0])
+    return adjoint, Gradients(shared, samples)
 
 
-def below(layer: Layer, bar: Tensor, above: Tensor | None) -> Tensor:
+def below(layer: Layer, adjoint: Tensor, above: Tensor | None) -> Tensor:
     """Return the adjoint of what entered a layer from that before its modulation, and for a skip of what left it."""
-    entered = product(bar, layer.weight)
+    entered = product(adjoint, layer.weight)
     return entered.add_(above) if layer.skip and above is not None else entered
 
 

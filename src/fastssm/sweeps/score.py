@@ -42,15 +42,15 @@ def stacked(
     if cotangents is None:
         return terms, None
     on_score, on_jacobian = cotangents(terms)
-    bars = torch.cat([on_score[None], v * (on_jacobian / total)[..., None]])
-    bar, grads = collect(readout, rows, None, bars, needs)
-    found, bars = [grads], below(readout, bar, bars) if hidden or needs.inputs else bars
+    adjoints = torch.cat([on_score[None], v * (on_jacobian / total)[..., None]])
+    adjoint, grads = collect(readout, rows, None, adjoints, needs)
+    found, adjoints = [grads], below(readout, adjoint, adjoints) if hidden or needs.inputs else adjoints
     for level in reversed(range(len(hidden))):
         layer, trace = hidden[level], traces[level]
-        bar, grads = collect(layer, trace.rows, trace.raw, torch.cat(down(trace, *parts(bars, len(v)))), needs)
+        adjoint, grads = collect(layer, trace.rows, trace.raw, torch.cat(down(trace, *parts(adjoints, len(v)))), needs)
         found.append(grads)
         if level > 0:
-            bars = below(layer, bar, bars)
+            adjoints = below(layer, adjoint, adjoints)
         elif needs.inputs:
-            bars = below(layer, bar[:1], bars[:1])
-    return terms, Pulled(in_order(found), bars[0])
+            adjoints = below(layer, adjoint[:1], adjoints[:1])
+    return terms, Pulled(in_order(found), adjoints[0])

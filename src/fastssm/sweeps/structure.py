@@ -14,8 +14,8 @@ BIAS, SCALE, SHIFT, SKIP = 1, 2, 4, 8
 _NONE = (0.0,)  # torch.library takes an empty list for one of tensors
 
 
-class Plan(NamedTuple):
-    """The static part of a call.
+class Structure(NamedTuple):
+    """The static description of a network.
 
     Attributes:
         kind: "energy" or "score".
@@ -35,8 +35,8 @@ class Plan(NamedTuple):
         return sum(1 + bool(flag & BIAS) for flag in self.flags)
 
 
-def read(network: Network, kind: str, cond: tuple[Tensor, ...]) -> tuple[Plan, list[Tensor], Tensor | None]:
-    """Read a network once: its plan, all weights and biases followed by all scales and shifts, and columns for `x`."""
+def read(network: Network, kind: str, cond: tuple[Tensor, ...]) -> tuple[Structure, list[Tensor], Tensor | None]:
+    """Read a network once: its structure, all weights and biases, then all scales and shifts, and columns for `x`."""
     columns, modulations = network.conditioning(cond)
     activations, flags = [], []
     constants: list[float] = []
@@ -57,16 +57,16 @@ def read(network: Network, kind: str, cond: tuple[Tensor, ...]) -> tuple[Plan, l
         activations.append(INDEX[spec.activation.name])
         constants += spec.constants
         flags.append(flag)
-    plan = Plan(kind, tuple(activations), tuple(constants) or _NONE, tuple(flags))
-    return plan, shared + samples, columns
+    structure = Structure(kind, tuple(activations), tuple(constants) or _NONE, tuple(flags))
+    return structure, shared + samples, columns
 
 
-def unflatten(plan: Plan, tensors: Sequence[Tensor]) -> list[Layer]:
-    """Return the layers of a plan and its tensors."""
-    rest, constants = iter(tensors), iter(plan.constants)
-    maps = [(next(rest), next(rest) if flag & BIAS else None) for flag in plan.flags]
+def unflatten(structure: Structure, tensors: Sequence[Tensor]) -> list[Layer]:
+    """Return the layers of a structure and its tensors."""
+    rest, constants = iter(tensors), iter(structure.constants)
+    maps = [(next(rest), next(rest) if flag & BIAS else None) for flag in structure.flags]
     layers = []
-    for (weight, bias), index, flag in zip(maps, plan.activations, plan.flags, strict=True):
+    for (weight, bias), index, flag in zip(maps, structure.activations, structure.flags, strict=True):
         scale, shift = next(rest) if flag & SCALE else None, next(rest) if flag & SHIFT else None
         row = TABLE[index]
         given = tuple(next(constants) for _ in row.parameters)

@@ -15,12 +15,12 @@ class Terms(NamedTuple):
 
     Attributes:
         projected_score: `v_m . s`, `[M, T]`.
-        jacobian: `mean_m v_m^T J v_m`, `[T]`; or `v_m^T J v_m` for each direction, `[M, T]`.
+        projected_jacobian: `mean_m v_m^T J v_m`, `[T]`; or `v_m^T J v_m` for each direction, `[M, T]`.
         score: `s`, `[T, D]`.
     """
 
     projected_score: Tensor
-    jacobian: Tensor
+    projected_jacobian: Tensor
     score: Tensor
 
 

@@ -45,12 +45,12 @@ class Objective(NamedTuple):
     """A loss with its gradients.
 
     Attributes:
-        jacobian: `mean_m v_m^T J v_m`, `[B]`.
+        projected_jacobian: `mean_m v_m^T J v_m`, `[B]`.
         square: `mean_m (v_m . s)^2 / 2`, or `|s|^2 / 2` with variance reduction, `[B]`.
         gradients: of `x` and the columns (None where not needed), of the layers' shared tensors, of their samples'.
     """
 
-    jacobian: Tensor
+    projected_jacobian: Tensor
     square: Tensor
     gradients: FullGradients | None
 
@@ -93,9 +93,9 @@ def _part(
 
     terms, pulled = run(tile, rows, v, total, cotangents if any(needs) else None, needs)
     if not variance_reduced:
-        return terms.jacobian, terms.projected_score.square().sum(0) * (0.5 / total), pulled
+        return terms.projected_jacobian, terms.projected_score.square().sum(0) * (0.5 / total), pulled
     square = terms.score.square().sum(1) * 0.5
-    return terms.jacobian, square if first else torch.zeros_like(square), pulled
+    return terms.projected_jacobian, square if first else torch.zeros_like(square), pulled
 
 
 def run(
@@ -128,14 +128,14 @@ def terms(problem: Problem, each: bool = False) -> Terms:
             rows = first_rows(tile.x, tile.columns, v)
             part = run(tile, rows, v, total, None, Needs(False, False), each)[0]
             found.projected_score[chunk, samples] = part.projected_score
-            (jacobian[chunk, samples] if each else jacobian[samples]).add_(part.jacobian)
+            (jacobian[chunk, samples] if each else jacobian[samples]).add_(part.projected_jacobian)
             found.score[samples] = part.score
     return found
 
 
 def terms_backward(problem: Problem, given: Terms, needs: Needs) -> FullGradients | None:
     """Return the gradient of any function of the terms, given its cotangents: up again, then down; no tape is kept."""
-    total, each = problem.directions.count, given.jacobian.ndim == 2
+    total, each = problem.directions.count, given.projected_jacobian.ndim == 2
     sums = _Sums(needs, problem.x.shape[0])
     for samples in _tiles(problem):
         tile = _of(problem, samples)
@@ -144,7 +144,7 @@ def terms_backward(problem: Problem, given: Terms, needs: Needs) -> FullGradient
             on_score = given.score[samples] if chunk.start == 0 else torch.zeros_like(tile.x)
             if total:
                 on_score = on_score + torch.einsum("mb,mbd->bd", given.projected_score[chunk, samples], v)
-            pair = on_score, given.jacobian[chunk, samples] if each else given.jacobian[samples]
+            pair = on_score, given.projected_jacobian[chunk, samples] if each else given.projected_jacobian[samples]
             rows = first_rows(tile.x, tile.columns, v)
             sums.add(samples, run(tile, rows, v, total, partial(_given, pair), needs, each)[1])
     return sums.result()

@@ -1,6 +1,6 @@
-"""The door to the compiled engine: its C++ autograd functions for plain eager calls, its operators for whoever watches.
+"""The entry to the compiled engine: C++ autograd functions for plain eager calls, operators where PyTorch must see one.
 
-Both open on the same kernels; the functions cost half of what an operator with Python's autograd does.
+Both run the same kernels. The functions cost half as much as an operator with autograd in Python.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from fastssm.backends.entries import dispatcher
-from fastssm.backends.entries.eager import watched
+from fastssm.backends.entries.eager import must_dispatch
 from fastssm.backends.entries.first_order import SECOND_BACKWARD
 from fastssm.backends.entries.flat import Form, Inputs, Static
 from fastssm.native import extension
-from fastssm.sweeps import Plan, Terms
+from fastssm.sweeps import Structure, Terms
 
 _C: Any = extension.module()
 DEVICES = () if _C is None else ("cpu",)  # the types of devices with an engine
@@ -34,21 +34,21 @@ def objective(
     inputs: Inputs, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, form: Form
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss and its terms per sample, differentiable once in x, the columns and the tensors."""
-    if watched(inputs):
+    if must_dispatch(inputs):
         return dispatcher.objective(inputs, weight, tensors, static, form)
-    plan, count, precision, _ = static
-    loss, jacobian, square = _C.objective(_compiled(plan), *inputs, tensors, weight, count, *form, precision)
+    structure, count, precision, _ = static
+    loss, jacobian, square = _C.objective(_compiled(structure), *inputs, tensors, weight, count, *form, precision)
     return loss, jacobian, square
 
 
 def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
     """Return the terms of every sample and direction, differentiable once in x, the columns and the tensors."""
-    if static.each or watched(inputs):
+    if static.each or must_dispatch(inputs):
         return dispatcher.terms(inputs, tensors, static)
-    plan, count, precision, _ = static
-    return Terms(*_C.terms(_compiled(plan), *inputs, tensors, count, precision))
+    structure, count, precision, _ = static
+    return Terms(*_C.terms(_compiled(structure), *inputs, tensors, count, precision))
 
 
 @lru_cache(maxsize=1024)
-def _compiled(plan: Plan) -> Any:
-    return _C.Plan(plan.kind, list(plan.activations), list(plan.constants), list(plan.flags))
+def _compiled(structure: Structure) -> Any:
+    return _C.Plan(structure.kind, list(structure.activations), list(structure.constants), list(structure.flags))

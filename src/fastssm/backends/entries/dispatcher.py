@@ -16,7 +16,7 @@ from fastssm.backends.entries import flat
 from fastssm.backends.entries.first_order import SECOND_BACKWARD, scaled
 from fastssm.backends.entries.flat import Form, Inputs, Static, needs_of, spread
 from fastssm.checks import HALF
-from fastssm.sweeps import Needs, Plan, Terms
+from fastssm.sweeps import Needs, Structure, Terms
 
 _NETWORK = "Tensor x, Tensor? columns, Tensor? v, Tensor? seed, Tensor[] tensors"
 _STATIC = "str kind, int[] activations, float[] constants, int[] flags, SymInt n_projections, str precision"
@@ -36,7 +36,7 @@ for _name, _schema in _SCHEMAS.items():
 
 
 def _static(kind: str, activations: Any, constants: Any, flags: Any, n_projections: int, precision: str) -> Static:
-    return Static(Plan(kind, activations, constants, flags), n_projections, precision)
+    return Static(Structure(kind, activations, constants, flags), n_projections, precision)
 
 
 def _objective(*a: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
@@ -184,4 +184,4 @@ def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
 
 
 def _numbers(static: Static) -> tuple[Any, ...]:
-    return *static.plan, static.n_projections, static.precision
+    return *static.structure, static.n_projections, static.precision

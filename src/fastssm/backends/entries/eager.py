@@ -1,4 +1,4 @@
-"""The door to an engine's operators for plain eager calls: autograd functions of our own around them.
+"""The entry to an engine's operators for plain eager calls: autograd functions of our own around them.
 
 Torch's own wrapping of an operator makes many more calls in Python. What watches calls (torch.compile, a
 dispatch mode, a tracer, a subclass of Tensor) is given the operators themselves.
@@ -20,7 +20,7 @@ from fastssm.sweeps import Needs, Terms
 _PLAIN = frozenset((Tensor, nn.Parameter, type(None)))
 
 
-def watched(inputs: Inputs) -> bool:
+def must_dispatch(inputs: Inputs) -> bool:
     """Say whether an operator must be seen: by torch.compile, a dispatch mode, a tracer, or a tensor's own class."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
         return True
@@ -64,7 +64,7 @@ def objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss and its terms per sample, differentiable once in x, the columns and the tensors."""
     needs = needs_of(inputs, tensors)
-    if watched(inputs) or not any(needs):
+    if must_dispatch(inputs) or not any(needs):
         return dispatcher.objective(inputs, weight, tensors, static, form)
     loss, jacobian, square = apply(_Objective, static, form, needs, weight, *inputs, *tensors)
     return loss, jacobian, square
@@ -73,6 +73,6 @@ def objective(
 def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
     """Return the terms of every sample and direction, differentiable once in x, the columns and the tensors."""
     needs: Needs = needs_of(inputs, tensors)
-    if watched(inputs) or not any(needs):
+    if must_dispatch(inputs) or not any(needs):
         return dispatcher.terms(inputs, tensors, static)
     return Terms(*apply(_Terms, static, needs, *inputs, *tensors))

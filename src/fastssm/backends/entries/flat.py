@@ -13,7 +13,7 @@ from fastssm import sweeps
 from fastssm.checks import autocasting, widened
 from fastssm.directions import Directions
 from fastssm.errors import UnsupportedError
-from fastssm.sweeps import Needs, Plan
+from fastssm.sweeps import Needs, Structure
 
 FULL_ONLY = (
     'precision="bf16" and "tf32" run in a compiled engine only; PyTorch computes in the dtype of the data: '
@@ -41,13 +41,13 @@ class Static(NamedTuple):
     """The part of a call that is not tensors.
 
     Attributes:
-        plan: the network's.
+        structure: the network's.
         n_projections: M; 0 for the score alone.
         precision: of the products.
         each: whether the Jacobian's term is wanted for each direction, `[M, B]`, instead of their mean.
     """
 
-    plan: Plan
+    structure: Structure
     n_projections: int
     precision: str = "full"
     each: bool = False
@@ -72,9 +72,9 @@ def _problem(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweep
     if static.precision != "full":
         raise UnsupportedError(FULL_ONLY)
     columns = None if inputs.columns is None else widened(inputs.columns)
-    layers = sweeps.unflatten(static.plan, [widened(t) for t in tensors])
+    layers = sweeps.unflatten(static.structure, [widened(t) for t in tensors])
     directions = Directions(static.n_projections, inputs.v, inputs.seed)
-    return sweeps.Problem(static.plan.kind, layers, widened(inputs.x), columns, directions)
+    return sweeps.Problem(static.structure.kind, layers, widened(inputs.x), columns, directions)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
@@ -94,8 +94,8 @@ def run_objective(
     weight = problem.x.new_full((batch,), share) if weight is None else weight.to(problem.x.dtype) * share
     with without_autocast(problem.x):
         out = sweeps.objective(problem, weight, form.variance_reduced, needs)
-    loss = torch.dot(weight, out.jacobian + out.square)
-    return loss, out.jacobian, out.square, _gradients(out.gradients, inputs, tensors, static, needs)
+    loss = torch.dot(weight, out.projected_jacobian + out.square)
+    return loss, out.projected_jacobian, out.square, _gradients(out.gradients, inputs, tensors, static, needs)
 
 
 def run_terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweeps.Terms:

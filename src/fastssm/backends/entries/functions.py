@@ -1,4 +1,4 @@
-"""The eager door to the PyTorch sweeps: `autograd.Function`s, which torch.compile traces through.
+"""The eager entry to the PyTorch sweeps: `autograd.Function`s, which torch.compile traces through.
 
 Each comes twice: with `forward(ctx, ...)`, the cheaper call, and with `setup_context`, which torch.func requires.
 """

@@ -69,8 +69,8 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
 
 def remembered(model: nn.Module) -> Network:
-    found = cache.recall(model)
-    assert cache.recall(model) is found, "it is recognised anew each time, so that the test says nothing"
+    found = cache.recognize_cached(model)
+    assert cache.recognize_cached(model) is found, "it is recognised anew each time, so that the test says nothing"
     assert isinstance(found, Network)
     return found
 
@@ -78,7 +78,7 @@ def remembered(model: nn.Module) -> Network:
 def same(model: nn.Module) -> None:
     """Compare what is recalled of a model with what is recognised, errors included."""
     found: list[object] = []
-    for ask in (cache.recall, recognize):
+    for ask in (cache.recognize_cached, recognize):
         try:
             answer = ask(model)
             found.append((answer, str(answer)) if isinstance(answer, Network) else str(answer))
@@ -294,7 +294,7 @@ def test_a_weight_of_a_wrapper_s_class_is_noticed() -> None:
     weight = model[1].weight
     model[1].weight = nn.Parameter(TwoTensor(weight.detach(), weight.detach()))
     same(model)
-    assert "TwoTensor" in str(cache.recall(model))
+    assert "TwoTensor" in str(cache.recognize_cached(model))
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
@@ -345,8 +345,8 @@ def test_an_attribute_that_may_change_in_place_is_read_each_time() -> None:
 def test_parametrizations_are_recognised_each_time() -> None:
     model = sequential()
     softened(model)
-    assert isinstance(cache.recall(model), Network)
-    assert model not in cache._memories
+    assert isinstance(cache.recognize_cached(model), Network)
+    assert model not in cache._cache
 
 
 # --- it keeps nothing alive ---
@@ -370,8 +370,8 @@ LIVES = {
 @pytest.mark.parametrize("build", LIVES.values(), ids=LIVES)
 def test_a_model_dies_with_its_last_reference(build: Callable[[], nn.Module]) -> None:
     model = build()
-    cache.recall(model)
-    cache.recall(model)
+    cache.recognize_cached(model)
+    cache.recognize_cached(model)
     lives = [weakref.ref(model), *(weakref.ref(p) for p in model.parameters())]
     del model
     gc.collect()
@@ -383,13 +383,13 @@ def test_a_layer_that_was_replaced_dies() -> None:
     remembered(model)
     life = weakref.ref(model[1])
     model[1] = nn.LayerNorm(D).double()
-    cache.recall(model)
+    cache.recognize_cached(model)
     gc.collect()
     assert life() is None
 
 
 def test_children_that_know_their_parent_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "MOST", 2)
+    monkeypatch.setattr(cache, "MAX_MODELS", 2)
     lives = []
     for _ in range(4):
         model = with_a_parent()
