@@ -95,7 +95,7 @@ def test_the_target_of_a_device(capability: int, target: str) -> None:
 def test_where_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "libnvrtc.so").write_text("no library")
     monkeypatch.setattr(nvrtc, "candidates", lambda: iter([str(tmp_path / "libnvrtc.so"), str(tmp_path / "none")]))
-    with pytest.raises(nvrtc.NvrtcError, match=r"no libnvrtc: it was looked for .* `pip install"):
+    with pytest.raises(nvrtc.NvrtcError, match=r"no libnvrtc. fastssm looked beside .* `pip install"):
         nvrtc.nvrtc.__wrapped__()
 
 

@@ -171,7 +171,7 @@ def test_tiles_and_chunks_change_nothing(
     expected = {reduction: run(reduction) for reduction in ("mean", "none")}
     for rows, directions in ((1, 7), (13, 2), (40, 1), (50, 3), (10_000, 4)):
         monkeypatch.setattr(tiles, "TILE_ROWS", rows)
-        monkeypatch.setattr(tiles, "MOST_DIRECTIONS", directions)
+        monkeypatch.setattr(tiles, "MAX_DIRECTIONS", directions)
         for reduction in expected:
             oracle.assert_close(run(reduction), expected[reduction], 1e-12, f"{rows} rows, {directions} directions")
 

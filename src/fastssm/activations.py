@@ -1,8 +1,8 @@
 """The one table of activations: each `f` with its first three derivatives, from stable forms.
 
-A rule is a generator: it yields `f(z), f'(z), f''(z), f'''(z)` in turn, so a caller that needs only two derivatives
+A rule is a generator of `f(z), f'(z), f''(z), f'''(z)` in this order, so a caller that needs only two derivatives
 never pays for the third. It is written against the small vocabulary of `Functions`, so the same text runs on tensors
-(`fastssm.sweeps`) and can be traced into other languages. This module imports nothing but the standard library.
+(`fastssm.sweeps`) and can be traced into other languages. This module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-Value = Any  # a tensor, or whatever a `Functions` implementation computes with
+Value = Any  # a tensor, or the value type of a `Functions` implementation
 
 
 class Functions(Protocol):

@@ -80,15 +80,15 @@ def check_cond(cond: object, x: Tensor) -> tuple[Tensor, ...]:
 
 
 def check_rows(holds: Tensor, requirement: str, advice: str) -> None:
-    """Raise ValueError, saying how many and which first, unless what is required holds for every sample, bool `[B]`.
+    """Raise ValueError unless a requirement holds for every sample, bool `[B]`; the message names the first failure.
 
     It waits for the device; compiled code asserts the requirement there instead, without the details.
     """
     if torch.compiler.is_compiling():
         torch._assert_async(holds.all(), requirement)
     elif not bool(holds.all()):
-        broken = (~holds).nonzero()
-        where = f"which fails in {len(broken)} of {len(holds)} row(s), first in row {int(broken[0])}"
+        failing = (~holds).nonzero()
+        where = f"which fails in {len(failing)} of {len(holds)} row(s), first in row {int(failing[0])}"
         raise ValueError(f"{requirement}, {where}; {advice}.")
 
 
@@ -224,7 +224,7 @@ def widened(t: Tensor) -> Tensor:
 
 
 def autocasting(x: Tensor) -> bool:
-    """Say whether autocast is on for the device of x."""
+    """Return whether autocast is on for the device of x."""
     device = "cpu" if x.is_cpu else x.device.type  # the latter takes half a microsecond
     return device != "meta" and torch.is_autocast_enabled(device)
 
@@ -256,12 +256,12 @@ def _check_cond_dtypes(cond: tuple[Tensor, ...], x: Tensor) -> None:
 
 
 def _meet(t: Tensor, x: Tensor) -> bool:
-    """Say whether two tensors can enter one product: their dtypes agree, or autocast will make them."""
+    """Return whether two tensors can be multiplied: their dtypes are equal, or autocast converts them."""
     return t.dtype == x.dtype or (t.dtype in _CAST and x.dtype in _CAST and autocasting(x))
 
 
 def outside_inference(t: Tensor) -> Tensor:
-    """Return a tensor that autograd may save: a copy of one made in inference mode, once that has been left."""
+    """Return a tensor that autograd can save: a copy if it was made in inference mode and that mode is off."""
     if torch.compiler.is_compiling() or not t.is_inference() or torch.is_inference_mode_enabled():
         return t
     return t.clone()

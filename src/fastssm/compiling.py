@@ -1,4 +1,4 @@
-"""Marks for torch.compile: which functions it may take for constants."""
+"""Marks functions whose results torch.compile may treat as constants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def constant_when_compiled(function: F) -> F:
-    """Let compiled code take a function's first result for ever, as is usual there of hooks, and spare it the guards.
+    """Let torch.compile treat a function's first result as a constant, as it does for hooks, without guards.
 
     `torch.compiler.assume_constant_result` does this too, but imports Dynamo, which takes a second.
     """
@@ -20,5 +20,5 @@ def constant_when_compiled(function: F) -> F:
 
 
 def constant_of_a_module(function: F) -> F:
-    """Do the same for a function of a module, where torch.compile can hand it one: since torch 2.13."""
+    """Do the same for a function that takes a module, which torch.compile supports since torch 2.13."""
     return constant_when_compiled(function) if torch.__version__ >= (2, 13) else function  # type: ignore[operator]

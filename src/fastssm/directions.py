@@ -62,7 +62,7 @@ def rademacher(
     first_projection: int = 0,
     first_sample: int = 0,
 ) -> Tensor:
-    """Return random signs that depend on nothing but the seed and their own place.
+    """Return random signs that depend only on the seed and their position.
 
     `v[m, b, d] = 1 - 2 bit(seed, b, m, d)`.
 
@@ -71,7 +71,7 @@ def rademacher(
         shape: `(M, B, D)`.
         dtype: floating-point type of the result.
         first_projection: index of the first direction, to make a part of a larger block.
-        first_sample: index of the first sample, likewise.
+        first_sample: index of the first sample.
 
     Returns:
         Signs `[M, B, D]`.

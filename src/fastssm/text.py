@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as aligned text: the first column to the left, the others to the right."""
+    """Return rows of cells as aligned text: the first column left-aligned, the others right-aligned."""
     lengths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     lines = []
     for row in rows:

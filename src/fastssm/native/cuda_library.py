@@ -1,6 +1,6 @@
-"""The CUDA engine's library, and its kernels on each device: loaded when they are first needed, or why they cannot be.
+"""The CUDA engine's library, and its kernels on each device: loaded when first needed, or why they cannot be.
 
-The library is loaded at import where PyTorch has CUDA, and touches no device; kernels, by the first call on a device.
+The library is loaded at import if PyTorch has CUDA, and uses no device. The first call on a device loads its kernels.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _unready: dict[int, list[str]] = {}  # by device, once it was tried: why it has 
 
 
 def missing() -> list[str]:
-    """Return why the engine cannot run on any device; empty if it can. It never asks for a device."""
+    """Return why the engine cannot run on any device; empty if it can. It never initialises CUDA."""
     library, sentence = _load()
     return [] if library is not None else [sentence]
 
 
 def status() -> str:
-    """Say in one clause what is there, or why nothing is."""
+    """Return one clause: what is loaded, or why nothing is."""
     return _load()[1]
 
 
 def unready(device: torch.device) -> list[str]:
-    """Return why a device has no kernels; empty if it has them, which the first call sees to."""
+    """Return why a device has no kernels; empty if it has them. The first call loads them."""
     if device.index is None or not torch.cuda.is_available():  # a fake tensor's
         return [NO_DEVICE]
     with _lock:
@@ -57,12 +57,12 @@ def capability(device: torch.device) -> int:
 
 
 def rounds(device: torch.device) -> bool:
-    """Say whether the tensor cores of a device multiply numbers rounded to tf32 and bfloat16."""
+    """Return whether the tensor cores of a device multiply tf32 and bfloat16 numbers."""
     return torch.cuda.is_available() and capability(device) >= TENSOR_CORES
 
 
 def _load_kernels(index: int) -> list[str]:
-    """Load those that nvcc compiled; else, or where none of them is for this device, those of NVRTC."""
+    """Load the kernels that nvcc compiled; if none is for this device, those of NVRTC."""
     why = _give_kernels(index, IMAGE) if IMAGE.exists() else f"they were not compiled by nvcc ({IMAGE.name} is missing)"
     if not why:
         return []
@@ -75,7 +75,7 @@ def _load_kernels(index: int) -> list[str]:
 
 
 def _give_kernels(index: int, path: Path) -> str:
-    """Give the library the kernels of a device; return why it does not take them."""
+    """Give the library the kernels of a device; return why it rejects them."""
     why = _library().fastssm_load_kernels(index, str(path).encode())
     return why.decode(errors="replace") if why else ""
 
@@ -92,7 +92,7 @@ def _load() -> tuple[Any, str]:
         return None, f"the cuda engine is switched off by {off}"
     try:
         return _open(extension.record())
-    except Exception as error:  # whatever it is, fastssm works without
+    except Exception as error:  # fastssm works without it
         return None, f"the cuda engine cannot be loaded ({type(error).__name__}: {error}); {extension.AGAIN}"
 
 
@@ -112,7 +112,7 @@ def _open(record: dict[str, Any]) -> tuple[Any, str]:
 
 
 def described(built: dict[str, Any]) -> str:
-    """Say what a record of the build says of the CUDA engine."""
+    """Return a description of the CUDA engine from the build record."""
     wanted = ["sm_" + capability.replace("+PTX", " and later") for capability in built.get("architectures", [])]
     kernels = (
         f"kernels for {', '.join(wanted)} by nvcc {built['nvcc']}"
@@ -123,7 +123,7 @@ def described(built: dict[str, Any]) -> str:
 
 
 def open_library(path: Path) -> Any:
-    """Load the library, which adds its operators to the dispatcher, and tell it whom to ask for kernels."""
+    """Load the library, which registers its operators, and set the callback that loads kernels."""
     torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     library = ctypes.CDLL(str(path))
     library.fastssm_load_kernels.restype = library.fastssm_missing_symbol.restype = ctypes.c_char_p
@@ -138,10 +138,10 @@ _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_
 
 @_CALLBACK  # type: ignore[untyped-decorator]
 def _on_kernels_needed(index: int, why: int, size: int) -> None:
-    """Load the kernels of a device that a compiled graph runs on before any eager call did, or write why not."""
+    """Load the kernels of a device for a compiled graph that runs before any eager call, or write why not."""
     try:
         reason = "; ".join(unready(torch.device("cuda", index)))
-    except Exception as error:  # must not be lost: nobody above this but C
+    except Exception as error:  # the caller is C and cannot see it
         reason = f"{type(error).__name__}: {error}"
     content = reason.encode()[: size - 1] + b"\0"
     ctypes.memmove(why, content, len(content))

@@ -1,4 +1,4 @@
-"""The CUDA kernels for the device at hand, compiled by NVRTC when they are first needed, and kept in a cache.
+"""The CUDA kernels for the current device, compiled by NVRTC when first needed, and cached.
 
 NVRTC is the compiler that comes with PyTorch's CUDA wheels: no toolkit, no host compiler. It never runs at import.
 """
@@ -23,7 +23,7 @@ CACHE = "FASTSSM_CACHE"
 PATIENCE = 600.0  # seconds to wait for somebody else's compilation before starting one's own
 OPTIONS = ("--std=c++17", "--define-macro=FASTSSM_NVRTC")
 
-# NVRTC has no standard library. What the kernels use of it is built in; the names in std are not.
+# NVRTC has no standard library. The functions that the kernels use are built in, but not in namespace std.
 _MATHS = "fabs copysign exp expm1 log log1p sqrt sin cos tanh erf erfc fma fmin fmax floor isnan isinf isfinite"
 HEADERS = {
     "cmath": "#pragma once\nnamespace std {\n" + "".join(f"using ::{name};\n" for name in _MATHS.split()) + "}\n",
@@ -58,7 +58,7 @@ class Image(NamedTuple):
 
 
 def candidates() -> Iterator[str]:
-    """Yield where libnvrtc may be: in the wheels beside torch, in a toolkit, on the system."""
+    """Yield the places of libnvrtc: the wheels beside torch, a toolkit, the system."""
     for site in filter(None, sys.path):
         yield from sorted(map(str, Path(site).glob("nvidia/*/lib/libnvrtc.so.*")))
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
@@ -82,7 +82,7 @@ class Nvrtc:
     def __init__(self, path: str) -> None:
         try:
             for part in sorted(Path(path).parent.glob("libnvrtc-builtins.so.*")) if os.sep in path else []:
-                ctypes.CDLL(str(part))  # NVRTC asks for it by name alone
+                ctypes.CDLL(str(part))  # NVRTC loads it by name
             self._library = ctypes.CDLL(path)
             major, minor = ctypes.c_int(), ctypes.c_int()
             self._check(self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion")
@@ -91,7 +91,7 @@ class Nvrtc:
         self.path, self.version = path, (major.value, minor.value)
 
     def architectures(self) -> list[int]:
-        """Return the compute capabilities that it knows, 75 for 7.5, in rising order."""
+        """Return the compute capabilities that it supports, 75 for 7.5, in rising order."""
         count = ctypes.c_int()
         self._check(self._library.nvrtcGetNumSupportedArchs(ctypes.byref(count)), "nvrtcGetNumSupportedArchs")
         found = (ctypes.c_int * count.value)()
@@ -99,7 +99,7 @@ class Nvrtc:
         return sorted(found)
 
     def target(self, capability: int) -> str:
-        """Return what to compile for: the device itself, or PTX of the newest older one, for the driver to finish."""
+        """Return what to compile for: the device itself, or PTX of the newest older one, which the driver compiles."""
         older = [architecture for architecture in self.architectures() if architecture < capability]
         return f"compute_{older[-1]}" if older and capability not in self.architectures() else f"sm_{capability}"
 
@@ -109,7 +109,7 @@ class Nvrtc:
         Args:
             source: of all of them, with no includes but those of HEADERS.
             architecture: "sm_80" for a cubin, "compute_80" for PTX.
-            options: of the compiler, besides the architecture.
+            options: of the compiler, except the architecture.
 
         Raises:
             NvrtcError: with the compiler's words, if it cannot.
@@ -156,7 +156,7 @@ def nvrtc() -> Nvrtc:
     """Return the first NVRTC that can be loaded.
 
     Raises:
-        NvrtcError: if there is none; the message says where it was looked for.
+        NvrtcError: if there is none; the message says which places were searched.
     """
     for path in candidates():
         try:
@@ -164,7 +164,7 @@ def nvrtc() -> Nvrtc:
         except NvrtcError:
             continue
     raise NvrtcError(
-        "there is no libnvrtc: it was looked for beside torch, in CUDA_HOME, /usr/local/cuda and on the system; "
+        "there is no libnvrtc. fastssm looked beside torch, in CUDA_HOME, /usr/local/cuda and on the system; "
         "install it by `pip install nvidia-cuda-nvrtc`"
     )
 
@@ -176,7 +176,7 @@ def cache() -> Path:
 
 
 def kernels(source: str, capability: int, patience: float = PATIENCE) -> Path:
-    """Return the file of kernels for a device, compiled now if nobody has done so before.
+    """Return the file of kernels for a device, compiled now if the cache does not have it.
 
     Args:
         source: of the kernels.
@@ -200,7 +200,7 @@ def kernels(source: str, capability: int, patience: float = PATIENCE) -> Path:
 
 @functools.cache
 def _writable(folder: Path) -> Path:
-    """Return the folder, or a temporary one where it cannot be written to."""
+    """Return the folder, or a temporary one if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -220,7 +220,7 @@ def _write(target: Path, content: bytes) -> None:
 def _lock(path: Path, patience: float, done: Callable[[], bool]) -> Iterator[None]:
     """Hold a lock for a while; go on without it when it was not to be had in time, or what it is for is done.
 
-    It belongs to the open file: that of a process that died is free, whatever is left on the disk.
+    The lock belongs to the open file: if the process dies, it is released.
     """
     import fcntl  # not on every platform
 

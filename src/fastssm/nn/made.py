@@ -14,7 +14,7 @@ from fastssm.nn.mlp import check_sizes, make_activation
 
 
 class MaskedLinear(nn.Linear):
-    """An affine map some of whose weights are held at zero: `z = (mask * W) h + b`.
+    """An affine map with some weights fixed at zero: `z = (mask * W) h + b`.
 
     Args:
         mask: `[out, in]`, one where a weight is free.
@@ -45,7 +45,7 @@ class MADEContext(nn.Module):
     Args:
         features: D, the number of coordinates.
         context: C, the number of features of each.
-        widths: hidden widths; every hidden unit sees the first 1, 2, ... or D - 1 coordinates, in turns.
+        widths: hidden widths; every hidden unit sees the first 1, 2, ... or D - 1 coordinates, cyclically.
         activation: a name of the activation table or a function returning a module.
         order: the coordinates from first to last; `0, 1, ..., D - 1` if None.
 

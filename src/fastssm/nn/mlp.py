@@ -78,7 +78,7 @@ class MLP(nn.Module):
         widths: hidden widths.
         out_features: 1 for an energy `E` (`log p = -E + const`), D for a score.
         activation: a name of the activation table (`softplus`, `tanh`, `silu`, ...) or a function returning a module.
-        residual: add `h_{l-1}` to `h_l` wherever two neighbouring hidden widths agree.
+        residual: add `h_{l-1}` to `h_l` where two neighbouring hidden widths are equal.
         cond_dim: number of conditioning features, 0 for none.
         conditioning: "concat" (extra input columns), "film" (scale and shift of every hidden layer) or "additive"
             (shift only); the last two through a small embedding network.
@@ -175,7 +175,7 @@ class MLP(nn.Module):
 
     @torch.no_grad()
     def at(self, *cond: Tensor) -> MLP:
-        """Return the network of `x` alone that this one is for conditioning arguments that all samples share.
+        """Return the network of `x` alone for conditioning arguments that all samples share.
 
         A constant conditioning only moves the biases and scales the weights, so nothing is lost: the copy is recognised
         and evaluated like any other.
@@ -184,7 +184,7 @@ class MLP(nn.Module):
             cond: the arguments that follow `x`, one row each, `[1, ...]`.
 
         Returns:
-            A new `MLP` without conditioning, with weights of its own.
+            A new `MLP` without conditioning, with its own weights.
 
         Raises:
             ValueError: unless these are the arguments that follow `x`, one row each.
@@ -216,7 +216,7 @@ class MLP(nn.Module):
         return list(self.hidden)  # type: ignore[arg-type]
 
     def skips(self, layer: int) -> bool:
-        """Say whether hidden layer `layer` adds its input to its output."""
+        """Return whether hidden layer `layer` adds its input to its output."""
         linear = self.linears[layer]
         return self.residual and layer > 0 and linear.in_features == linear.out_features
 
@@ -240,7 +240,7 @@ class MLP(nn.Module):
 
 
 def _copied(linear: nn.Linear) -> nn.Linear:
-    """Return a plain layer with the same weights: a copied parametrization cannot be removed without harm."""
+    """Return a plain layer with the same weights: a copied parametrization cannot be removed safely."""
     weight = linear.weight
     options = {"device": weight.device, "dtype": weight.dtype}
     plain: nn.Linear = nn.utils.skip_init(nn.Linear, *weight.shape[::-1], **options)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Recognise a module as a `Network` of affine maps, activations and skips, or say why it is not one.
+"""Recognise a module as a `Network` of affine maps, activations and skips, or return the reasons why it is not one.
 
 Recognition reads structure only; weights are read at each call (`fastssm.sweeps.read`), once, so that parametrizations
 such as weight_norm are honoured and their power iterations advance exactly as under plain autograd.
@@ -63,24 +63,24 @@ def recognize(model: nn.Module) -> Network | Refusal:
 
 
 def read(model: nn.Module) -> tuple[Network | Refusal, list[nn.Module]]:
-    """Recognise a module; return also every module looked at: see `attributes_of`."""
+    """Recognise a module; also return every module that was read: see `attributes_of`."""
     reader = _Reader()
     reader.read(model)
     return reader.result(), reader.looked_at
 
 
 def attributes_of(module: nn.Module) -> tuple[str, ...]:
-    """Name what recognition looks at in a module besides its type, hooks, own forward, children and parameters."""
+    """Return the attributes that recognition reads besides type, hooks, own forward, children and parameters."""
     return _READERS[_type(module)][1]
 
 
 def inside(model: nn.Module) -> nn.Module:
-    """Return what `torch.compile(model)` wraps: the same function."""
+    """Return the module that `torch.compile(model)` wraps."""
     return model._modules["_orig_mod"] if type(model).__name__ == "OptimizedModule" else model  # type: ignore[return-value]
 
 
 def wrapper_of(module: nn.Module) -> str | None:
-    """Return the name of the data-parallel wrapper that a module is, None if it is none."""
+    """Return the name of the data-parallel wrapper if the module is one, else None."""
     for base in type(module).__mro__:
         if base.__name__ in _WRAPPERS:
             return base.__name__
@@ -153,7 +153,7 @@ class _Reader:
         self.refuse(module, "no row of the activation table has these settings")
 
     def read_identity(self, module: nn.Module) -> None:
-        """Leave out what changes nothing."""
+        """Skip a module that does nothing."""
 
     def read_flatten(self, module: nn.Flatten, start_dim: int, end_dim: int) -> None:
         if (start_dim, end_dim) != (1, -1):
@@ -174,7 +174,7 @@ class _Reader:
         self.flattens, self.conditioned = True, model if cond_features else None
         parts: dict[str, Any] = model._modules
         hidden, activations = parts["hidden"], parts["activations"]
-        self.look(hidden, "hidden")  # the embedding is called as it is, hooks and all
+        self.look(hidden, "hidden")  # the embedding is called as a module, so its hooks run
         self.look(activations, "activations")
         pairs = zip(hidden._modules.values(), activations._modules.values(), strict=True)
         for index, (linear, activation) in enumerate(pairs):
@@ -211,7 +211,7 @@ _OTHER: _Rule = (_Reader.read_other, ())
 
 @constant_of_a_module
 def objection_to(module: nn.Module) -> str:
-    """Return why a module's own forward is not all that calling it would do, nothing if it is."""
+    """Return why calling a module does more than its class's forward; empty if it does not."""
     own = module.__dict__
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return "it has hooks, and the fused path would not call them"

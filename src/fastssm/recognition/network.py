@@ -61,7 +61,7 @@ class Network:
 
     @property
     def in_features(self) -> int:
-        """Number of data coordinates, conditioning columns not counted."""
+        """Number of data coordinates, without conditioning columns."""
         first = self.linears[0].in_features
         if self.conditioned is None or self.conditioned.modulation is not None:
             return first
@@ -69,7 +69,7 @@ class Network:
 
     @property
     def curved(self) -> bool:
-        """Whether some activation bends: without one, an energy has no curvature to match."""
+        """Whether some activation is nonlinear in its derivative: without one, an energy has no curvature."""
         return any(spec.activation.curved for spec in self.specs)
 
     def conditioning(self, cond: tuple[Tensor, ...]) -> tuple[Tensor | None, list[Modulation]]:
@@ -85,7 +85,7 @@ class Network:
         return self._identity(spec) if spec.linear is None else _read(spec.linear)
 
     def _identity(self, spec: LayerSpec) -> tuple[Tensor, None]:
-        """Return the affine map of an activation that follows none."""
+        """Return the identity map of an activation that follows no linear layer."""
         size = next(size for other, size in zip(self.specs, self._sizes(), strict=True) if other is spec)
         like = next(p for linear in self.linears for p in parameters_of(linear) if p is not None)
         return torch.eye(size, dtype=like.dtype, device=like.device), None
@@ -106,7 +106,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a module is not a `Network`: it falls to plain autograd."""
+    """Why a module is not a `Network`; plain autograd runs it."""
 
     reasons: tuple[str, ...]
 
@@ -117,7 +117,7 @@ class Refusal:
 
 @constant_of_a_module
 def parametrized(module: nn.Module) -> bool:
-    """Say whether a module may be parametrized: a look into its children, as asking torch costs microseconds."""
+    """Return whether a module is parametrized; `torch.nn.utils.parametrize.is_parametrized` takes microseconds more."""
     return "parametrizations" in module._modules
 
 
@@ -127,7 +127,7 @@ def parameters_of(linear: nn.Module) -> Iterable[Tensor | None]:
 
 
 def _read(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Return what `linear.weight, linear.bias` would, but where nothing intervenes without a microsecond for each."""
+    """Return `linear.weight, linear.bias`, without `__getattr__` where possible: it costs a microsecond each."""
     own, state = linear._parameters, linear.__dict__
     if "weight" in own and "bias" in own and "weight" not in state and "bias" not in state:
         return own["weight"], own["bias"]  # type: ignore[return-value]

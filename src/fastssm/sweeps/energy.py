@@ -86,7 +86,7 @@ def merged(
     """All terms, and the gradient of any function of them, in as many products' worth of rows as `sliced`.
 
     The chain `g = dE/dh` runs first and gives the score; then one curvature row carries both cotangents of that chain,
-    the score's (where it starts) and the Jacobian's (what it collects on the way). Without directions there is nothing
+    the score's (where it starts) and the Jacobian's (what accumulates along it). Without directions there is nothing
     to collect: the same chain and row, with one derivative of the activation less.
 
     Args:
@@ -167,7 +167,7 @@ def _adjoint_chain(
 
 
 def _curvature_row(hidden: list[Layer], traces: list[Trace], c2: Tensor, k: Tensor) -> tuple[Tensor, list[_Curve]]:
-    """Carry `k <- f' zk + f'' sum_m c2_m zd_m^2` up from `k = dLoss/du`; return it, and what it met on the way."""
+    """Propagate `k <- f' zk + f'' sum_m c2_m zd_m^2` from `k = dLoss/du`; return it and its value at each layer."""
     met = []
     for layer, trace in zip(hidden, traces, strict=True):
         raw = product(k, layer.weight.t())
@@ -190,7 +190,7 @@ def _down_merged(trace: Trace, adjoints: Tensor | None, g: Tensor, c2: Tensor, c
 
 
 def nan_of(energy: Tensor, readout: Layer) -> Tensor:
-    """Return zero, or NaN where the energy is NaN: a broken parameter must show even where no derivative sees it."""
+    """Return zero, or NaN where the energy is NaN: a NaN parameter must show even if no derivative depends on it."""
     return (energy if readout.bias is None else energy + readout.bias) * 0.0
 
 

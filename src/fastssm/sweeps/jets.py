@@ -13,7 +13,7 @@ from fastssm.recognition import Layer
 
 
 class TensorFunctions:
-    """The vocabulary of the activation rules, in PyTorch."""
+    """The functions that the activation rules call, in PyTorch."""
 
     abs = staticmethod(torch.abs)
     sign = staticmethod(torch.sign)

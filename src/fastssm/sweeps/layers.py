@@ -1,4 +1,4 @@
-"""One layer's rules: stacked rows go up, their adjoints come down.
+"""One layer's rules: stacked rows are propagated forward, their adjoints backward.
 
 A stack `[R, T, H]` holds, for a tile of T samples, the value row `h`, the M tangent rows `hd_m` and, where a sweep
 carries it, the curvature row `k`; so a layer is one matrix product over all of them.
@@ -20,13 +20,13 @@ from fastssm.sweeps.jets import jets
 
 @dataclass
 class Trace:
-    """What the up sweep through a layer leaves behind for the way down.
+    """What the forward sweep through a layer saves for the backward sweep.
 
     Attributes:
         rows: the stack that entered, `[R, T, H_in]`.
         raw: parts of `W rows + b` before the modulation, kept only where there is a scale to differentiate.
         zd: tangents `[M, T, H]` after the affine map.
-        zk: curvature `[1, T, H]` after the affine map, None while it is zero.
+        zk: curvature `[1, T, H]` after the affine map, None if it is zero.
         derivatives: `f'(z), f''(z), f'''(z)`, as many as were asked for, each `[1, T, H]`.
     """
 
@@ -39,7 +39,7 @@ class Trace:
 
     @property
     def q(self) -> Tensor:
-        """`sum_m zd_m^2`, kept once asked for."""
+        """`sum_m zd_m^2`, computed once."""
         if self._q is None:
             self._q = total(self.zd * self.zd)
         return self._q
@@ -57,7 +57,7 @@ class Needs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients in the order of `Plan`: those that tiles add up, and those that belong to samples."""
+    """Gradients in the order of `Structure`: those summed over tiles, and those of single samples."""
 
     shared: list[Tensor]
     samples: list[Tensor]
@@ -102,7 +102,7 @@ def affine(layer: Layer, rows: Tensor, count: int) -> tuple[list[Tensor], list[T
 
 
 def up(layer: Layer, rows: Tensor, count: int, *, order: int, curvature: bool = False) -> tuple[Tensor, Trace]:
-    """Carry a stack with `count` tangents through a layer, with derivatives up to `order` for the way down.
+    """Carry a stack with `count` tangents through a layer, with derivatives up to `order` for the backward sweep.
 
     h <- f(z),  hd_m <- f' zd_m,  and with `curvature`  k <- f' zk + f'' q,  q = sum_m zd_m^2
     """
@@ -120,7 +120,7 @@ def up(layer: Layer, rows: Tensor, count: int, *, order: int, curvature: bool = 
 
 
 def down(trace: Trace, value: Tensor, tangents: Tensor) -> list[Tensor]:
-    """Pull the adjoints of a layer's value and tangents back through its activation, without curvature.
+    """Propagate the adjoints of a layer's value and tangents back through its activation, without curvature.
 
     zdb_m = f' hdb_m,  zb = f' hb + f'' sum_m hdb_m zd_m
     """
@@ -133,19 +133,19 @@ def down(trace: Trace, value: Tensor, tangents: Tensor) -> list[Tensor]:
 def down_curved(
     trace: Trace, above: list[Tensor] | None, zk: Tensor | None, g: Tensor, cg: Tensor, square: Tensor
 ) -> list[Tensor]:
-    """Pull the adjoints of an energy layer's value and tangents (`above`, None while zero) through its activation.
+    """Pull the adjoints of an energy layer's value and tangents (`above`, None if zero) through its activation.
 
     zdb_m = f' hdb_m + 2 f'' cg_m zd_m,  zb = f' hb + f'' (g zk + sum_m hdb_m zd_m) + f''' g square
 
-    `g` meets the curvature row `zk` and the squares, `cg` the tangents. With the loss's cotangent inside `g`, `cg = g`
-    and `square = q`; where that cotangent rides on the curvature row, `cg_m = c2_m g` and `square = sum_m c2_m zd_m^2`.
+    `g` multiplies the curvature row `zk` and the squares, `cg` the tangents. If `g` contains the loss's cotangent,
+    `cg = g` and `square = q`; if the curvature row contains it, `cg_m = c2_m g` and `square = sum_m c2_m zd_m^2`.
 
     Returns:
         `zb [1, T, H]` and `zdb [m, T, H]`.
     """
     d1, d2, d3 = trace.derivatives
     bend = d2 * cg
-    if above is None:  # the top of a chain whose cotangent rides on the curvature row
+    if above is None:  # the last layer, where the curvature row contains the cotangent
         assert zk is not None
         zb, zdb = d2 * g * zk, (bend * trace.zd).mul_(2.0)
     else:
@@ -158,7 +158,7 @@ def down_curved(
 
 
 def down_straight(trace: Trace, above: Tensor | None, zk: Tensor, g: Tensor) -> Tensor:
-    """The same without tangents: pull the value's adjoint (`above`, None while zero) back, `zb = f' hb + f'' g zk`."""
+    """The same without tangents: pull the value's adjoint (`above`, None if zero) back, `zb = f' hb + f'' g zk`."""
     d1, d2 = trace.derivatives
     zb = d2 * g * zk
     return zb if above is None else zb.addcmul_(d1, above)
@@ -184,13 +184,13 @@ def collect(
 
 
 def below(layer: Layer, adjoint: Tensor, above: Tensor | None) -> Tensor:
-    """Return the adjoint of what entered a layer from that before its modulation, and for a skip of what left it."""
+    """Return the adjoint of a layer's input from that before its modulation and, for a skip, that of its output."""
     entered = product(adjoint, layer.weight)
     return entered.add_(above) if layer.skip and above is not None else entered
 
 
 def with_plain_readout(layers: list[Layer]) -> list[Layer]:
-    """End the layers with a bare affine map, an identity if need be: the top of a sweep is linear in the last rows."""
+    """Return the layers with an affine map at the end, an identity if needed: the loss is linear in the last rows."""
     last = layers[-1]
     if last.activation is IDENTITY and not last.skip and last.scale is None and last.shift is None:
         return layers

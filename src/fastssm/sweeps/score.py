@@ -1,4 +1,4 @@
-"""Score nets, `s(x)` itself: one tile of samples up and down, value and tangent rows only."""
+"""Score nets, `s(x)` itself: the two sweeps over one tile of samples, value and tangent rows only."""
 
 from __future__ import annotations
 

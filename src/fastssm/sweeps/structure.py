@@ -11,7 +11,7 @@ from fastssm.activations import INDEX, TABLE
 from fastssm.recognition import Layer, Network
 
 BIAS, SCALE, SHIFT, SKIP = 1, 2, 4, 8
-_NONE = (0.0,)  # torch.library takes an empty list for one of tensors
+_NONE = (0.0,)  # torch.library reads an empty list as a list of tensors
 
 
 class Structure(NamedTuple):
@@ -31,7 +31,7 @@ class Structure(NamedTuple):
 
     @property
     def shared(self) -> int:
-        """Number of tensors that all samples share; those of single samples follow them."""
+        """Number of tensors that all samples share; those of single samples come after them."""
         return sum(1 + bool(flag & BIAS) for flag in self.flags)
 
 

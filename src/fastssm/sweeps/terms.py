@@ -1,4 +1,4 @@
-"""What a tile returns, whatever the kind of network."""
+"""What a sweep over a tile returns, for both kinds of network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Cotangents = Callable[[Terms], tuple[Tensor, Tensor]]
 
 
 class Pulled(NamedTuple):
-    """The gradients of a tile: of the layers' tensors, and of the rows that entered (`[T, D + C]`)."""
+    """The gradients of a tile: of the layers' tensors, and of the input rows (`[T, D + C]`)."""
 
     layers: Gradients
     inputs: Tensor

@@ -1,7 +1,7 @@
-"""The engine's three callers, tile by tile: memory does not grow with the batch.
+"""The engine's three functions, tile by tile: memory does not grow with the batch.
 
-A tile of samples runs up and down before the next begins; gradients of weights add up, those of samples are joined.
-Directions beyond what a tile can hold are taken in chunks, whose contributions simply add.
+Each tile of samples runs the forward and the backward sweep before the next tile. Gradients of weights are summed,
+those of samples are concatenated. More directions than a tile can hold are processed in chunks, which are summed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastssm.sweeps.layers import Gradients, Needs, first_rows
 from fastssm.sweeps.terms import Cotangents, Pulled, Terms
 
 TILE_ROWS = 1536
-MOST_DIRECTIONS = 256
+MAX_DIRECTIONS = 256
 
 
 class Problem(NamedTuple):
@@ -56,7 +56,7 @@ class Objective(NamedTuple):
 
 
 class FullGradients(NamedTuple):
-    """Gradients over the whole batch; fields not asked for are None."""
+    """Gradients over the whole batch; fields not requested are None."""
 
     inputs: Tensor | None
     layers: Gradients | None
@@ -113,10 +113,10 @@ def run(
 
 
 def terms(problem: Problem, each: bool = False) -> Terms:
-    """Return the terms of every sample: the way up, and for an energy the chain of its score.
+    """Return the terms of every sample: the forward sweep, and for an energy the chain of its score.
 
     With `each`, the Jacobian's term is that of every direction, `[M, B]`, instead of their mean. Without directions
-    (M = 0) the score alone is found, and the Jacobian's term is zero, or NaN where something is not finite.
+    (M = 0) only the score is computed, and the Jacobian's term is zero, or NaN where something is not finite.
     """
     total, batch, x = problem.directions.count, problem.x.shape[0], problem.x
     jacobian = x.new_zeros((total, batch) if each else (batch,))
@@ -134,7 +134,7 @@ def terms(problem: Problem, each: bool = False) -> Terms:
 
 
 def terms_backward(problem: Problem, given: Terms, needs: Needs) -> FullGradients | None:
-    """Return the gradient of any function of the terms, given its cotangents: up again, then down; no tape is kept."""
+    """Return the gradient of any function of the terms, given its cotangents; recomputes the forward sweep."""
     total, each = problem.directions.count, given.projected_jacobian.ndim == 2
     sums = _Sums(needs, problem.x.shape[0])
     for samples in _tiles(problem):
@@ -158,7 +158,7 @@ def _given(pair: tuple[Tensor, Tensor], _: Terms) -> tuple[Tensor, Tensor]:
 class _Samples:
     """Tensors with a row per sample, filled tile by tile; chunks of a tile's directions add up.
 
-    They are copied into place, as keeping a tile's small results would pin its large stacks, or fragment the heap.
+    Results are copied: keeping views of a tile would keep its large stacks alive or fragment the heap.
     """
 
     def __init__(self, batch: int) -> None:
@@ -175,7 +175,7 @@ class _Samples:
 
 
 class _Sums:
-    """Gradients: those of weights add up over tiles, those of samples find their place."""
+    """Gradients: those of weights are summed over tiles, those of samples are copied into place."""
 
     def __init__(self, needs: Needs, batch: int) -> None:
         self.needs = needs
@@ -212,8 +212,8 @@ def _of(problem: Problem, samples: slice) -> Problem:
 
 
 def _tiles(problem: Problem) -> Iterator[slice]:
-    """Cut the batch so that a tile's stack has about `TILE_ROWS` rows; Inductor gets one tile and fuses it whole."""
-    batch, count = problem.x.shape[0], min(problem.directions.count, MOST_DIRECTIONS)
+    """Cut the batch into tiles of about `TILE_ROWS` stacked rows; torch.compile gets one tile and fuses it."""
+    batch, count = problem.x.shape[0], min(problem.directions.count, MAX_DIRECTIONS)
     if torch.compiler.is_compiling():
         yield slice(0, batch)
         return
@@ -223,6 +223,6 @@ def _tiles(problem: Problem) -> Iterator[slice]:
 
 
 def _chunks(total: int) -> Iterator[slice]:
-    size = max(total, 1) if torch.compiler.is_compiling() else MOST_DIRECTIONS
+    size = max(total, 1) if torch.compiler.is_compiling() else MAX_DIRECTIONS
     for start in range(0, max(total, 1), size):  # no directions are one empty chunk
         yield slice(start, min(total, start + size))
