@@ -12,9 +12,11 @@ NATIVE := setup.py tools/amalgamate.py tools/cuda_engine.py tools/nvcc.py tools/
 
 # What `make sanitize-extension` runs: sanitized code is slow, too slow to count the threads of a worker in time.
 SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_native.py -k "not data_loader"
+# What `make pure-wheel` runs: the tests that need neither a compiler nor the source tree's package.
+PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension gpu-check device-build device-rehearsal torches wheel fuzz mutants kernels \
+.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension gpu-check device-build device-rehearsal torches wheel pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-prove cuda-static clean
 
 help:  ## list the commands
@@ -26,10 +28,12 @@ train: $(VENV)/.demo  ## train on the white-wine data, print the table and the p
 test: $(VENV)/.test  ## run the whole test suite (ARGS="-k name" picks)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
-lint: $(VENV)/.test  ## ruff check, ruff format --check, mypy --strict
+lint: $(VENV)/.test  ## ruff check, ruff format --check, mypy --strict; the workflows and CITATION.cff against their schemas
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 format: $(VENV)/.test  ## let ruff mend what it can
 	$(BIN)/ruff check --fix
@@ -82,6 +86,14 @@ wheel: $(VENV)/.wheel  ## build dist/*.whl (BUILD=cuda: with the CUDA engine), a
 	cd build/wheel/tests && export PATH=$(abspath build/wheel/venv/bin) OMP_NUM_THREADS=1 && \
 	  python -m fastssm && \
 	  pytest -p no:cacheprovider --numprocesses $(JOBS) --dist worksteal --ignore tests/cuda -k "not inductor" $(ARGS)
+
+pure-wheel: $(VENV)/.torch  ## build dist/*.whl without the compiled module, and test it in a fresh venv
+	rm -rf build/pure dist
+	FASTSSM_BUILD=none $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(PYTHON) -m venv build/pure
+	build/pure/bin/python -m pip install --quiet $(TORCH)
+	build/pure/bin/python -m pip install --quiet "$$(echo dist/*-none-any.whl)[test]"
+	OMP_NUM_THREADS=1 build/pure/bin/python -m pytest -p no:cacheprovider --numprocesses $(JOBS) $(PURE) $(ARGS)
 
 fuzz: $(VENV)/.test  ## 2000 random networks, losses, dtypes and threads against plain autograd
 	OMP_NUM_THREADS=1 FASTSSM_FUZZ_EXAMPLES=2000 $(BIN)/pytest --hypothesis-seed=1 tests/test_fuzz.py $(ARGS)
