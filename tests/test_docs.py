@@ -18,6 +18,7 @@ from tools.fill_tables import filled
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 LIBRARY = "fastssm._cuda"  # which looks like a module, and is none
 SUBMODULES = {found.name for found in pkgutil.walk_packages(fastssm.__path__, "fastssm.")} - {LIBRARY}
 MODULES = sorted({"fastssm", *SUBMODULES} - {"fastssm.__main__"})
@@ -40,7 +41,7 @@ def code_of(page):
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if code_of(p).strip()], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [p for p in [*PAGES, CONTRIBUTING] if code_of(p).strip()], ids=lambda p: p.name)
 @pytest.mark.usefixtures("one_process_group")
 def test_the_code_of_each_page_runs(page):
     torch.manual_seed(0)
@@ -79,7 +80,7 @@ def test_the_architecture_names_every_module():
     assert modules - set(listed) == set()
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=lambda p: p.name)
 def test_commands_and_files_that_a_page_names_exist(page):
     text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
     commands = set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)", text, re.MULTILINE))
