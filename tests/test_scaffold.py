@@ -28,8 +28,14 @@ NOT_IN = {  # twins that a test or the command line does without
 }
 
 
+def place(file: str) -> Path:
+    """Return the path of a file of the repository; the package may be installed elsewhere."""
+    inside = file.removeprefix("src/fastssm/")
+    return ROOT / file if inside == file else Path(fastssm.__file__).parent / inside
+
+
 def text(file: str) -> str:
-    return (ROOT / file).read_text()
+    return place(file).read_text()
 
 
 def names(word: str, file: str) -> bool:
@@ -177,5 +183,4 @@ def test_the_glossary_is_short_and_its_files_exist() -> None:
     rows = section("docs/architecture.md", "Glossary")
     assert 20 <= len(rows) <= 25
     files = [file for row in rows for file in re.findall(r"`([\w/]+(?:/|\.py|\.h))`", row[2])]
-    roots = (ROOT, ROOT / "src" / "fastssm")
-    assert [file for file in files if not any((root / file).exists() for root in roots)] == []
+    assert [f for f in files if not place(f).exists() and not place(f"src/fastssm/{f}").exists()] == []
