@@ -111,7 +111,7 @@ def test_check_finds_a_wrong_library(
     [
         ("one", [], "pass --kind energy or --kind score"),
         ("no_network", [], "must return an nn.Module"),
-        ("bad_batch", [], "tensors only, got list"),
+        ("bad_batch", [], "must return tensors after the network, got list"),
         ("absent", [], "has no attribute 'absent'"),
     ],
 )

@@ -138,10 +138,10 @@ BAD_TEXT = {
     "empty cell": ("a,b\n1,\n" + GOOD_LINES, "column 'b' is empty in row 1"),
     "ragged": (GOOD_LINES + "1,2,3\n", "must have 2 columns, but row 21 has 3"),
     "short row": ("a,b\n" + GOOD_LINES + "1\n", "must have 2 columns, but row 21 has 1"),
-    "one row": ("1,2\n", "at least 10 rows are needed"),
-    "header alone": ("a,b\n", "is empty"),
-    "empty": ("", "is empty"),
-    "blank": ("\n \n", "is empty"),
+    "one row": ("1,2\n", "at least 10 rows are required for the split, got 1"),
+    "header alone": ("a,b\n", "the file is empty"),
+    "empty": ("", "the file is empty"),
+    "blank": ("\n \n", "the file is empty"),
 }
 
 
@@ -157,11 +157,11 @@ def test_bad_text_files_name_row_and_column(tmp_path: Path, case: str) -> None:
 
 BAD_ARRAYS = {
     "nan": (np.where(np.eye(20, 3) > 0, np.nan, 1.0), "row 1, column 'column 1' is nan"),
-    "objects": (np.array([["a", "b"]] * 20), "a real numeric array is needed"),
-    "complex": (np.ones((20, 2), dtype=complex), "a real numeric array is needed"),
-    "a number": (np.array(3.0), "got a single number"),
-    "no rows": (np.empty((0, 3)), "is empty"),
-    "one row": (np.ones((1, 3)), "at least 10 rows"),
+    "objects": (np.array([["a", "b"]] * 20), "expected a real numeric array, got dtype"),
+    "complex": (np.ones((20, 2), dtype=complex), "expected a real numeric array, got dtype"),
+    "a number": (np.array(3.0), "expected an array of rows, got a single number"),
+    "no rows": (np.empty((0, 3)), "the file is empty"),
+    "one row": (np.ones((1, 3)), "at least 10 rows are required for the split, got 1"),
 }
 
 
@@ -175,7 +175,7 @@ def test_bad_arrays(tmp_path: Path, case: str) -> None:
 
 def test_bad_archives_and_parquet(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", a=np.ones(3), b=np.ones(3))
-    with pytest.raises(ValueError, match=r"called 'x' or 'data', is needed; found \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"expected one array, or one named 'x' or 'data', got \['a', 'b'\]"):
         data.load(tmp_path / "two.npz")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"binary\.csv: not a text file in UTF-8"):
@@ -187,10 +187,10 @@ def test_bad_archives_and_parquet(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     (tmp_path / "bad.parquet").write_bytes(b"not parquet")
-    with pytest.raises(ValueError, match="not readable as Parquet"):
+    with pytest.raises(ValueError, match="not a readable Parquet file"):
         data.load(tmp_path / "bad.parquet")
     pandas.DataFrame({"a": range(20), "colour": ["red"] * 20}).to_parquet(tmp_path / "text.parquet")
-    with pytest.raises(ValueError, match="column 'colour' is"):
+    with pytest.raises(ValueError, match="column 'colour' has dtype"):
         data.load(tmp_path / "text.parquet")
     pandas.DataFrame({"a": [1.0, None] * 10}).to_parquet(tmp_path / "missing.parquet")
     with pytest.raises(ValueError, match="row 2, column 'a' is nan"):
@@ -213,7 +213,7 @@ def test_unknown_names_files_and_extensions(tmp_path: Path) -> None:
 def test_missing_repository_data_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fastssm.data.builtin.SOURCE_DATA", tmp_path / "data")
-    with pytest.raises(ValueError, match="set FASTSSM_DATA to that folder"):
+    with pytest.raises(ValueError, match="Set FASTSSM_DATA to that folder"):
         data.load("white-wine")
     monkeypatch.setenv("FASTSSM_DATA", str(REPOSITORY / "data"))
     assert len(data.load("white-wine").rows) == 4898
@@ -273,9 +273,9 @@ def test_noise_blurs_held_out_rows_alone() -> None:
     ("options", "message"),
     [
         ({"scale": "robust"}, "scale must be one of standardise, whiten, none"),
-        ({"noise": -0.1}, "noise must be a finite number"),
-        ({"noise": float("nan")}, "noise must be a finite number"),
-        ({"noise": float("inf")}, "noise must be a finite number"),
+        ({"noise": -0.1}, "noise must be finite and at least 0"),
+        ({"noise": float("nan")}, "noise must be finite and at least 0"),
+        ({"noise": float("inf")}, "noise must be finite and at least 0"),
     ],
 )
 def test_bad_options(options: dict, message: str) -> None:

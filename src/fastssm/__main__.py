@@ -1,4 +1,4 @@
-"""`python -m fastssm`: the same as the command `fastssm`."""
+"""`python -m fastssm` is the same as the command `fastssm`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `fastssm`; each sub-command lives in a file of its own name."""
+"""The command `fastssm`; each subcommand is defined in the file of the same name."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="fastssm",
-        description="Trains energy-based and score-based models by sliced score matching, fast and exactly.",
-        epilog="Without a command: info. Start with `fastssm demo moons` or `fastssm train white-wine`.",
+        description="Train energy and score models by score matching.",
+        epilog="Without a command, run info. To start, try `fastssm demo moons` or `fastssm train white-wine`.",
     )
     parser.add_argument("--version", action="version", version=f"fastssm {fastssm.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -33,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: the words after `fastssm`; those of the process if None.
+        arguments: the arguments after `fastssm`; `sys.argv[1:]` if None.
 
     Returns:
-        The exit status: 0 all well, 1 a check failed, 2 unusable input, 130 interrupted.
+        The exit status: 0 success, 1 failed check, 2 invalid input, 130 interrupted.
     """
     parsed = build_parser().parse_args(arguments)
     run = getattr(parsed, "run", info.run)

@@ -1,4 +1,4 @@
-"""The loss as one writes it without fastssm: what `check` compares with and `bench` times against."""
+"""Sliced score matching in plain autograd: the reference of `check` and the baseline of `bench`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 def autograd_loss(
     model: nn.Module, x: Tensor, v: Tensor, *, kind: str, variance_reduced: bool, cond: tuple[Tensor, ...] = ()
 ) -> Tensor:
-    """Return sliced score matching by double backward, on M copies of the batch as in the authors' code.
+    """Return the sliced score matching loss by double backward, on M copies of the batch as in the authors' code.
 
     `mean_mb( v.J v + |s|^2 / 2 )` if variance-reduced, else `mean_mb( v.J v + (v.s)^2 / 2 )`, `J = ds/dx`.
 
@@ -20,7 +20,7 @@ def autograd_loss(
         x: `[B, ...]`.
         v: directions `[M, B, ...]`.
         kind: `"energy"` or `"score"`.
-        variance_reduced: which of the two.
+        variance_reduced: use the variance-reduced form.
         cond: further arguments of the model.
 
     Returns:
@@ -36,7 +36,7 @@ def autograd_loss(
 
 
 def score(model: nn.Module, x: Tensor, kind: str, cond: tuple[Tensor, ...] = ()) -> Tensor:
-    """Return `s(x)`, shaped like `x`; an energy network needs `x.requires_grad`."""
+    """Return `s(x)`, shaped like `x`; an energy network requires `x.requires_grad`."""
     output: Tensor = model(x, *cond)
     if kind == "score":
         return output.reshape(x.shape)
@@ -44,7 +44,7 @@ def score(model: nn.Module, x: Tensor, kind: str, cond: tuple[Tensor, ...] = ())
 
 
 def basis(x: Tensor) -> Tensor:
-    """Return the directions `sqrt(D) e_d`, `[D, B, ...]`, with which the variance-reduced loss is the exact one."""
+    """Return the directions `sqrt(D) e_d`, `[D, B, ...]`, for which the variance-reduced loss is the exact loss."""
     features = x[0].numel()
     axes = math.sqrt(features) * torch.eye(features, dtype=x.dtype, device=x.device)
     return axes.reshape(features, 1, *x.shape[1:]).expand(features, *x.shape)

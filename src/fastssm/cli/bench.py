@@ -1,4 +1,4 @@
-"""`fastssm bench`: how long a loss and all its gradients take on this machine, with autograd and with fastssm."""
+"""`fastssm bench`: time a loss and all its gradients on this machine, with autograd and with fastssm."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from fastssm.text import table
 from fastssm.training import choose_device
 
 DESCRIPTION = """\
-Time one loss and the gradients of all parameters of an energy network: the authors' autograd formula against every
-backend of fastssm that is available here. Before anything is timed, each gradient is compared with float64 autograd.
-The contenders take turns, so that a busy machine is as unfair to one as to another.
+Time one loss and the gradients of all parameters of an energy network, with the authors' autograd formula and with
+every backend of fastssm that is available here. Each gradient is first compared with float64 autograd.
+The contenders run interleaved, so that load on the machine affects all of them alike.
 """
 WARM_UP = 3
 TOLERANCE = 1e-3  # of a float32 gradient, relative to its norm
@@ -37,16 +37,20 @@ Contender = Callable[[], Tensor]
 def add(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, "bench", "time autograd against fastssm on this machine", DESCRIPTION)
-    parser.add_argument("--features", type=int, default=10, metavar="D", help="data coordinates")
+    parser.add_argument("--features", type=int, default=10, metavar="D", help="number of features")
     parser.add_argument(
         "--hidden", type=integers, default="256,256,256", metavar="W,W,...", help="widths of the hidden layers"
     )
-    parser.add_argument("--activation", choices=tuple(BY_NAME), default="softplus", metavar="NAME", help="activation")
-    parser.add_argument("--batch", type=int, default=1024, metavar="N", help="samples")
+    parser.add_argument(
+        "--activation", choices=tuple(BY_NAME), default="softplus", metavar="NAME", help="activation function"
+    )
+    parser.add_argument("--batch", type=int, default=1024, metavar="N", help="number of samples")
     parser.add_argument("--projections", type=int, default=1, metavar="M", help="directions per sample")
-    parser.add_argument("--loss", choices=("sliced", "variance-reduced"), default="variance-reduced", help="which loss")
+    parser.add_argument(
+        "--loss", choices=("sliced", "variance-reduced"), default="variance-reduced", help="form of the loss"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed turns of each contender")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="timed runs of each contender")
     parser.set_defaults(run=run)
 
 
@@ -75,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def contenders(net: MLP, x: Tensor, v: Tensor, variance_reduced: bool) -> dict[str, Contender]:
-    """Return what is timed, by name: functions that return the loss."""
+    """Return the functions to time by name; each returns the loss."""
 
     def ours(backend: str) -> Contender:
         return lambda: fastssm.sliced_loss(
@@ -91,7 +95,7 @@ def verify(net: MLP, x: Tensor, v: Tensor, variance_reduced: bool, found: dict[s
     """Compare the gradients of each contender with float64 autograd.
 
     Raises:
-        ValueError: naming the contender and the parameter that is wrong.
+        ValueError: if a gradient is wrong, with the contender and the parameter.
     """
     exact = copy.deepcopy(net).double()
     loss = autograd_loss(exact, x.double(), v.double(), kind="energy", variance_reduced=variance_reduced)
@@ -102,24 +106,27 @@ def verify(net: MLP, x: Tensor, v: Tensor, variance_reduced: bool, found: dict[s
         for (parameter, _), ours, theirs in zip(net.named_parameters(), got, expected, strict=True):
             error = relative_error(ours.double(), theirs, floor)
             if not error <= TOLERANCE:
-                raise ValueError(f"{name}: the gradient of {parameter} is off by {error:.1e}; nothing was timed")
+                raise ValueError(
+                    f"{name}: the gradient of {parameter} must agree with float64 autograd to {TOLERANCE:.0e}, got a "
+                    f"relative error of {error:.1e}; nothing was timed. Run `fastssm check` on the network"
+                )
 
 
 def interleaved(net: MLP, found: dict[str, Contender], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Return the seconds of a loss and its gradients, each contender taking its turn; the first turns warm up."""
+    """Return the seconds of a loss and its gradients, with the contenders interleaved, after a warm-up."""
     timings: dict[str, list[float]] = {name: [] for name in found}
     parameters = list(net.parameters())
-    for turn in range(WARM_UP + repeats):
+    for repeat in range(WARM_UP + repeats):
         for name, contender in found.items():
-            _wait(device)
+            _synchronize(device)
             began = time.perf_counter()
             gradients(contender(), parameters)
-            _wait(device)
-            if turn >= WARM_UP:
+            _synchronize(device)
+            if repeat >= WARM_UP:
                 timings[name].append(time.perf_counter() - began)
     return timings
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""`fastssm check`: the loss and every gradient of the user's own network against plain autograd."""
+"""`fastssm check`: compare the loss and every gradient of a network with plain autograd."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from fastssm.cli.options import add_backend, add_command, integers, require_posi
 from fastssm.text import table
 
 DESCRIPTION = """\
-Compare fastssm with plain autograd in float64 on your own network, in evaluation mode: the losses, the gradient of
-every parameter, and the network's own derivatives against finite differences. The exit status is 0 if all agree,
-1 if anything does not.
+Compare fastssm with plain autograd on your own network, in float64 and evaluation mode: the losses and the gradient of
+every parameter. Compare the derivatives of the network with finite differences. The exit status is 0 if all agree and
+1 otherwise.
 
 FACTORY is called without arguments and returns the network, or (network, x), or (network, x, cond, ...) with an
-example batch x and further arguments of the network. Without x, the batch is Gaussian and shaped by --shape.
+example batch x and further arguments of the network. Without x, the batch is Gaussian and has the shape --shape.
 """
 EPILOG = "example: fastssm check --model mypackage.nets:make_energy --shape 3,32,32"
 LOSSES = ("sliced", "variance-reduced", "exact")
-DIFFERENCE = 1e-5  # step of the finite differences
+DIFFERENCE_STEP = 1e-5
 DIFFERENCE_TOLERANCE = 1e-5
-FLOOR = 1e-6  # gradients below this share of the largest are compared with it: they are rounding errors
+FLOOR = 1e-6  # gradients below this fraction of the largest are rounding errors; their errors are relative to it
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network and the batch it is checked on."""
+    """A network and the batch to check it on."""
 
     model: nn.Module
     x: Tensor
@@ -45,7 +45,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: a name, a relative error per loss, and the largest that is allowed."""
+    """One comparison: a name, a relative error per loss, and the tolerance."""
 
     name: str
     errors: tuple[float, ...]
@@ -53,7 +53,7 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Say whether every error is finite and small enough."""
+        """Return whether every error is finite and within the tolerance."""
         return all(error <= self.tolerance for error in self.errors)
 
 
@@ -61,17 +61,20 @@ def add(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, "check", "compare with autograd on your own network", DESCRIPTION)
     parser.epilog = EPILOG
-    parser.add_argument("--model", required=True, metavar="MODULE:FACTORY", help="where your network comes from")
+    parser.add_argument("--model", required=True, metavar="MODULE:FACTORY", help="function that returns the network")
     parser.add_argument(
-        "--shape", type=integers, metavar="D,...", help="of one sample (default: from the first nn.Linear)"
+        "--shape", type=integers, metavar="D,...", help="shape of one sample (default: from the first nn.Linear)"
     )
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="samples")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="number of samples")
     parser.add_argument("--projections", type=int, default=2, metavar="M", help="directions per sample")
     parser.add_argument(
-        "--kind", choices=("auto", "energy", "score"), default="auto", help="auto goes by the output's shape"
+        "--kind",
+        choices=("auto", "energy", "score"),
+        default="auto",
+        help="output of the network; auto decides by its shape",
     )
-    parser.add_argument("--tolerance", type=float, default=1e-9, help="largest relative error in float64")
-    parser.add_argument("--seed", type=int, default=0, help="of the batch and the directions")
+    parser.add_argument("--tolerance", type=float, default=1e-9, help="maximum relative error in float64")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the batch and the directions")
     add_backend(parser)
     parser.set_defaults(run=run)
 
@@ -96,10 +99,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_case(model: str, shape: tuple[int, ...] | None, batch: int, kind: str) -> Case:
-    """Call the user's factory and complete what it leaves open.
+    """Call the user's factory and draw a batch if it returns none.
 
     Raises:
-        ValueError: the factory cannot be found or returns something else, or shape or kind cannot be told.
+        ValueError: if the factory cannot be imported, returns something else, or the shape or kind is ambiguous.
     """
     made = _factory(model)()
     net, *arguments = made if isinstance(made, tuple) else (made,)
@@ -114,7 +117,7 @@ def make_case(model: str, shape: tuple[int, ...] | None, batch: int, kind: str) 
 
 def _double(argument: Any) -> Tensor:
     if not isinstance(argument, Tensor):
-        raise ValueError(f"after the network the factory may return tensors only, got {type(argument).__name__}")
+        raise ValueError(f"the factory must return tensors after the network, got {type(argument).__name__}")
     return argument.double() if argument.is_floating_point() else argument
 
 
@@ -128,7 +131,7 @@ def _factory(model: str) -> Callable[[], Any]:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--model {model}: {error}") from error
     if not callable(found):
-        raise ValueError(f"--model {model}: a function that returns the network is needed, got {type(found).__name__}")
+        raise ValueError(f"--model {model}: expected a function that returns the network, got {type(found).__name__}")
     factory: Callable[[], Any] = found
     return factory
 
@@ -137,7 +140,7 @@ def _guess_shape(net: nn.Module) -> tuple[int, ...]:
     for layer in net.modules():
         if isinstance(layer, nn.Linear):
             return (layer.in_features,)
-    raise ValueError("the network has no nn.Linear to tell the shape of a sample from: pass --shape")
+    raise ValueError("the network has no nn.Linear to infer the shape of a sample from; pass --shape")
 
 
 def _kind(net: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> str:
@@ -147,14 +150,14 @@ def _kind(net: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> str
     energy, scores = output.numel() == len(x), output.numel() == x.numel()
     if energy == scores:
         raise ValueError(
-            f"the output has shape {tuple(output.shape)} for x {tuple(x.shape)}: pass --kind energy or --kind score "
+            f"the output has shape {tuple(output.shape)} for x {tuple(x.shape)}; pass --kind energy or --kind score "
             f"(an energy is [B] or [B, 1], a score has {features} values per sample)"
         )
     return "energy" if energy else "score"
 
 
 def compare(case: Case, projections: int, backend: str, tolerance: float) -> Iterator[Row]:
-    """Yield one row for the value of the three losses and one for the gradient of each parameter."""
+    """Yield one row for the values of the three losses and one for the gradient of each parameter."""
     named = [(name, p) for name, p in case.model.named_parameters() if p.requires_grad]
     parameters = [parameter for _, parameter in named]
     v = torch.randn(projections, *case.x.shape, dtype=case.x.dtype)
@@ -184,19 +187,19 @@ def _autograd(case: Case, v: Tensor, variance_reduced: bool) -> Tensor:
 
 
 def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Return the gradient of every parameter, zeros where the loss does not depend on it."""
+    """Return the gradient of every parameter, or zeros if the loss does not depend on it."""
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
 
 def relative_error(ours: Tensor, theirs: Tensor, floor: float = 0.0) -> float:
-    """Return `|ours - theirs| / max(|theirs|, floor)`; two zeros agree."""
+    """Return `|ours - theirs| / max(|theirs|, floor)`; two zeros have error 0."""
     difference, size = (ours - theirs).detach().norm().item(), max(theirs.detach().norm().item(), floor)
     return float(difference / size if size else difference)
 
 
 def differences(case: Case) -> Iterator[Row]:
-    """Yield rows that hold the network's derivatives against central differences: no formula of ours is in them."""
+    """Yield rows that compare the derivatives of the network with central differences, without code of fastssm."""
     v, x = torch.randn_like(case.x), case.x.detach().requires_grad_(True)
     scores = _score(case, x)
     if case.kind == "energy":
@@ -214,8 +217,8 @@ def _score(case: Case, x: Tensor) -> Tensor:
 
 
 def _central(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
-    ahead, behind = (f((x + sign * DIFFERENCE * v).detach().requires_grad_(True)) for sign in (1, -1))
-    return (ahead - behind).detach() / (2 * DIFFERENCE)
+    ahead, behind = (f((x + sign * DIFFERENCE_STEP * v).detach().requires_grad_(True)) for sign in (1, -1))
+    return (ahead - behind).detach() / (2 * DIFFERENCE_STEP)
 
 
 def _parameter_slopes(case: Case, parameters: list[nn.Parameter], v: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,13 +233,13 @@ def _parameter_slopes(case: Case, parameters: list[nn.Parameter], v: Tensor) -> 
         finally:
             _move(parameters, steps, -sign)
 
-    return slope, (moved(1.0) - moved(-1.0)) / (2 * DIFFERENCE)
+    return slope, (moved(1.0) - moved(-1.0)) / (2 * DIFFERENCE_STEP)
 
 
 @torch.no_grad()
 def _move(parameters: list[nn.Parameter], steps: list[Tensor], sign: float) -> None:
     for parameter, step in zip(parameters, steps, strict=True):
-        parameter.add_(step, alpha=sign * DIFFERENCE)
+        parameter.add_(step, alpha=sign * DIFFERENCE_STEP)
 
 
 def _difference_row(name: str, ours: Tensor, theirs: Tensor) -> Row:

@@ -1,4 +1,4 @@
-"""`fastssm demo`: the two-dimensional densities, each learnt from samples in seconds."""
+"""`fastssm demo`: learn the two-dimensional toy densities from samples."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from fastssm.text import table
 from fastssm.training import Ranks, TrainConfig, choose_device
 
 DESCRIPTION = """\
-Learn two-dimensional densities from samples and draw the samples above exp(-E), all in one figure.
+Learn two-dimensional densities from samples and plot the samples above exp(-E), all in one figure.
 """
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    parser = add_command(commands, "demo", "learn and draw the six two-dimensional densities", DESCRIPTION)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"some of {', '.join(TOYS)}; all of them without a name"
-    )
-    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps for each")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, batches and directions")
+    parser = add_command(commands, "demo", "learn and plot the six two-dimensional toy densities", DESCRIPTION)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(TOYS)} (default: all)")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps per density")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights, batches and directions")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="where the files go")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="output folder")
     parser.set_defaults(run=run)
 
 
@@ -36,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     names = list(args.names) or list(TOYS)
     unknown = [name for name in names if name not in TOYS]
     if unknown:
-        raise ValueError(f"the demo draws {', '.join(TOYS)}; {unknown[0]!r} is none of them")
+        raise ValueError(f"NAME must be one of {', '.join(TOYS)}, got {unknown[0]!r}")
     ranks = Ranks(choose_device(args.device))
     configs = [TrainConfig(data=name, activation="silu", steps=args.steps, seed=args.seed) for name in names]
     outcomes = [train_with_progress(config, args.out / config.data, ranks, overwrite=True) for config in configs]

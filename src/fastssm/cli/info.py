@@ -1,4 +1,4 @@
-"""`fastssm info`, and what `python -m fastssm` prints: versions, devices, and each backend or why not."""
+"""`fastssm info`, also printed by `python -m fastssm`: versions, devices, and the availability of each backend."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _engine() -> str:
-    """What the CPU engine runs on here, and what it was built for; nothing where it is not loaded."""
+    """Return what the CPU engine uses here and was built for, or an empty string if it is not loaded."""
     module = extension.module()
     if module is None:
         return ""
@@ -53,7 +53,7 @@ def _engine() -> str:
 
 
 def _cuda_engine() -> str:
-    """What was built of the CUDA engine, whether or not it can run here; nothing where the reason is said above."""
+    """Return what the build contains of the CUDA engine, or an empty string if it contains none."""
     built = extension.record().get("cuda", {})
     return f"  CUDA engine: {cuda_library.described(built)}\n" if "compiler" in built else ""
 

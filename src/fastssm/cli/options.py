@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fastssm.backends import NAMES
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults that say something, and keeps the line breaks of examples."""
+    """A formatter that shows informative defaults and keeps the line breaks of examples."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 def add_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
-    """Add one sub-command and return its parser."""
+    """Add a subcommand and return its parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=description, formatter_class=Formatter
     )
@@ -26,27 +26,27 @@ def add_command(commands: Any, name: str, summary: str, description: str) -> arg
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """Add `--backend`."""
-    parser.add_argument("--backend", choices=("auto", *NAMES), default="auto", help="which engine computes the loss")
+    parser.add_argument("--backend", choices=("auto", *NAMES), default="auto", help="backend that computes the loss")
 
 
 def integers(text: str) -> tuple[int, ...]:
-    """Read integers such as `128,128`."""
+    """Parse integers such as `128,128`."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"integers separated by commas are needed, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {text!r}") from None
 
 
 def join_integers(values: Iterable[int]) -> str:
-    """Write integers as the option takes them."""
+    """Format integers as `integers` parses them."""
     return ",".join(map(str, values))
 
 
 def require_positive(args: argparse.Namespace, *names: str) -> None:
-    """Refuse counts below one.
+    """Check that options are at least 1.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: if an option is smaller.
     """
     for name in names:
         if getattr(args, name) < 1:

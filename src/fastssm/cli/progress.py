@@ -1,4 +1,4 @@
-"""Shows how a training goes: a bar in a terminal with rich, one line per evaluation elsewhere."""
+"""Progress of a training run: a bar in a terminal with rich, otherwise one line per evaluation."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from fastssm.training import Reporter
 
 
 class Silent:
-    """Shows nothing: the ranks other than the first."""
+    """Reports nothing; used by all ranks but the first."""
 
     def message(self, text: str) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def step(self, step: int, loss: Tensor) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def evaluation(self, row: dict[str, Any]) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
 
 class Lines:
-    """One line per evaluation, to a file, a pipe or a terminal without rich."""
+    """Prints one line per evaluation, to a file, a pipe or a terminal without rich."""
 
     def __init__(self, steps: int, stream: TextIO) -> None:
         self.steps, self.stream = steps, stream
         self.began, self.first, self.done = time.perf_counter(), -1, 0
 
     def message(self, text: str) -> None:
-        """Print it."""
+        """Print the message."""
         print(text, file=self.stream, flush=True)
 
     def step(self, step: int, loss: Tensor) -> None:
-        """Count it."""
+        """Count the step."""
         self.first = step - 1 if self.first < 0 else self.first
         self.done = step
 
@@ -54,7 +54,7 @@ class Lines:
 
 
 class Bar:
-    """A rich progress bar."""
+    """Shows a rich progress bar."""
 
     def __init__(self, progress: Any, steps: int, name: str) -> None:
         self.progress = progress
@@ -62,11 +62,11 @@ class Bar:
         self.shown, self.shown_step = time.perf_counter(), 0
 
     def message(self, text: str) -> None:
-        """Print it above the bar."""
+        """Print the message above the bar."""
         self.progress.console.print(text, markup=False, highlight=False)
 
     def step(self, step: int, loss: Tensor) -> None:
-        """Move the bar, four times a second at most: reading the loss waits for the device."""
+        """Update the bar at most four times per second, because reading the loss synchronizes the device."""
         now = time.perf_counter()
         if now - self.shown < 0.25:
             return
@@ -82,7 +82,7 @@ class Bar:
 
 @contextmanager
 def reporter(name: str, steps: int, *, first: bool, json: bool) -> Iterator[Reporter]:
-    """Yield the reporter that suits where the output goes; with `json`, standard output stays empty."""
+    """Yield a reporter for the output stream; with `json`, nothing goes to standard output."""
     stream = sys.stderr if json else sys.stdout
     if not first:
         yield Silent()

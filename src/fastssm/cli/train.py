@@ -1,4 +1,4 @@
-"""`fastssm train`: the main job."""
+"""`fastssm train`: train a model on a data set."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from fastssm.text import table
 from fastssm.training import KINDS, LOSSES, OBJECTIVES, Outcome, Ranks, TrainConfig, choose_device, join, train
 
 DESCRIPTION = f"""\
-Train an energy network (or a score network) on a data set by sliced score matching, and measure the exact score
-matching loss of held-out rows against that of the fitted Gaussian. Lower is better.
+Train an energy or score network on a data set by score matching, and compare its exact score matching loss on
+held-out rows with that of a fitted Gaussian. Lower is better.
 
 DATA is a CSV, NPY, NPZ or Parquet file of numbers, or one of
   {", ".join(NAMES[:6])} (two dimensions)
@@ -34,50 +34,50 @@ examples:
   torchrun --nproc_per_node=2 -m fastssm train white-wine
 """
 HELP: dict[str, dict[str, Any]] = {
-    "kind": {"choices": KINDS, "help": "what the network gives: an energy E (log p = -E + const) or the score itself"},
+    "kind": {"choices": KINDS, "help": "output of the network: an energy E (log p = -E + const) or the score"},
     "loss": {"choices": LOSSES, "help": "; ".join(f"{name}: {row.about}" for name, row in OBJECTIVES.items())},
-    "projections": {"type": int, "metavar": "M", "help": "random directions per row of the sliced loss"},
+    "projections": {"type": int, "metavar": "M", "help": "random directions per row in the sliced loss"},
     "hidden": {"type": integers, "metavar": "W,W,...", "help": "widths of the hidden layers"},
     "activation": {"choices": tuple(BY_NAME), "metavar": "NAME", "help": f"one of {', '.join(BY_NAME)}"},
-    "steps": {"type": int, "metavar": "N", "help": "optimiser steps of the whole schedule"},
-    "batch": {"type": int, "metavar": "N", "help": "rows per step, over all processes together"},
-    "lr": {"type": float, "help": "peak learning rate of Adam (warm-up, then a cosine to zero)"},
-    "clip": {"type": float, "help": "largest norm of the gradient"},
-    "ema": {"type": float, "help": "decay of the running mean of the weights, which is what is evaluated"},
-    "evaluate_every": {"type": int, "metavar": "N", "help": "steps from one evaluation and checkpoint to the next"},
-    "patience": {"type": int, "metavar": "N", "help": "stop after so many steps without a better validation loss"},
+    "steps": {"type": int, "metavar": "N", "help": "total number of optimiser steps"},
+    "batch": {"type": int, "metavar": "N", "help": "rows per step, summed over all processes"},
+    "lr": {"type": float, "help": "peak learning rate of Adam (linear warm-up, then cosine decay to zero)"},
+    "clip": {"type": float, "help": "maximum gradient norm"},
+    "ema": {"type": float, "help": "decay of the moving average of the weights, which is evaluated"},
+    "evaluate_every": {"type": int, "metavar": "N", "help": "steps between evaluations and checkpoints"},
+    "patience": {"type": int, "metavar": "N", "help": "stop after N steps without a better validation loss"},
     "noise": {
         "type": float,
         "metavar": "SIGMA",
-        "help": "deviation of the noise on the scaled rows (default: the data set's own)",
+        "help": "standard deviation of the noise on the scaled rows (default: from the data set)",
     },
     "scale": {
         "choices": SCALES,
-        "help": "how to scale the columns (default: the data set's own; a file is whitened, or standardised if 2-D)",
+        "help": "scaling of the columns (default: from the data set; files are whitened, or standardised if 2-D)",
     },
     "seed": {
         "type": int,
-        "help": "of the weights, batches and directions; the split of the data does not depend on it",
+        "help": "seed of the weights, batches and directions; the data split does not depend on it",
     },
 }
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    parser = add_command(commands, "train", "train on a data set and draw what was learnt", DESCRIPTION)
+    parser = add_command(commands, "train", "train on a data set and plot the result", DESCRIPTION)
     parser.epilog = EPILOG
-    parser.add_argument("data", metavar="DATA", help="a built-in name or a file")
+    parser.add_argument("data", metavar="DATA", help="built-in data set or file")
     for field in fields(TrainConfig):
         if field.name in HELP:
             default = join_integers(TrainConfig.hidden) if field.name == "hidden" else field.default
             parser.add_argument(f"--{field.name.replace('_', '-')}", default=default, **HELP[field.name])
     parser.set_defaults(run=run)
     add_backend(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda; auto takes CUDA where there is one")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (default: runs/DATA)")
-    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out, if there is one")
-    parser.add_argument("--overwrite", action="store_true", help="replace an unfinished training in --out")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda; auto uses CUDA if it is available")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/DATA)")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out, if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace an unfinished run in --out")
+    parser.add_argument("--json", action="store_true", help="print only a JSON object to standard output")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,13 +102,13 @@ def train_with_progress(
     overwrite: bool = False,
     json: bool = False,
 ) -> Outcome:
-    """Train, showing progress."""
+    """Train and show progress."""
     with threads(config, ranks.device), reporter(folder.name, config.steps, first=ranks.first, json=json) as report:
         return train(config, folder, ranks=ranks, reporter=report, resume=resume, overwrite=overwrite)
 
 
 def report(outcome: Outcome, as_json: bool) -> None:
-    """Draw the figure and print the table, or the JSON object."""
+    """Draw the figure and print the table or the JSON object."""
     figure, reason = draw(outcome)
     if as_json:
         print(json.dumps({**outcome.summary(), "figure": str(figure) if figure else None}))
@@ -128,7 +128,7 @@ def draw(outcome: Outcome) -> tuple[Path | None, str]:
 
 
 def summary_text(outcome: Outcome) -> str:
-    """Return the table of a finished training."""
+    """Return the summary of a finished run as text."""
     summary, test, baseline = outcome.summary(), outcome.test, outcome.baseline
     rows, speed = summary["rows"], outcome.steps / max(outcome.seconds, 1e-9)
     shape = join_integers(outcome.config.hidden)

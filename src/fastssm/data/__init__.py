@@ -22,10 +22,10 @@ def load(source: str | Path) -> Dataset:
         source: one of `fastssm.data.NAMES`, or the path of a CSV, NPY, NPZ or Parquet file.
 
     Returns:
-        The rows in float64 and in their own units.
+        The data set, with rows in float64 and in their original units.
 
     Raises:
-        ValueError: an unknown name, or a file that cannot be trained on (see `fastssm.data.read`).
+        ValueError: if the name is unknown, or the file is unusable (see `fastssm.data.read`).
 
     Example:
         >>> import fastssm.data

@@ -1,4 +1,4 @@
-"""The data sets that are known by name."""
+"""Built-in data sets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fastssm.data import files, toys
 from fastssm.data.dataset import Dataset, dataset_generator, dequantise
 
 TOY_ROWS = 20_000
-SOURCE_DATA = Path(__file__).parents[3] / "data"  # in a checkout
-SIDE = 8  # of a digit and of a patch
+SOURCE_DATA = Path(__file__).parents[3] / "data"  # in a source checkout
+SIDE = 8  # pixels per side of a digit or a patch
 WINE_COLUMNS = (
     *("fixed acidity", "volatile acidity", "citric acid", "residual sugar", "chlorides", "free sulfur dioxide"),
     *("total sulfur dioxide", "density", "pH", "sulphates", "alcohol"),
@@ -43,7 +43,7 @@ def _parkinsons(_: str) -> Dataset:
 
 
 def _drop_correlated(rows: Tensor, kept: list[int], limit: float = 0.98) -> list[int]:
-    """Drop the first column that is correlated above `limit` with another, until there is none."""
+    """Drop the first column whose correlation with another exceeds `limit`, and repeat until none remains."""
     while True:
         correlated = (torch.corrcoef(rows[:, kept].T).abs() > limit).sum(1) > 1
         if not correlated.any():
@@ -59,13 +59,13 @@ def _digits(_: str) -> Dataset:
 def _patches(_: str) -> Dataset:
     photos = np.stack(_sklearn_datasets("patches").load_sample_images().images)
     grey = torch.from_numpy(photos).double().mean(-1)
-    # side by side, never overlapping: no test patch shares a pixel with a training patch
+    # patches do not overlap, so no test patch shares a pixel with a training patch
     patches = grey.unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).flatten(0, 2).flatten(1)
     return replace(_pictures("patches", patches, levels=256), scale="whiten")
 
 
 def _pictures(name: str, grey: Tensor, levels: int) -> Dataset:
-    """Map grey values 0, 1, ..., levels - 1 to (0, 1), dequantised."""
+    """Dequantise grey values 0, 1, ..., levels - 1 and map them to (0, 1)."""
     rows = (grey + torch.rand(grey.shape, generator=dataset_generator(), dtype=grey.dtype)) / levels
     columns = tuple(f"pixel {row},{column}" for row in range(SIDE) for column in range(SIDE))
     return Dataset(name, rows, columns, image=(SIDE, SIDE), scale="none", noise=0.1)
@@ -75,7 +75,9 @@ def _sklearn_datasets(name: str) -> Any:
     try:
         from sklearn import datasets
     except ImportError:
-        raise ValueError(f"the data set {name!r} comes with scikit-learn; pip install scikit-learn") from None
+        raise ValueError(
+            f"the data set {name!r} needs scikit-learn, which is not installed; pip install scikit-learn"
+        ) from None
     return datasets
 
 
@@ -86,8 +88,8 @@ def _find(file: str) -> Path:
         if (folder / file).is_file():
             return folder / file
     raise ValueError(
-        f"{file} is in none of {', '.join(map(str, folders))}: it lies in the folder data/ of the source repository, "
-        "not in the installed package; set FASTSSM_DATA to that folder, or pass the path of a file of your own"
+        f"{file} was not found in {', '.join(map(str, folders))}; it is in the folder data/ of the source repository, "
+        "not in the installed package. Set FASTSSM_DATA to that folder, or pass the path of your own file"
     )
 
 

@@ -1,4 +1,4 @@
-"""What every source of data becomes: rows, the names of their columns, and how they like to be prepared."""
+"""A data set: rows, column names and default preprocessing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MINIMUM_ROWS = 10  # one tenth is held out for testing and one tenth for validat
 
 @dataclass(frozen=True)
 class Dataset:
-    """Real rows `[n, D]` in float64, in their own units.
+    """Real rows `[n, D]` in float64, in their original units.
 
     Args:
-        name: what the data set is called in tables and file names.
+        name: name of the data set in tables and file names.
         rows: the data `[n, D]`.
         columns: one name per column.
-        image: `(height, width)` when a row is a grey picture.
-        scale: `"standardise"`, `"whiten"` or `"none"`: what `prepare` does unless told otherwise.
-        noise: deviation of the Gaussian noise that `prepare` adds after scaling, unless told otherwise.
+        image: `(height, width)` if each row is a greyscale image.
+        scale: `"standardise"`, `"whiten"` or `"none"`; the default of `prepare`.
+        noise: standard deviation of the Gaussian noise that `prepare` adds after scaling by default.
     """
 
     name: str
@@ -33,22 +33,22 @@ class Dataset:
 
 
 def dataset_generator() -> Generator:
-    """Return the generator behind every built-in data set: the seed of the paper, whatever the seed of the training."""
+    """Return the generator of the built-in data sets, with the seed of the paper, not the training seed."""
     return torch.Generator().manual_seed(2019)
 
 
 def dequantise(rows: Tensor, generator: Generator) -> Tensor:
-    """Add to each column uniform noise within half the median gap between its distinct values.
+    """Add uniform noise to each column, within half the median gap between its distinct values.
 
-    `x_ij + u_ij`, `u_ij ~ U(-g_j / 2, g_j / 2)`, where `g_j` is the median difference of neighbouring distinct values
-    of column j. Rounded measurements have no density without it.
+    `x_ij + u_ij`, `u_ij ~ U(-g_j / 2, g_j / 2)`, where `g_j` is the median difference between adjacent distinct values
+    of column j. Without it, rounded measurements have no density.
 
     Args:
         rows: data `[n, D]`.
-        generator: where the noise is drawn from.
+        generator: source of the noise.
 
     Returns:
-        The dequantised rows `[n, D]`; `rows` is left as it is.
+        The dequantised rows `[n, D]`; `rows` is not modified.
     """
     gaps = torch.stack([_median_gap(column) for column in rows.unbind(1)])
     return rows + gaps * (torch.rand(rows.shape, generator=generator, dtype=rows.dtype) - 0.5)
@@ -61,20 +61,20 @@ def _median_gap(column: Tensor) -> Tensor:
 
 
 def checked(rows: Tensor, columns: tuple[str, ...], source: str | Path) -> Tensor:
-    """Return `rows` if they can be trained on.
+    """Return `rows` if they are finite and sufficient.
 
     Raises:
-        ValueError: naming the row and column of a NaN or an infinite value, or the number of rows that is too small.
+        ValueError: if a value is NaN or infinite, with its row and column, or if there are too few rows.
     """
     bad = (~rows.isfinite()).nonzero()
     if len(bad):
         row, column = bad[0].tolist()
         raise ValueError(
             f"{source}: every value must be finite, but row {row + 1}, column {columns[column]!r} is "
-            f"{rows[row, column].item()}; remove or impute such rows first"
+            f"{rows[row, column].item()}; remove or impute such values first"
         )
     if len(rows) < MINIMUM_ROWS:
         raise ValueError(
-            f"{source}: at least {MINIMUM_ROWS} rows are needed to hold out validation and test rows, got {len(rows)}"
+            f"{source}: at least {MINIMUM_ROWS} rows are required for the split, got {len(rows)}; add rows"
         )
     return rows

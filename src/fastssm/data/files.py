@@ -1,4 +1,4 @@
-"""Reads a table of numbers from CSV, NPY, NPZ or Parquet; whatever is not one is refused by row and column."""
+"""Read a table of numbers from a CSV, NPY, NPZ or Parquet file."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ Table = tuple[np.ndarray[Any, Any], tuple[str, ...]]
 
 
 def read(path: str | Path) -> Dataset:
-    """Read the rows of one file.
+    """Read a data set from a file.
 
-    Text files may start with a line of column names and may be separated by commas, semicolons or tabs.
-    An array of more than two dimensions is read as one row per leading index.
+    A text file may start with a line of column names. Its columns are separated by commas, semicolons or tabs.
+    An array of more than two dimensions has one row per leading index.
 
     Args:
         path: a `.csv`, `.tsv`, `.txt`, `.data`, `.npy`, `.npz` or `.parquet` file.
 
     Returns:
-        The data set, to be whitened, or standardised when it has two columns or fewer.
+        The data set. `prepare` standardises it if it has at most two columns, and whitens it otherwise.
 
     Raises:
-        ValueError: no such file, an unknown extension, an empty file, ragged rows, a text column, NaN, an infinity,
-            or fewer than ten rows; the message names the row and the column, rows counted from 1 after the header.
+        ValueError: if the file does not exist, has an unknown extension, is empty, has rows of different lengths, text,
+            NaN or infinite values, or fewer than ten rows. The message gives the row (from 1, after the header) and
+            the column.
     """
     path = Path(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path}: unknown extension {path.suffix!r}; a data file is one of {', '.join(READERS)}")
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: no such file; check the path")
     array, columns = reader(path)
     if array.size == 0:
-        raise ValueError(f"{path}: the file is empty; at least {MINIMUM_ROWS} rows of numbers are needed")
+        raise ValueError(f"{path}: expected at least {MINIMUM_ROWS} rows of numbers, but the file is empty")
     image = array.shape[1:] if array.ndim == 3 else None
     rows = torch.tensor(array.reshape(len(array), -1), dtype=torch.float64)
     return Dataset(
@@ -56,7 +57,7 @@ def _read_text(path: Path) -> Table:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error})") from None
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error}); convert it to UTF-8") from None
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return np.empty((0, 0)), ()
@@ -99,7 +100,7 @@ def _read_npz(path: Path) -> Table:
         names = list(archive.files)
         chosen = names if len(names) == 1 else [name for name in ("x", "data") if name in names]
         if len(chosen) != 1:
-            raise ValueError(f"{path}: one array, or one called 'x' or 'data', is needed; found {names}")
+            raise ValueError(f"{path}: expected one array, or one named 'x' or 'data', got {names}")
         return _table(path, archive[chosen[0]])
 
 
@@ -107,14 +108,14 @@ def _load_numpy(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a numeric NumPy file ({error})") from None
+        raise ValueError(f"{path}: not a numeric NumPy file ({error}); save it by numpy.save or numpy.savez") from None
 
 
 def _table(path: Path, array: np.ndarray[Any, Any]) -> Table:
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: a real numeric array is needed, got dtype {array.dtype}")
+        raise ValueError(f"{path}: expected a real numeric array, got dtype {array.dtype}")
     if array.ndim == 0:
-        raise ValueError(f"{path}: an array of rows is needed, got a single number")
+        raise ValueError(f"{path}: expected an array of rows, got a single number")
     return array, _numbered(int(np.prod(array.shape[1:])))
 
 
@@ -122,14 +123,16 @@ def _read_parquet(path: Path) -> Table:
     try:
         import pandas
     except ImportError:
-        raise ValueError(f"{path}: Parquet files are read by pandas and pyarrow: pip install pandas pyarrow") from None
+        raise ValueError(f"{path}: Parquet files need pandas and pyarrow; pip install pandas pyarrow") from None
     try:
         frame = pandas.read_parquet(path)
     except (ImportError, ValueError, OSError) as error:
-        raise ValueError(f"{path}: not readable as Parquet ({error})") from None
+        raise ValueError(f"{path}: not a readable Parquet file ({error})") from None
     for name, dtype in frame.dtypes.items():
         if not pandas.api.types.is_numeric_dtype(dtype):
-            raise ValueError(f"{path}: every column must be numeric, but column {name!r} is {dtype}")
+            raise ValueError(
+                f"{path}: every column must be numeric, but column {name!r} has dtype {dtype}; drop or encode it"
+            )
     return frame.to_numpy(dtype=np.float64, na_value=np.nan), tuple(map(str, frame.columns))
 
 

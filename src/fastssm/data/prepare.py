@@ -1,4 +1,4 @@
-"""Splits, scales and blurs a data set: what a training sees."""
+"""Split a data set, scale it and add noise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Scaler:
     """The affine map `z = (x - mean) @ matrix`, in float64.
 
     Args:
-        mean: `[D]`, in the units of the data.
+        mean: `[D]`, in data units.
         matrix: `[D, D]`.
     """
 
@@ -26,21 +26,21 @@ class Scaler:
     matrix: Tensor
 
     def scale(self, rows: Tensor) -> Tensor:
-        """Map rows `[n, D]` from the units of the data to those of the network."""
+        """Map rows `[n, D]` from data units to network units."""
         return (rows.double() - self.mean) @ self.matrix
 
     def unscale(self, rows: Tensor) -> Tensor:
-        """Map rows `[n, D]` from the units of the network back to those of the data."""
+        """Map rows `[n, D]` from network units back to data units."""
         unscaled: Tensor = torch.linalg.solve(self.matrix, rows.double(), left=False)
         return unscaled + self.mean
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Three disjoint sets of scaled rows `[n, D]` in float32, and how to come back from them.
+    """Training, validation and test rows `[n, D]`, scaled, in float32, and the scaler that maps them back.
 
-    The validation and test rows carry noise `N(0, noise^2)`, drawn once. The training rows carry none:
-    each batch draws its own, so the density that is learnt is that of the noisy rows.
+    The validation and test rows contain noise `N(0, noise^2)`, drawn once. The training rows contain none, because
+    each batch draws its own. The model therefore learns the density of the noisy rows.
     """
 
     dataset: Dataset
@@ -52,22 +52,23 @@ class Prepared:
 
 
 def prepare(dataset: Dataset, *, scale: str | None = None, noise: float | None = None) -> Prepared:
-    """Shuffle, split, scale by the statistics of the training rows, and blur.
+    """Shuffle and split a data set, scale it by the statistics of the training rows, and add noise.
 
-    The split is the one of the sliced score matching paper (Song et al., 2019): shuffled with seed 2019,
-    `min(1000, n // 10)` rows for testing and as many for validation. The seed of a training does not change it.
+    The split follows the sliced score matching paper (Song et al., 2019): shuffled with seed 2019,
+    `min(1000, n // 10)` rows for testing and as many for validation. It does not depend on the training seed.
 
     Args:
         dataset: the rows.
-        scale: `"standardise"` (zero mean, unit variance), `"whiten"` (uncorrelated as well) or `"none"`;
-            the data set's own choice if None.
-        noise: deviation of the Gaussian noise added after scaling; the data set's own choice if None.
+        scale: `"standardise"` (zero mean, unit variance), `"whiten"` (also uncorrelated) or `"none"`;
+            the data set's default if None.
+        noise: standard deviation of the Gaussian noise added after scaling; the data set's default if None.
 
     Returns:
         The three sets and the scaler.
 
     Raises:
-        ValueError: an unknown scale, negative noise, a constant column or linearly dependent columns.
+        ValueError: if the scale is unknown, the noise is negative or not finite, a column is constant, or columns are
+            linearly dependent.
 
     Example:
         >>> import fastssm.data
@@ -80,34 +81,34 @@ def prepare(dataset: Dataset, *, scale: str | None = None, noise: float | None =
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
     if not 0 <= noise < float("inf"):
-        raise ValueError(f"noise must be a finite number of at least 0, got {noise}")
+        raise ValueError(f"noise must be finite and at least 0, got {noise}")
     generator = dataset_generator()
     rows = dataset.rows[torch.randperm(len(dataset.rows), generator=generator)]
     held_out = min(LARGEST_TEST, len(rows) // 10)
     test, validation, train = rows[:held_out], rows[held_out : 2 * held_out], rows[2 * held_out :]
-    scaler = _fit(train, scale, dataset, degenerate=noise == 0 or scale == "whiten")
+    scaler = _fit(train, scale, dataset, require_full_rank=noise == 0 or scale == "whiten")
 
-    def blurred(part: Tensor) -> Tensor:
+    def with_noise(part: Tensor) -> Tensor:
         scaled = scaler.scale(part)
         return (scaled + noise * torch.randn(scaled.shape, generator=generator, dtype=scaled.dtype)).float()
 
-    return Prepared(dataset, scaler.scale(train).float(), blurred(validation), blurred(test), scaler, noise)
+    return Prepared(dataset, scaler.scale(train).float(), with_noise(validation), with_noise(test), scaler, noise)
 
 
-def _fit(train: Tensor, scale: str, dataset: Dataset, degenerate: bool) -> Scaler:
-    """Fit the scaler; `degenerate` says that nothing else would give linearly dependent columns a density."""
+def _fit(train: Tensor, scale: str, dataset: Dataset, require_full_rank: bool) -> Scaler:
+    """Fit the scaler; with `require_full_rank`, refuse a singular covariance."""
     features = train.shape[1]
     mean, deviation = train.mean(0), train.std(0)
     constant = (deviation <= 1e-12 * train.abs().amax(0)).nonzero().flatten()
     if len(constant):
         column = dataset.columns[int(constant[0])]
-        raise ValueError(f"{dataset.name}: column {column!r} is constant and has no density; drop it")
+        raise ValueError(f"{dataset.name}: every column must vary, but column {column!r} is constant; drop it")
     standard = (train - mean) / deviation
     variance, axes = torch.linalg.eigh(torch.cov(standard.T).reshape(features, features))
-    if degenerate and variance[0] <= 1e-10:
+    if require_full_rank and variance[0] <= 1e-10:
         raise ValueError(
-            f"{dataset.name}: {len(train)} training rows of {features} columns have a singular covariance, so the "
-            "columns are linearly dependent or the rows too few; drop columns, or standardise and add noise"
+            f"{dataset.name}: the covariance of the {len(train)} training rows is singular: its {features} columns "
+            "are linearly dependent or the rows are too few; drop columns, or standardise and add noise"
         )
     if scale == "none":
         return Scaler(train.new_zeros(features), torch.eye(features, dtype=train.dtype))

@@ -1,6 +1,6 @@
-"""Six two-dimensional densities, each a few lines of torch and a function of `(n, generator)` alone.
+"""Six two-dimensional toy densities, each a function of `(n, generator)`.
 
-The shapes are the usual ones of the density-estimation literature (Grathwohl et al., FFJORD, 2019).
+The shapes are common in the density estimation literature (Grathwohl et al., FFJORD, 2019).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _polar(radius: Tensor, angle: Tensor) -> Tensor:
 
 
 def moons(n: int, generator: Generator) -> Tensor:
-    """Two interleaved half circles of radius 1, blurred by 0.1."""
+    """Two interleaved half circles of radius 1, with noise of standard deviation 0.1."""
     angle, lower = math.pi * _uniform(n, generator), _choice(n, 2, generator)
     arc = _polar(torch.ones_like(angle), angle)
     flipped = torch.tensor([1.0, 0.5], dtype=arc.dtype) - arc
@@ -37,13 +37,13 @@ def moons(n: int, generator: Generator) -> Tensor:
 
 
 def eight_gaussians(n: int, generator: Generator) -> Tensor:
-    """Eight round Gaussians of deviation 0.35 on a circle of radius 2.8."""
+    """Eight isotropic Gaussians of standard deviation 0.35 on a circle of radius 2.8."""
     angle = _choice(n, 8, generator).double() * (math.pi / 4)
     return _polar(torch.full_like(angle, 2.8), angle) + 0.35 * _normal(n, generator)
 
 
 def pinwheel(n: int, generator: Generator) -> Tensor:
-    """Five Gaussian arms, bent by a rotation that grows with the radius."""
+    """Five Gaussian arms, rotated by an angle that grows with the radius."""
     arm = _choice(n, 5, generator).double()
     along, across = (_normal(n, generator) * torch.tensor([0.3, 0.1], dtype=torch.float64)).unbind(1)
     along = along + 1.0
@@ -53,7 +53,7 @@ def pinwheel(n: int, generator: Generator) -> Tensor:
 
 
 def rings(n: int, generator: Generator) -> Tensor:
-    """Three concentric circles of radius 1, 2 and 3, blurred by 0.1."""
+    """Three concentric circles of radius 1, 2 and 3, with noise of standard deviation 0.1."""
     radius = 1.0 + _choice(n, 3, generator).double()
     return _polar(radius, 2 * math.pi * _uniform(n, generator)) + 0.1 * _normal(n, generator)
 
@@ -66,7 +66,7 @@ def checkerboard(n: int, generator: Generator) -> Tensor:
 
 
 def swissroll(n: int, generator: Generator) -> Tensor:
-    """A spiral of one and a half turns, blurred by 0.2."""
+    """A spiral of one and a half turns, with noise of standard deviation 0.2."""
     angle = 1.5 * math.pi * (1 + 2 * _uniform(n, generator))
     return _polar(angle, angle) / 2.5 + 0.2 * _normal(n, generator)
 
