@@ -50,7 +50,7 @@ ROWS = {
     "domain: rows outside": (
         lambda s: domain(s, moved(s, slice(2, 4), -0.1)),
         ValueError,
-        ("must lie in the domain Positive", "2 of 5 row(s)", "first in row 2", "leave those rows out"),
+        ("must lie in the domain Positive", "2 of 5 row(s)", "first in row 2", "drop those rows"),
     ),
     "domain: NaN": (lambda s: domain(s, moved(s, 4, torch.nan)), ValueError, ("1 of 5", "row 4")),
     "domain: compositions with every part": (

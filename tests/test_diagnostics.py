@@ -88,7 +88,7 @@ def test_projections_of_a_linear_score(factor: float) -> None:
         assert row.cost == (count + 1) / 2
         assert row.work == pytest.approx(row.cost * row.noise / found.rows[0].noise)
     assert found.recommended == (2 if factor == -0.4 else 1)  # sqrt(V_directions / V_data) is 1.9, and 0.4
-    assert f"use {found.recommended}: at 1 the directions cause" in found.reason
+    assert f"use {found.recommended}: with 1, " in found.reason
     assert str(found).count("\n") == len(counts) + 1
 
 

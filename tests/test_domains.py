@@ -185,7 +185,7 @@ def test_a_quantile_caps_each_column_at_its_own_finite_values() -> None:
         (lambda: Weight("power", 1.0, 2.0), ("1 positive parameter", "(1.0, 2.0)")),
         (lambda: Weight("power", -1.0), ("1 positive parameter", "(-1.0,)")),
         (lambda: Weight("scad", 1.0, 1.0), ("gamma > 1", "1.0")),
-        (lambda: Weight("power", cap=1.0, quantile=0.5), ("got both", "leave one out")),
+        (lambda: Weight("power", cap=1.0, quantile=0.5), ("got both", "omit one")),
         (lambda: Weight("power", cap=0.0), ("cap", "positive", "0.0")),
         (lambda: Weight("power", quantile=1.0), ("between 0 and 1", "1.0")),
     ],

@@ -1,4 +1,4 @@
-"""Measurements of a model and of its training: how far, how noisy, how many projections, at which noise level."""
+"""Diagnostics of models and of their training."""
 
 from fastssm.diagnostics.estimate import Estimate
 from fastssm.diagnostics.measures import Gap, LevelRow, LevelStudy, fisher_divergence, loss_per_level, sliced_gap

@@ -1,4 +1,4 @@
-"""A mean over samples with its standard error."""
+"""Means over samples with their standard errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Estimate(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        """Show both."""
+        """Return the mean and its error as text."""
         return f"{self.value:.4g} ± {self.error:.2g}"
 
 
@@ -26,6 +26,6 @@ def estimate(each: Tensor) -> Estimate:
 
 
 def check_samples(x: Tensor, least: int) -> None:
-    """Raise ValueError unless there are as many samples as an error can be told from."""
+    """Raise ValueError if there are fewer than `least` samples, too few to estimate an error."""
     if len(x) < least:
-        raise ValueError(f"{least} samples or more are needed to know an error, got {len(x)}.")
+        raise ValueError(f"x must have at least {least} samples to estimate an error, got {len(x)}; pass more samples.")

@@ -1,4 +1,4 @@
-"""How far a model is: from a known score, from the exact loss, and at each noise level."""
+"""Errors of a model: Fisher divergence, sliced against exact loss, and loss per noise level."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def fisher_divergence(
     kind: str = "auto",
     backend: str = "auto",
 ) -> Estimate:
-    """Measure how far a model's score is from a known one: what score matching minimises, without its constant.
+    """Return the Fisher divergence between a model and a known score.
 
-    `E |s(x) - s_true(x)|^2 / 2` over the samples.
+    `E |s(x) - s_true(x)|^2 / 2` over the samples. Score matching minimises it up to a constant.
 
     Args:
         model: an energy or a score, as for `fastssm.sliced_loss`.
-        x: samples `[B, ...]` of the data, two or more.
-        true_score: the score of the data at x, like x, or a function that returns it.
+        x: samples `[B, ...]` of the data, at least two.
+        true_score: the score of the data at x, with the shape of x, or a function of x that returns it.
         cond: further arguments, passed as `model(x, *cond)`.
         kind: "energy", "score" or "auto".
-        backend: "auto", or the name of the one that must run.
+        backend: "auto" or the name of a backend.
 
     Returns:
         The mean and its standard error.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices or names do not fit.
-        UnsupportedError: if the named backend cannot run the call, or none can.
+        ValueError: if shapes, devices or names do not match.
+        UnsupportedError: if the backend, or every backend with "auto", cannot run the call.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
@@ -62,18 +62,18 @@ def fisher_divergence(
     check_samples(x, 2)
     known = true_score if isinstance(true_score, Tensor) else true_score(x)
     if known.shape != x.shape:
-        raise ValueError(f"true_score must be like x, {tuple(x.shape)}, got {tuple(known.shape)}.")
+        raise ValueError(f"true_score must have the shape of x, {tuple(x.shape)}, got {tuple(known.shape)}.")
     return estimate(0.5 * (found - known).flatten(1).square().sum(1))
 
 
 @dataclass(frozen=True)
 class Gap:
-    """The exact loss of a model against its sliced estimate, both on the same samples.
+    """The exact loss of a model and its sliced estimate on the same samples.
 
     Attributes:
-        exact: the exact loss, and the error that the samples leave.
-        sliced: the mean of repeated sliced losses, and the error that the directions leave.
-        gap: `sliced - exact` with the directions' error: within a few errors of zero if all is well.
+        exact: the exact loss, with its error over samples.
+        sliced: the mean of repeated sliced losses, with its error over directions.
+        gap: `sliced - exact`, with the error over directions; expected within a few errors of zero.
         deviation: standard deviation of one sliced loss over directions.
     """
 
@@ -83,13 +83,13 @@ class Gap:
     deviation: float
 
     def __str__(self) -> str:
-        """Show one line for each."""
+        """Return one line per value."""
         return table(
             [
                 ("exact loss (error over samples)", str(self.exact)),
                 ("sliced loss (error over directions)", str(self.sliced)),
                 ("gap", str(self.gap)),
-                ("deviation of one sliced loss", f"{self.deviation:.4g}"),
+                ("std of one sliced loss", f"{self.deviation:.4g}"),
             ]
         )
 
@@ -98,22 +98,22 @@ class Gap:
 def sliced_gap(
     model: nn.Module, x: Tensor, *, repeats: int = 32, generator: Generator | None = None, **options: Any
 ) -> Gap:
-    """Compare the exact loss with repeated sliced losses of the same samples.
+    """Compare the exact loss with repeated sliced losses on the same samples.
 
     Args:
         model: an energy or a score, as for `fastssm.sliced_loss`.
-        x: samples `[B, ...]`, two or more.
-        repeats: how many times directions are drawn, two or more.
+        x: samples `[B, ...]`, at least two.
+        repeats: number of draws of directions, at least two.
         generator: source of the directions.
-        options: of `fastssm.sliced_loss`, such as `n_projections`, `projection`, `variance_reduced`, `cond`, `kind`.
+        options: options of `fastssm.sliced_loss`, such as `n_projections`, `variance_reduced`, `cond`, `kind`.
 
     Returns:
-        A `Gap`, which prints well.
+        A `Gap`, which prints as a table.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices or names do not fit, or there are too few samples or repeats.
-        UnsupportedError: if the named backend cannot run the call, or none can.
+        ValueError: if shapes, devices or names do not match, or there are too few samples or repeats.
+        UnsupportedError: if the backend, or every backend with "auto", cannot run the call.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
@@ -125,7 +125,7 @@ def sliced_gap(
     """
     checks.check_count("repeats", repeats)
     if repeats < 2:
-        raise ValueError(f"repeats must be at least 2 to know an error, got {repeats}.")
+        raise ValueError(f"repeats must be at least 2 to estimate an error, got {repeats}.")
     shared = {key: options[key] for key in ("cond", "kind", "backend", "precision") if key in options}
     each: Tensor = exact_loss(model, x, reduction="none", **shared)
     check_samples(x, 2)
@@ -147,15 +147,15 @@ class LevelStudy:
     """The loss of a noise-conditional model, level by level.
 
     Attributes:
-        name: which loss.
-        rows: one for each level, in the order given.
+        name: name of the loss.
+        rows: one per level, in the given order.
     """
 
     name: str
     rows: tuple[LevelRow, ...]
 
     def __str__(self) -> str:
-        """Show the table."""
+        """Return the table as text."""
         return table([("sigma", f"{self.name} loss"), *((f"{sigma:.4g}", str(loss)) for sigma, loss in self.rows)])
 
 
@@ -169,25 +169,25 @@ def loss_per_level(
     generator: Generator | None = None,
     **options: Any,
 ) -> LevelStudy:
-    """Measure the loss of a noise-conditional model at each noise level by itself: where does it fail?
+    """Return the loss of a noise-conditional model at each noise level.
 
-    With "denoising" and the weight `sigma^2`, a model that knows nothing (`s = 0`) has the loss `D / 2` at every level.
+    With "denoising" and the weight `sigma^2`, the trivial model `s = 0` has the loss `D / 2` at every level.
 
     Args:
         model: an energy or a score, called as `model(x, *cond, sigma)`, as in training.
-        x: clean samples `[B, ...]`, two or more.
-        sigmas: the levels; numbers or a tensor `[L]`.
+        x: samples `[B, ...]` without noise, at least two.
+        sigmas: noise levels; numbers or a tensor `[L]`.
         loss: "denoising" or "sliced".
-        generator: source of noise and directions; each level gets the same noise.
-        options: of `fastssm.annealed_denoising_loss` or `fastssm.annealed_sliced_loss`, such as `condition`.
+        generator: source of noise and directions; all levels share the same noise.
+        options: options of `fastssm.annealed_denoising_loss` or `fastssm.annealed_sliced_loss`, such as `condition`.
 
     Returns:
-        A `LevelStudy`, which prints well.
+        A `LevelStudy`, which prints as a table.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices or names do not fit.
-        UnsupportedError: if the named backend cannot run the call, or none can.
+        ValueError: if shapes, devices or names do not match.
+        UnsupportedError: if the backend, or every backend with "auto", cannot run the call.
 
     Example:
         >>> import fastssm.nn

@@ -1,4 +1,4 @@
-"""How many projections to use: the noise of the gradient against the products that it costs."""
+"""Choose the number of projections from the gradient noise and the number of matrix products."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from fastssm.text import table
 
 @dataclass(frozen=True)
 class ProjectionRow:
-    """What M directions per sample cost and bring.
+    """Cost and gradient noise of M directions per sample.
 
     Attributes:
         n_projections: M.
-        noise: variance of one sample's gradient, summed over the parameters: of the data and of the directions.
-        directions: the share of it that the directions cause.
-        noise_scale: `noise / |gradient|^2`: the batch at which noise and gradient are equally long; infinite where the
-            gradient drowns.
+        noise: variance of the gradient of one sample over data and directions, summed over the parameters.
+        directions: fraction of `noise` that is due to the directions.
+        noise_scale: `noise / |gradient|^2`, the batch size at which noise and gradient have the same norm; infinite if
+            the gradient is not distinguishable from noise.
         cost: matrix products per sample, relative to the first row.
-        work: `cost * noise`, relative to the first row: what a gradient of given precision costs.
+        work: `cost * noise`, relative to the first row; the cost of a gradient of given precision.
     """
 
     n_projections: int
@@ -40,12 +40,12 @@ class ProjectionRow:
 
 @dataclass(frozen=True)
 class ProjectionStudy:
-    """How many projections to use: a row for each number, and the one whose precision is cheapest.
+    """Cost and noise for several numbers of projections, and the recommended number.
 
     Attributes:
-        rows: one for each number asked for.
+        rows: one per requested number.
         recommended: the number of projections with the least work.
-        reason: why, in a sentence.
+        reason: one sentence that explains the recommendation.
     """
 
     rows: tuple[ProjectionRow, ...]
@@ -53,8 +53,8 @@ class ProjectionStudy:
     reason: str
 
     def __str__(self) -> str:
-        """Show the table and the recommendation."""
-        cells = [("projections", "gradient noise", "of it directions", "noise scale", "cost", "cost × noise")]
+        """Return the table and the recommendation as text."""
+        cells = [("projections", "gradient noise", "from directions", "noise scale", "cost", "cost × noise")]
         for r in self.rows:
             cells.append(
                 (
@@ -81,37 +81,38 @@ def projection_study(
     backend: str = "auto",
     **options: Any,
 ) -> ProjectionStudy:
-    """Answer "how many projections should I use?" from the noise of the gradient and the engine's product count.
+    """Recommend a number of projections from the gradient noise and the number of matrix products.
 
-    One sample's gradient has the variance `V_data + V_directions(M)` (summed over the parameters), and a batch of B
-    samples 1/B of it. So a gradient of given precision costs `cost(M) (V_data + V_directions(M))`: that is least at the
-    recommended M; whatever precision is missing is bought cheaper with a larger batch. With independent directions
-    `V_directions(M) = V_directions(1) / M`, and the best M is near `sqrt(2 V_directions(1) / V_data)` for an energy and
-    `sqrt(V_directions(1) / V_data)` for a score net.
+    The gradient of one sample has the variance `V_data + V_directions(M)`, summed over the parameters. A batch of B
+    samples has 1/B of it. A gradient of given precision therefore costs `cost(M) (V_data + V_directions(M))`, and the
+    recommended M minimises it. For more precision, a larger batch is cheaper than a larger M. With independent
+    directions, `V_directions(M) = V_directions(1) / M`, and the best M is near `sqrt(2 V_directions(1) / V_data)` for
+    an energy and `sqrt(V_directions(1) / V_data)` for a score net.
 
-    The samples are cut into chunks. Two gradients of a chunk with independent directions differ by the directions'
-    noise alone, and what they share differs from chunk to chunk by the data's; so both variances come out unbiased.
-    Costs are counted, not timed: `3 (M + 2)` products per layer for an energy on the engine and `6 (M + 1)` by plain
-    autograd, `3 (M + 1)` for a score net on either.
+    The samples are split into chunks. Two gradients of a chunk with independent directions differ only by the noise of
+    the directions. Their common part varies between chunks by the noise of the data. Both variance estimates are
+    unbiased. Costs are counted, not timed: `3 (M + 2)` products per layer for an energy on the fused backends,
+    `6 (M + 1)` with plain autograd, and `3 (M + 1)` for a score net on either.
 
     Args:
-        model: an energy or a score, as for `fastssm.sliced_loss`; its gradients are left alone.
-        x: samples `[B, ...]`, `2 chunks` or more; better several hundred times as many as chunks.
+        model: an energy or a score, as for `fastssm.sliced_loss`; its `.grad` fields are not modified.
+        x: samples `[B, ...]`, at least `2 chunks`; several hundred per chunk are recommended.
         counts: numbers of projections to measure.
-        chunks: how many chunks, two or more; rows that are left over are not used.
+        chunks: number of chunks, at least two; leftover rows are not used.
         cond: further arguments, passed as `model(x, *cond)`.
         kind: "energy", "score" or "auto".
         generator: source of the directions.
-        backend: "auto", or the name of the one that must run.
-        options: of `fastssm.sliced_loss`: `projection`, `variance_reduced`.
+        backend: "auto" or the name of a backend.
+        options: options of `fastssm.sliced_loss`: `projection`, `variance_reduced`.
 
     Returns:
-        A `ProjectionStudy`, which prints well.
+        A `ProjectionStudy`, which prints as a table.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices or names do not fit, there are too few samples, or nothing to differentiate by.
-        UnsupportedError: if the named backend cannot run the call, or none can.
+        ValueError: if shapes, devices or names do not match, there are too few samples, or no parameter requires a
+            gradient.
+        UnsupportedError: if the backend, or every backend with "auto", cannot run the call.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
@@ -119,7 +120,7 @@ def projection_study(
         >>> [row.cost for row in study.rows] == [1, 4 / 3]
         True
 
-    Source: the noise scale: McCandlish et al. 2018, "An empirical model of large-batch training", section 2.2.
+    Source: McCandlish et al. 2018, "An empirical model of large-batch training", section 2.2 (the noise scale).
     """
     request = backends.make_request(model, x, cond, kind)
     chosen = backends.select(request, backend)
@@ -129,7 +130,7 @@ def projection_study(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if chunks < 2 or not counts or not parameters:
         raise ValueError(
-            f"two chunks or more, a number of projections and a parameter to differentiate by are needed, got "
+            "projection_study needs at least two chunks, one count and one parameter with requires_grad=True, got "
             f"chunks={chunks}, counts={list(counts)} and {len(parameters)} parameter(s)."
         )
     check_samples(x, 2 * chunks)
@@ -150,7 +151,7 @@ def projection_study(
 
 
 class _Spread(NamedTuple):
-    """Squared length of the gradient, and the variances of one sample's that data and directions cause."""
+    """Squared norm of the gradient, and the variances of one sample's gradient due to data and directions."""
 
     signal: float
     data: float
@@ -158,7 +159,7 @@ class _Spread(NamedTuple):
 
 
 def _spread(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> _Spread:
-    """Estimate all three without bias from two gradients of each chunk of `size` samples."""
+    """Return unbiased estimates of all three from two gradients of each chunk of `size` samples."""
     count = len(pairs)
     first, second = (sum(pair[i] for pair in pairs) / count for i in (0, 1))
     assert isinstance(first, Tensor)
@@ -191,8 +192,8 @@ def _study(counts: Sequence[int], spreads: Sequence[_Spread], costs: Sequence[fl
     )
     best, first = min(rows, key=lambda row: (row.work, row.n_projections)), rows[0]
     reason = (
-        f"use {best.n_projections}: at {first.n_projections} the directions cause {first.directions:.0%} of the "
-        f"gradient's variance, and cost × noise is least at {best.n_projections} ({best.work:.2f})"
+        f"use {best.n_projections}: with {first.n_projections}, {first.directions:.0%} of the gradient variance is due "
+        f"to directions; cost × noise is smallest at {best.n_projections} ({best.work:.2f})"
     )
     return ProjectionStudy(rows, best.n_projections, reason)
 

@@ -1,4 +1,4 @@
-"""Domains with a boundary, and the weights that vanish there."""
+"""Bounded domains, and weights that vanish on their boundary."""
 
 from fastssm.domains.domains import Ball, Box, Domain, Halfspaces, Positive, Sections, Simplex
 from fastssm.domains.weights import WEIGHTS, Weight

@@ -1,4 +1,4 @@
-"""Convex domains, and how far a point is from their boundary: along each coordinate, and in any direction."""
+"""Convex domains and distances to their boundary, along each coordinate and Euclidean."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Bound = Tensor | float
 class Sections(NamedTuple):
     """Distances along the coordinates, `[B, D]` each.
 
-    The section of coordinate j at x is the interval `{y : (y, x_-j) in the domain}`, all other coordinates held.
+    The section of coordinate j at x is the interval `{y : (y, x_-j) in the domain}`, with all other coordinates fixed.
 
     Attributes:
-        phi: distance of `x_j` to the nearer end of its section; infinite where there is none.
-        sign: `d phi_j / d x_j`: +1 nearer the lower end, -1 nearer the upper one, 0 halfway or unbounded.
+        phi: distance from `x_j` to the nearer end of its section; infinite if the section is unbounded.
+        sign: `d phi_j / d x_j`: +1 nearer the lower end, -1 nearer the upper end, 0 halfway or if unbounded.
     """
 
     phi: Tensor
@@ -28,26 +28,26 @@ class Sections(NamedTuple):
 
 
 class Domain(ABC):
-    """A closed convex set in `R^D` that data live in."""
+    """A closed convex subset of `R^D` that contains the data."""
 
-    advice = "leave those rows out, or give the domain that the data live in"
+    advice = "drop those rows, or pass a domain that contains the data"
 
     def check_width(self, dim: int) -> None:
-        """Raise ValueError unless points of `dim` coordinates can lie in the domain."""
+        """Raise ValueError unless the domain has points of `dim` coordinates."""
         width = self.width()
         if width is not None and width != dim:
             raise ValueError(
-                f"{type(self).__name__} is a set of points of {width} coordinate(s), x has {dim}; give it one bound "
-                "per coordinate."
+                f"{type(self).__name__} has points of {width} coordinate(s), but x has {dim}; give the domain "
+                "one bound per coordinate."
             )
 
     def width(self) -> int | None:
-        """Return the number of coordinates of its points, None if any will do."""
+        """Return the number of coordinates of the points, or None if it is arbitrary."""
         return None
 
     @abstractmethod
     def contains(self, x: Tensor) -> Tensor:
-        """Say of points `[B, D]` whether they lie in the domain, boundary included: bool `[B]`."""
+        """Return whether points `[B, D]` lie in the domain, boundary included, as bool `[B]`."""
 
     @abstractmethod
     def sections(self, x: Tensor) -> Sections:
@@ -61,14 +61,14 @@ class Domain(ABC):
 class Box(Domain):
     """The box `lower <= x <= upper`; a bound may be infinite.
 
-    `phi_j = min(x_j - lower_j, upper_j - x_j)`, and the distance to the boundary is the least of them.
+    `phi_j = min(x_j - lower_j, upper_j - x_j)`, and the distance to the boundary is the smallest of them.
 
     Args:
         lower: one bound for all coordinates, or `[D]`.
-        upper: likewise.
+        upper: same.
 
     Raises:
-        ValueError: unless every lower bound is below its upper one.
+        ValueError: unless each lower bound is below its upper bound.
 
     Example:
         >>> Box(0.0, 1.0).sections(torch.tensor([[0.2, 0.9]])).sign
@@ -81,35 +81,35 @@ class Box(Domain):
         self.lower, self.upper = as_bound(lower), as_bound(upper)
         if max(self.lower.ndim, self.upper.ndim) > 1 or not bool((self.lower < self.upper).all()):
             raise ValueError(
-                "Box needs lower < upper in every coordinate, each a number or a tensor [D], "
+                "Box requires lower < upper in every coordinate, each a number or a tensor [D], "
                 f"got lower={lower} and upper={upper}."
             )
         self._width = max((len(bound) for bound in (self.lower, self.upper) if bound.ndim), default=None)
 
     def width(self) -> int | None:
-        """Return D, where a bound has one entry per coordinate."""
+        """Return D if a bound has one entry per coordinate, otherwise None."""
         return self._width
 
     def _gaps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x - self.lower.to(x), self.upper.to(x) - x
 
     def contains(self, x: Tensor) -> Tensor:
-        """Compare with both bounds."""
+        """Compare points with both bounds."""
         below, above = self._gaps(x)
         return ((below >= 0) & (above >= 0)).all(1)
 
     def sections(self, x: Tensor) -> Sections:
-        """Take the nearer bound."""
+        """Return the distance to the nearer bound."""
         return _nearer(*self._gaps(x))
 
     def distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the nearest face."""
+        """Return the distance to the nearest face."""
         phi, sign = self.sections(x)
         least = phi.min(1)
         return least.values, torch.zeros_like(x).scatter_(1, least.indices[:, None], 1.0) * sign
 
     def __repr__(self) -> str:
-        """Show the bounds."""
+        """Return the name and the bounds."""
         return f"{type(self).__name__}({self.lower.tolist()}, {self.upper.tolist()})"
 
 
@@ -127,22 +127,22 @@ class Positive(Box):
         super().__init__(0.0, math.inf)
 
     def __repr__(self) -> str:
-        """Show the name."""
+        """Return the name."""
         return "Positive()"
 
 
 class Halfspaces(Domain):
     """The polyhedron `A x <= b`.
 
-    With the slacks `r_k = b_k - A_k . x`, coordinate j may rise by the least `r_k / A_kj` of those with `A_kj > 0`, and
-    fall likewise; the distance to the boundary is the least `r_k / |A_k|`.
+    With the slacks `r_k = b_k - A_k . x`, coordinate j can increase by the smallest `r_k / A_kj` with `A_kj > 0`, and
+    decrease by the smallest `r_k / |A_kj|` with `A_kj < 0`. The distance to the boundary is the smallest `r_k / |A_k|`.
 
     Args:
-        normals: A, `[K, D]`, no row of it zero.
+        normals: A, `[K, D]`, without zero rows.
         offsets: b, `[K]`.
 
     Raises:
-        ValueError: for other shapes, or a row of zeros.
+        ValueError: if the shapes do not match, or a row of A is zero.
 
     Example:
         >>> triangle = Halfspaces(torch.tensor([[-1.0, 0.0], [0.0, -1.0], [1.0, 2.0]]), torch.tensor([0.0, 0.0, 2.0]))
@@ -156,7 +156,7 @@ class Halfspaces(Domain):
         a, b = torch.as_tensor(normals), torch.as_tensor(offsets)
         if a.ndim != 2 or b.shape != a.shape[:1] or not bool((a != 0).any(1).all()):
             raise ValueError(
-                "Halfspaces needs normals [K, D], none of them zero, and offsets [K], for the set A x <= b, got shapes "
+                "Halfspaces requires normals [K, D], none of them zero, and offsets [K], for A x <= b, got shapes "
                 f"{tuple(a.shape)} and {tuple(b.shape)}."
             )
         self.normals, self.offsets = a, b
@@ -170,24 +170,24 @@ class Halfspaces(Domain):
         return self.offsets.to(x) - x @ a.t(), a
 
     def contains(self, x: Tensor) -> Tensor:
-        """Look for a negative slack."""
+        """Return whether all slacks are non-negative."""
         return (self._slack(x)[0] >= 0).all(1)
 
     def sections(self, x: Tensor) -> Sections:
-        """Walk along each coordinate to the first face."""
+        """Return the distances along each coordinate to the nearest face."""
         slack, a = self._slack(x)
         steps = slack[:, :, None] / torch.where(a == 0, 1.0, a.abs())  # [B, K, D]
-        return _nearer(*(torch.where(a * way > 0, steps, math.inf).amin(1) for way in (-1.0, 1.0)))
+        return _nearer(*(torch.where(a * sign > 0, steps, math.inf).amin(1) for sign in (-1.0, 1.0)))
 
     def distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the nearest face."""
+        """Return the distance to the nearest face."""
         slack, a = self._slack(x)
         length = torch.linalg.vector_norm(a, dim=1)
         least = (slack / length).min(1)
         return least.values, -(a / length[:, None])[least.indices]
 
     def __repr__(self) -> str:
-        """Show A and b."""
+        """Return the name, A and b."""
         return f"Halfspaces({self.normals.tolist()}, {self.offsets.tolist()})"
 
 
@@ -200,46 +200,48 @@ class Ball(Domain):
         radius: a positive number.
 
     Raises:
-        ValueError: for any other radius.
+        ValueError: if the radius is not positive and finite.
 
     Example:
         >>> Ball(5.0).sections(torch.tensor([[3.0, 0.0]])).phi
         tensor([[2., 4.]])
 
-    Source: Yu, Drton, Shojaie 2022; the distance: Liu, Kanamori, Williams 2022.
+    Source: Yu, Drton, Shojaie 2022; Liu, Kanamori, Williams 2022 (the distance).
     """
 
     def __init__(self, radius: float) -> None:
         if not 0 < radius < math.inf:
-            raise ValueError(f"Ball needs a radius that is positive and finite, got {radius}.")
+            raise ValueError(f"radius of Ball must be positive and finite, got {radius}.")
         self.radius = float(radius)
 
     def contains(self, x: Tensor) -> Tensor:
-        """Compare the length with the radius."""
+        """Compare the norm with the radius."""
         inside: Tensor = torch.linalg.vector_norm(x, dim=1) <= self.radius
         return inside
 
     def sections(self, x: Tensor) -> Sections:
-        """Solve for the end of each chord, without taking the difference of two nearly equal numbers."""
+        """Return the distances to the ends of the chords, without cancellation."""
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         margin = (self.radius - length) * (self.radius + length)  # radius^2 - |x|^2
-        longer = (margin + x.square()).clamp(min=0).sqrt() + x.abs()  # to the farther end; phi times this is margin
+        longer = (margin + x.square()).clamp(
+            min=0
+        ).sqrt() + x.abs()  # distance to the farther end; phi times this is margin
         return Sections(torch.where(longer > 0, margin / longer, 0.0), -x.sign())
 
     def distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Measure along the radius."""
+        """Return the distance along the radius."""
         length = torch.linalg.vector_norm(x, dim=1)
         return self.radius - length, -F.normalize(x, dim=1)
 
     def __repr__(self) -> str:
-        """Show the radius."""
+        """Return the name and the radius."""
         return f"Ball({self.radius})"
 
 
 class Simplex(Domain):
-    """Compositions, by all their parts but one: `x >= 0` and `sum x <= 1`.
+    """The simplex `x >= 0`, `sum x <= 1`, for compositional data without the last part.
 
-    A composition of p parts has p - 1 free coordinates, and a density lives on those: leave out the last part.
+    A composition of p parts has p - 1 free coordinates. Its density is a function of these, so omit the last part.
     `phi_j = min(x_j, 1 - sum x)`.
 
     Example:
@@ -250,30 +252,30 @@ class Simplex(Domain):
     Source: Yu, Drton, Shojaie 2021, "Interaction models and generalized score matching for compositional data".
     """
 
-    advice = "pass every part of a composition but the last, x[:, :-1]"
+    advice = "omit the last part of each composition, x[:, :-1]"
 
     def contains(self, x: Tensor) -> Tensor:
-        """Look at every part, the last included."""
+        """Return whether every part is non-negative, including the last."""
         return (x >= 0).all(1) & (_last_part(x) >= 0)[:, 0]
 
     def sections(self, x: Tensor) -> Sections:
-        """Each coordinate falls to zero, or rises to where the last part is used up."""
+        """Return the distances to zero and to where the last part is zero, whichever is smaller."""
         return _nearer(x, _last_part(x).expand_as(x))
 
     def distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the nearest face, of which one is slanted."""
+        """Return the distance to the nearest face, including `sum x = 1`."""
         dim = x.shape[1]
         least = torch.cat([x, _last_part(x) / math.sqrt(dim)], 1).min(1)
         slopes = torch.cat([torch.eye(dim).to(x), x.new_full((1, dim), -1 / math.sqrt(dim))])
         return least.values, slopes[least.indices]
 
     def __repr__(self) -> str:
-        """Show the name."""
+        """Return the name."""
         return "Simplex()"
 
 
 def as_bound(value: Bound) -> Tensor:
-    """Return a number or a tensor as a tensor, a number with all its digits."""
+    """Return a number or a tensor as a tensor; a number becomes float64."""
     return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
@@ -282,5 +284,5 @@ def _last_part(x: Tensor) -> Tensor:
 
 
 def _nearer(below: Tensor, above: Tensor) -> Sections:
-    """Return the smaller of the distances to the two ends, and its sign."""
+    """Return the distance to the nearer end, and its sign."""
     return Sections(torch.minimum(below, above), torch.sign(above - below).nan_to_num(0.0))

@@ -1,4 +1,4 @@
-"""The weights h of generalised score matching: functions of the distance to the boundary that vanish there."""
+"""Weights of generalized score matching: functions of the distance to the boundary that vanish there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Function = Callable[..., Tensor]
 
 
 class Row(NamedTuple):
-    """One weight: `h(t, *parameters)` and `h'(t, *parameters)` for distances `t >= 0`, and its usual parameters."""
+    """One weight: `h(t, *parameters)` and `h'(t, *parameters)` for distances `t >= 0`, and the default parameters."""
 
     value: Function
     slope: Function
@@ -64,21 +64,21 @@ WEIGHTS: dict[str, Row] = {
 
 
 class Weight:
-    """A weight `g = h(t)` of the distance `t` to the boundary, cut off at a cap if there is one.
+    """A weight `g = h(t)` of the distance `t` to the boundary, optionally capped.
 
-    `g = min(h(t), cap)` and `g' = h'(t)` below the cap, 0 above.
+    `g = min(h(t), cap)`, and `g' = h'(t)` below the cap, 0 above.
 
     Args:
-        name: a row of `WEIGHTS`: power `t^a`, log_power `log(1 + t)^a`, asinh, sinh, cosh (less 1), exp (less 1),
-            softplus (less `log 2`), tanh, all of `a t`; mcp and scad of `(lambda, gamma)`; truncated_sin and
-            truncated_tan, which reach 1 and stay there; one, which does not vanish at the boundary.
-        parameters: of the row, positive; its defaults where left out.
-        cap: the largest value of g.
-        quantile: in place of a cap: that quantile of the finite `h(t)` of the batch, for each coordinate on its own.
-            The weight then depends on the batch; `at` fixes it from a whole data set.
+        name: a row of `WEIGHTS`: power `t^a`; log_power `log(1 + t)^a`; asinh, sinh, cosh (minus 1), exp (minus 1),
+            softplus (minus `log 2`) and tanh of `a t`; mcp and scad with `(lambda, gamma)`; truncated_sin and
+            truncated_tan, which stay at 1 once they reach it; one, which does not vanish at the boundary.
+        parameters: parameters of the weight, positive; defaults if omitted.
+        cap: the maximum of g.
+        quantile: sets the cap to this quantile of the finite `h(t)` of the batch, per coordinate. The weight then
+            depends on the batch; `at` fixes the cap from a whole data set.
 
     Raises:
-        ValueError: for an unknown name, a wrong number of parameters, or values out of range.
+        ValueError: if the name is unknown, the number of parameters is wrong, or a value is out of range.
 
     Example:
         >>> value, slope = Weight("power", 2.0, cap=1.0)(torch.tensor([0.5, 3.0]))
@@ -91,7 +91,7 @@ class Weight:
 
     def __init__(self, name: str, *parameters: float, cap: Bound | None = None, quantile: float | None = None) -> None:
         if name not in WEIGHTS:
-            raise ValueError(f"the name of a weight must be one of {', '.join(WEIGHTS)}, got {name!r}.")
+            raise ValueError(f"name of a weight must be one of {', '.join(WEIGHTS)}, got {name!r}.")
         self.name, self.row = name, WEIGHTS[name]
         self.parameters = parameters + self.row.defaults[len(parameters) :]
         self.cap, self.quantile = cap, quantile
@@ -100,18 +100,18 @@ class Weight:
     def _check(self) -> None:
         expected = len(self.row.defaults)
         if len(self.parameters) != expected or not all(0 < p < math.inf for p in self.parameters):
-            raise ValueError(f'Weight("{self.name}") takes {expected} positive parameter(s), got {self.parameters}.')
+            raise ValueError(f'Weight("{self.name}") requires {expected} positive parameter(s), got {self.parameters}.')
         if self.name == "scad" and self.parameters[1] <= 1:
-            raise ValueError(f'Weight("scad") needs gamma > 1, got {self.parameters[1]}.')
+            raise ValueError(f'Weight("scad") requires gamma > 1, got {self.parameters[1]}.')
         if self.cap is not None and self.quantile is not None:
-            raise ValueError("a weight has a cap or a quantile, got both; leave one out.")
+            raise ValueError("a weight takes cap or quantile, got both; omit one.")
         if self.cap is not None and not bool((as_bound(self.cap) > 0).all()):
-            raise ValueError(f"the cap of a weight must be positive, got {self.cap}.")
+            raise ValueError(f"cap of a weight must be positive, got {self.cap}.")
         if self.quantile is not None and not 0 < self.quantile < 1:
-            raise ValueError(f"the quantile of a weight must be between 0 and 1, got {self.quantile}.")
+            raise ValueError(f"quantile of a weight must be between 0 and 1, got {self.quantile}.")
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `g` and `g'` of distances, in their shape."""
+        """Return `g` and `g'` of distances, in the same shape."""
         value, slope = self.row.value(t, *self.parameters), self.row.slope(t, *self.parameters)
         cap = self.cap if self.quantile is None else _quantile(value, self.quantile)
         if cap is None:
@@ -120,19 +120,19 @@ class Weight:
         return torch.minimum(value, cap), torch.where(value < cap, slope, 0.0)
 
     def at(self, t: Tensor) -> Weight:
-        """Return the weight with its quantile taken once, of the distances `[N, D]` (or `[N]`) of a whole data set."""
+        """Return the weight with its cap fixed from the distances `[N, D]` (or `[N]`) of a whole data set."""
         if self.quantile is None:
             return self
         return Weight(self.name, *self.parameters, cap=_quantile(self.row.value(t, *self.parameters), self.quantile))
 
     def __repr__(self) -> str:
-        """Show what it was made from."""
+        """Return the constructor call."""
         given = [repr(self.name), *map(repr, self.parameters)]
         given += [f"{key}={getattr(self, key)!r}" for key in ("cap", "quantile") if getattr(self, key) is not None]
         return f"Weight({', '.join(given)})"
 
 
 def _quantile(value: Tensor, q: float) -> Tensor:
-    """Return the quantile of the finite values of each column, 1 where there are none."""
+    """Return the quantile of the finite values of each column, or 1 if there are none."""
     finite = torch.where(value.isfinite(), value, math.nan)
     return finite.nanquantile(q, dim=0).nan_to_num(1.0)

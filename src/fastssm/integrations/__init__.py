@@ -1,1 +1,1 @@
-"""Drop-in replacements for the losses of other packages; each imports its package when it is first used."""
+"""Drop-in replacements for losses of other packages. Each package is imported on first use."""

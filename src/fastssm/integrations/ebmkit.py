@@ -1,4 +1,4 @@
-"""Drop-in losses for ebmkit (imported as `ebm`): the same constructors, calls, random numbers and values."""
+"""Drop-in losses for ebmkit (imported as `ebm`) with the same constructors, calls, random numbers and values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Energy = Callable[[Tensor], Tensor]
 
 
 class _Function(nn.Module):
-    """An energy that is a plain function."""
+    """An energy function as a module."""
 
     def __init__(self, function: Energy) -> None:
         super().__init__()
@@ -30,17 +30,17 @@ def _package() -> Any:
         import ebm
     except ImportError:
         raise ImportError(
-            "fastssm.integrations.ebmkit needs the package ebmkit, which is not installed; pip install ebmkit, or use "
-            "fastssm.sliced_loss(energy, x) itself."
+            "fastssm.integrations.ebmkit needs the package ebmkit, which is not installed; pip install ebmkit, or call "
+            "fastssm.sliced_loss(energy, x)."
         ) from None
     return ebm
 
 
 def network_of(energy: Energy) -> nn.Module:
-    """Return the module to differentiate: what ebmkit's wrappers of a network hold, or the function in a module.
+    """Return the module to differentiate: the network inside an ebmkit wrapper, or a function as a module.
 
-    `ebm.EnergyModel` and `ebm.nets.MLPEnergy` do nothing but flatten the output of their `net`, which the engines
-    recognise and the wrapper's own `forward` hides.
+    `ebm.EnergyModel` and `ebm.nets.MLPEnergy` only flatten the output of their `net`. The fused backends recognise the
+    `net`, but not the wrapper.
 
     Args:
         energy: a module or function from `[B, ...]` to energies `[B]`.
@@ -64,7 +64,7 @@ def network_of(energy: Energy) -> nn.Module:
 
 
 class _Loss(nn.Module):
-    """What the losses share: the package's container for their value."""
+    """Base class of the losses; returns values in ebmkit's container."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,18 +75,18 @@ class _Loss(nn.Module):
 
 
 class SlicedScoreMatching(_Loss):
-    """`ebm.SlicedScoreMatching` on the engine: `loss_fn(energy, x) -> LossOutput`.
+    """`ebm.SlicedScoreMatching` on the fused backends: `loss_fn(energy, x) -> LossOutput`.
 
-    `E_v[v^T J v] + |s|^2 / 2`, or `(v . s)^2 / 2` with `vr=False`: `fastssm.sliced_loss` along the directions that
-    ebmkit would have drawn, so that a run with the same seed has the same losses.
+    `E_v[v^T J v] + |s|^2 / 2`, or `(v . s)^2 / 2` with `vr=False`: `fastssm.sliced_loss` with the directions that
+    ebmkit draws, so that a run with the same seed has the same losses.
 
     Args:
         n_projections: number of directions per sample.
-        vr: variance reduction.
+        vr: use variance reduction.
 
     Raises:
         ImportError: if ebmkit is not installed.
-        ValueError: if there is no direction.
+        ValueError: if `n_projections` is less than 1.
 
     Example:
         >>> from fastssm.integrations.ebmkit import SlicedScoreMatching
@@ -102,15 +102,15 @@ class SlicedScoreMatching(_Loss):
         self.n_projections, self.vr = n_projections, vr
 
     def forward(self, energy: Energy, x: Tensor) -> Any:
-        """Return the loss of the batch in ebmkit's container."""
+        """Return the loss of the batch as an `ebm.LossOutput`."""
         v = torch.stack([torch.randn_like(x) for _ in range(self.n_projections)])
         return self._output(sliced_loss(network_of(energy), x.detach(), v=v, variance_reduced=self.vr, kind="energy"))
 
 
 class ExactScoreMatching(_Loss):
-    """`ebm.ExactScoreMatching` on the engine: `loss_fn(energy, x) -> LossOutput`.
+    """`ebm.ExactScoreMatching` on the fused backends: `loss_fn(energy, x) -> LossOutput`.
 
-    `tr J + |s|^2 / 2`, in one sweep where ebmkit takes one backward pass per coordinate.
+    `tr J + |s|^2 / 2`, in one sweep; ebmkit runs one backward pass per coordinate.
 
     Raises:
         ImportError: if ebmkit is not installed.
@@ -123,21 +123,21 @@ class ExactScoreMatching(_Loss):
     """
 
     def forward(self, energy: Energy, x: Tensor) -> Any:
-        """Return the loss of the batch in ebmkit's container."""
+        """Return the loss of the batch as an `ebm.LossOutput`."""
         return self._output(exact_loss(network_of(energy), x.detach(), kind="energy"))
 
 
 class DenoisingScoreMatching(_Loss):
-    """`ebm.DenoisingScoreMatching` on the engine: `loss_fn(energy, x) -> LossOutput`.
+    """`ebm.DenoisingScoreMatching` on the fused backends: `loss_fn(energy, x) -> LossOutput`.
 
-    `|s(x + sigma z) + z / sigma|^2 / 2`, with the noise that ebmkit would have drawn.
+    `|s(x + sigma z) + z / sigma|^2 / 2`, with the noise that ebmkit draws.
 
     Args:
-        sigma: deviation of the noise, in the units of x.
+        sigma: standard deviation of the noise, in units of x.
 
     Raises:
         ImportError: if ebmkit is not installed.
-        ValueError: if the deviation is not positive.
+        ValueError: if sigma is not positive.
 
     Example:
         >>> from fastssm.integrations.ebmkit import DenoisingScoreMatching
@@ -153,7 +153,7 @@ class DenoisingScoreMatching(_Loss):
         self.sigma = sigma
 
     def forward(self, energy: Energy, x: Tensor) -> Any:
-        """Return the loss of the batch in ebmkit's container."""
+        """Return the loss of the batch as an `ebm.LossOutput`."""
         noise = torch.randn_like(x)
         loss = denoising_loss(network_of(energy), x.detach(), sigma=self.sigma, noise=noise, kind="energy")
         return self._output(loss)

@@ -1,8 +1,8 @@
-"""Drop-in losses for torchebm: subclasses of its own, with the same constructors, calls, random numbers and values.
+"""Drop-in losses for torchebm: subclasses with the same constructors, calls, random numbers and values.
 
-`SlicedScoreMatching`, `ScoreMatching` and `DenoisingScoreMatching` are made when they are first asked for, as they
-derive from the package's classes. What they keep of those: dtype and device handling, autocast, regularisation,
-schedules. What they replace: `compute_loss`.
+`SlicedScoreMatching`, `ScoreMatching` and `DenoisingScoreMatching` are created on first access, because they derive
+from classes of torchebm. They override `compute_loss` and inherit dtype and device handling, autocast, regularisation
+and schedules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["DenoisingScoreMatching", "ScoreMatching", "SlicedScoreMatching"]
 
 
 def __getattr__(name: str) -> type[nn.Module]:
-    """Return one of the losses, or say what is missing."""
+    """Return one of the losses."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _classes()[name]
@@ -41,18 +41,18 @@ def _classes() -> dict[str, type[nn.Module]]:
     except ImportError:
         raise ImportError(
             "fastssm.integrations.torchebm needs the package torchebm, which is not installed; pip install torchebm, "
-            "or use fastssm.sliced_loss(model, x) itself."
+            "or call fastssm.sliced_loss(model, x)."
         ) from None
     found = {"SlicedScoreMatching": _sliced(losses), "ScoreMatching": _exact(losses),
              "DenoisingScoreMatching": _denoising(losses)}  # fmt: skip
-    for name, made in found.items():
-        made.__module__, made.__qualname__, made.__name__ = __name__, name, name  # pickled by its name here
+    for name, loss in found.items():
+        loss.__module__, loss.__qualname__, loss.__name__ = __name__, name, name  # so that it can be pickled
     return found
 
 
 def _sliced(losses: Any) -> type[nn.Module]:
     class SlicedScoreMatching(losses.SlicedScoreMatching):  # type: ignore[misc]
-        """`torchebm.losses.SlicedScoreMatching` on the engine, along the directions that it would have drawn."""
+        """`torchebm.losses.SlicedScoreMatching` on the fused backends, with the same directions."""
 
         def compute_loss(
             self, x: Tensor, *args: Any, model_kwargs: Any = None, generator: Any = None, **kwargs: Any
@@ -69,7 +69,7 @@ def _sliced(losses: Any) -> type[nn.Module]:
 
 def _exact(losses: Any) -> type[nn.Module]:
     class ScoreMatching(losses.ScoreMatching):  # type: ignore[misc]
-        """`torchebm.losses.ScoreMatching` on the engine, with the exact trace whatever `hessian_method` says."""
+        """`torchebm.losses.ScoreMatching` on the fused backends, with the exact trace for every `hessian_method`."""
 
         def compute_loss(
             self, x: Tensor, *args: Any, model_kwargs: Any = None, generator: Any = None, **kwargs: Any
@@ -84,7 +84,7 @@ def _exact(losses: Any) -> type[nn.Module]:
 
 def _denoising(losses: Any) -> type[nn.Module]:
     class DenoisingScoreMatching(losses.DenoisingScoreMatching):  # type: ignore[misc]
-        """`torchebm.losses.DenoisingScoreMatching` on the engine, with the noise that it would have drawn."""
+        """`torchebm.losses.DenoisingScoreMatching` on the fused backends, with the same noise."""
 
         def compute_loss(
             self, x: Tensor, *args: Any, model_kwargs: Any = None, generator: Any = None, **kwargs: Any
