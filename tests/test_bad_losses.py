@@ -107,7 +107,7 @@ ROWS = {
     "fd denoising: noise": (
         lambda s: noisy_difference(s, noise=s.x[1:]),
         ValueError,
-        ("noise must be like x", "(4, 3)", "randn_like"),
+        ("noise must have the shape and device of x", "(4, 3)", "randn_like"),
     ),
     "fd twin: no backend": (
         lambda s: fastssm.FiniteDifferenceLoss(s.net, backend="cpu"),
@@ -174,7 +174,7 @@ ROWS = {
         ValueError,
         ("one of rademacher", "'normal'"),
     ),
-    "annealed sliced: noise": (lambda s: annealed_sliced(s, noise=s.v), ValueError, ("like x", "(2, 5, 3)")),
+    "annealed sliced: noise": (lambda s: annealed_sliced(s, noise=s.v), ValueError, ("noise must have the shape and device of x", "(2, 5, 3)")),
     "annealed twin: no sigmas": (lambda s: fastssm.AnnealedSlicedLoss(s.told), TypeError, ("needs sigmas",)),
     # score
     "score: x": (lambda s: fastssm.score(s.net, s.x.long()), TypeError, ("floating point", "int64")),
@@ -192,14 +192,14 @@ ROWS = {
     "langevin: Metropolis of a score": (
         lambda s: walk(s, "score", metropolis=True),
         ValueError,
-        ("needs an energy", "got a score", "leave it out"),
+        ("requires an energy", "got a score", "omit it"),
     ),
     "langevin: generator": (lambda s: walk(s, generator=1), TypeError, ("torch.Generator", "int")),
     "langevin: x": (lambda s: walk(s, x=s.x[0]), ValueError, ("[B, ...]", "(3,)")),
     "annealed langevin: rising levels": (
         lambda s: annealed_langevin(s.told, s.x, sigmas=[0.1, 1.0]),
         ValueError,
-        ("from the largest to the smallest", "0.1, 1"),
+        ("sigmas must decrease", "0.1, 1"),
     ),
     "annealed langevin: told nothing": (
         lambda s: annealed_langevin(s.net, s.x, sigmas=[1.0, 0.1]),
@@ -210,24 +210,24 @@ ROWS = {
     "fisher: another shape": (
         lambda s: diagnostics.fisher_divergence(s.net, s.x, s.v),
         ValueError,
-        ("true_score must be like x", "(2, 5, 3)"),
+        ("true_score must have the shape of x", "(2, 5, 3)"),
     ),
     "fisher: one sample": (
         lambda s: diagnostics.fisher_divergence(s.net, s.x[:1], s.x[:1]),
         ValueError,
-        ("2 samples or more", "got 1"),
+        ("at least 2 samples", "got 1"),
     ),
     "gap: one repeat": (lambda s: diagnostics.sliced_gap(s.net, s.x, repeats=1), ValueError, ("at least 2", "got 1")),
     "gap: an option": (lambda s: diagnostics.sliced_gap(s.net, s.x, projection="normal"), ValueError, ("rademacher",)),
     "projections: one chunk": (
         lambda s: diagnostics.projection_study(s.net, s.x, chunks=1),
         ValueError,
-        ("two chunks or more", "chunks=1"),
+        ("at least two chunks", "chunks=1"),
     ),
     "projections: too few samples": (
         lambda s: diagnostics.projection_study(s.net, s.x, chunks=4),
         ValueError,
-        ("8 samples or more", "got 5"),
+        ("at least 8 samples", "got 5"),
     ),
     "projections: none": (
         lambda s: diagnostics.projection_study(s.net, s.x, counts=[0], chunks=2),
@@ -237,7 +237,7 @@ ROWS = {
     "projections: nothing to train": (
         lambda s: diagnostics.projection_study(nn.Tanh(), s.x, chunks=2, kind="score"),
         ValueError,
-        ("a parameter to differentiate by", "0 parameter(s)"),
+        ("one parameter with requires_grad=True", "0 parameter(s)"),
     ),
     "levels: loss": (
         lambda s: diagnostics.loss_per_level(s.told, s.x, sigmas=SIGMAS, loss="exact"),

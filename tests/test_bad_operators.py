@@ -157,7 +157,7 @@ ROWS = {
     "composite samples: bounds in disorder": (
         lambda s: fastssm.composite_sample(s.context, s.head, 4, -s.bounds),
         ValueError,
-        ("below the upper",),
+        ("lower bounds must be below upper bounds",),
     ),
     "composite samples: one point": (
         lambda s: fastssm.composite_sample(s.context, s.head, 4, s.bounds, points=1),

@@ -205,7 +205,7 @@ def test_interruption_leaves_a_resumable_checkpoint(table: str, tmp_path: Path) 
     assert process.returncode == 130
     state = checkpoint.load(tmp_path / "out")
     assert state is not None
-    assert f"interrupted: the checkpoint of step {state['step']} is in out; --resume goes on from it" in error
+    assert f"interrupted: the checkpoint of step {state['step']} is in out; continue with --resume" in error
     assert "Traceback" not in error
 
 

@@ -98,7 +98,7 @@ def test_two_ranks_equal_one(config: TrainConfig, tmp_path: Path, loss: str) -> 
 
 def test_batch_must_divide_among_the_ranks(config: TrainConfig) -> None:
     config = TrainConfig(**{**vars(config), "batch": 33})
-    with pytest.raises(ValueError, match="batch must be a multiple of the 2 processes"):
+    with pytest.raises(ValueError, match="batch must be a multiple of the number of processes, 2, got"):
         Training(config, prepare(load(config.data)), Ranks(CPU, 0, 2))
 
 

@@ -1,4 +1,4 @@
-"""`fastssm.graphed` without a GPU: as it is written on a CPU, and its captures on a stand-in for CUDA graphs."""
+"""`fastssm.graphed` without a GPU: eagerly on a CPU, and its captures on a simulated CUDA graph."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Graph:
 
     def replay(self) -> None:
         step, places = self.step, dict(self.step._gradients)
-        loss = step._step(step._inputs)
+        loss = step._run_eagerly(step._inputs)
         step._loss.copy_(loss)
         for parameter, place in places.items():
             place.copy_(parameter.grad)
@@ -141,7 +141,7 @@ def test_another_shape_runs_as_written(simulated: type[Graph]) -> None:
     trained(step, batches)
     before = [p.detach().clone() for p in net.parameters()]
     step(batches[0][:5])
-    assert step.reason == "the inputs have other shapes or dtypes than those of the capture"
+    assert step.reason == "the inputs differ from those of the capture in shape or dtype"
     assert not any(map(torch.equal, before[:1], net.parameters()))
     step(batches[0])
     assert step.reason == ""
@@ -165,7 +165,7 @@ def test_an_optimizer_that_cannot_be_captured(simulated: type[Graph]) -> None:
     net, batches = problem()
     step = watched(fastssm.graphed(fastssm.SlicedScoreLoss(net), torch.optim.Adam(net.parameters())))
     before = [p.detach().clone() for p in net.parameters()]
-    with pytest.raises(ValueError, match="Adam must be made with capturable=True to be part of a CUDA graph"):
+    with pytest.raises(ValueError, match="Adam must have capturable=True in a CUDA graph, got False; create it"):
         step(batches[0])
     assert all(map(torch.equal, before, net.parameters()))
 
@@ -174,7 +174,7 @@ def test_what_it_does_not_capture(simulated: type[Graph]) -> None:
     net, batches = problem()
     step = watched(fastssm.graphed(fastssm.SlicedScoreLoss(net), sgd(net)))
     step(batches[0].requires_grad_())
-    assert step.reason == "an input requires a gradient"
+    assert step.reason == "an input requires grad"
 
 
 def test_the_generator_of_a_loss_is_known() -> None:
@@ -191,5 +191,5 @@ def test_bad_arguments() -> None:
         fastssm.graphed(3)
     with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer or None, got MLP"):
         fastssm.graphed(fastssm.SlicedScoreLoss(net), net)
-    with pytest.raises(TypeError, match="without an optimizer, objective must be a module, whose parameters get"):
+    with pytest.raises(TypeError, match="without an optimizer, objective must be a module, got <function"):
         fastssm.graphed(lambda x: x.sum())

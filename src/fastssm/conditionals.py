@@ -1,4 +1,4 @@
-"""Autoregressive models of one-dimensional conditionals: their density by quadrature, samples by inverse CDF."""
+"""Autoregressive models with one-dimensional conditionals: densities by quadrature, samples by inverse CDF."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from torch import Tensor, nn
 from fastssm import checks
 
 KINDS = ("energy", "score")
-ROWS = 1 << 16  # of a grid that the head sees at once
+ROWS = 1 << 16  # maximum number of grid points per call of the head
 
 
 def pairs(context_net: nn.Module, x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Return every coordinate of every sample `[B D, 1]` with its context `[B D, C]`, and check both."""
+    """Check inputs and return all coordinates `[B D, 1]` with their contexts `[B D, C]`."""
     checks.check_model(context_net)
     checks.check_data(x)
     checks.check_choice("kind", kind, KINDS)
     contexts = context_net(x)
     dim = x[0].numel() if len(x) else x.flatten(1).shape[1]
     if not isinstance(contexts, Tensor) or contexts.ndim != 3 or contexts.shape[:2] != (len(x), dim):
-        came = tuple(contexts.shape) if isinstance(contexts, Tensor) else type(contexts).__name__
+        got = tuple(contexts.shape) if isinstance(contexts, Tensor) else type(contexts).__name__
         raise ValueError(
-            f"a context net returns one context for each coordinate, [B, D, C] = ({len(x)}, {dim}, C), got {came}; "
-            "fastssm.nn.MADEContext is one."
+            f"a context net must return one context per coordinate, [B, D, C] = ({len(x)}, {dim}, C), got {got}; see "
+            "fastssm.nn.MADEContext."
         )
     return x.reshape(-1, 1), contexts.flatten(0, 1)
 
 
 class Grid:
-    """Log-densities of conditionals on equidistant points, normalised by the trapezoid rule in float64.
+    """Log-densities of conditionals on equidistant points, normalised with the trapezoid rule in float64.
 
     Args:
         head: the conditional energy or score.
         contexts: `[N, C]`.
         low: left end.
         high: right end.
-        points: how many.
+        points: number of points.
         kind: "energy" or "score".
     """
 
@@ -48,12 +48,12 @@ class Grid:
         self.log_z = torch.logsumexp(self._cells(self.raw), 1)
 
     def _evaluate(self, points: Tensor, contexts: Tensor) -> Tensor:
-        """Return `-E` or `s` of pairs, in float64."""
+        """Return `-E` or `s` of points and contexts, in float64."""
         out: Tensor = self.head(points.to(contexts.dtype)[:, None], contexts).double().reshape(len(points))
         return -out if self.kind == "energy" else out
 
     def _raw(self, contexts: Tensor) -> Tensor:
-        """Return `log p` up to a constant of each context on the grid: `-E`, or the integral of `s`."""
+        """Return `log p` on the grid up to a constant per context: `-E`, or the integral of `s`."""
         count = len(self.at)
         value = self._evaluate(self.at.repeat(len(contexts)), contexts.repeat_interleave(count, 0)).view(-1, count)
         if self.kind == "energy":
@@ -61,11 +61,11 @@ class Grid:
         return nn.functional.pad(((value[:, 1:] + value[:, :-1]) * (self.step / 2)).cumsum(1), (1, 0))
 
     def _cells(self, raw: Tensor) -> Tensor:
-        """Return the logarithm of the mass between neighbouring points, by the trapezoid rule."""
+        """Return the logarithm of the mass between adjacent points, by the trapezoid rule."""
         return torch.logaddexp(raw[:, 1:], raw[:, :-1]) + torch.log(torch.tensor(self.step / 2, dtype=raw.dtype))
 
     def log_prob(self, points: Tensor) -> Tensor:
-        """Return the log-density at one point `[N]` of each context."""
+        """Return the log-density at one point `[N]` per context."""
         points = points.double()
         value = self._evaluate(points, self.contexts)
         if self.kind == "energy":
@@ -76,16 +76,16 @@ class Grid:
         return self.raw.gather(1, cell)[:, 0] + ahead * (left + value) / 2 - self.log_z
 
     def sample(self, uniform: Tensor) -> Tensor:
-        """Return for each context the point `[N]` where the distribution function reaches a number of `[0, 1)`."""
+        """Return the inverse CDF of each context at numbers `[N]` in `[0, 1)`."""
         mass = (self._cells(self.raw) - self.log_z[:, None]).exp()
         reached = mass.cumsum(1)
-        wanted = uniform.double()[:, None] * reached[:, -1:]
-        cell = torch.searchsorted(reached, wanted, right=True).clamp(max=mass.shape[1] - 1)
-        rest = (wanted - reached.gather(1, cell) + mass.gather(1, cell)) / self.step
+        target = uniform.double()[:, None] * reached[:, -1:]
+        cell = torch.searchsorted(reached, target, right=True).clamp(max=mass.shape[1] - 1)
+        remainder = (target - reached.gather(1, cell) + mass.gather(1, cell)) / self.step
         left, right = ((self.raw.gather(1, cell + i) - self.log_z[:, None]).exp() for i in (0, 1))
-        slope = (right - left) / self.step  # the density is linear inside a cell, so its integral quadratic
-        root = (left.square() + 2 * slope * rest * self.step).clamp(min=0).sqrt()
-        ahead = 2 * rest * self.step / (left + root).clamp(min=torch.finfo(left.dtype).tiny)
+        slope = (right - left) / self.step  # the density is linear within a cell, so its integral is quadratic
+        root = (left.square() + 2 * slope * remainder * self.step).clamp(min=0).sqrt()
+        ahead = 2 * remainder * self.step / (left + root).clamp(min=torch.finfo(left.dtype).tiny)
         return (self.at[cell] + ahead.clamp(0, self.step))[:, 0]
 
 
@@ -93,16 +93,16 @@ class Grid:
 def composite_log_prob(
     context_net: nn.Module, head: nn.Module, x: Tensor, bounds: Tensor, *, points: int = 512, kind: str = "energy"
 ) -> Tensor:
-    """Return the log-density of an autoregressive model: each conditional is normalised by quadrature.
+    """Return the log-density of an autoregressive model, with conditionals normalised by quadrature.
 
-    `log p(x) = sum_d ( -E(x_d, c_d) - log int exp(-E(y, c_d)) dy )`, the integrals by the trapezoid rule.
+    `log p(x) = sum_d ( -E(x_d, c_d) - log int exp(-E(y, c_d)) dy )`, with the integrals by the trapezoid rule.
 
     Args:
-        context_net: as for `composite_loss`.
-        head: the conditional energy, or score (whose integral is the log-density).
+        context_net: context net, as for `composite_loss`.
+        head: the conditional energy or score.
         x: data `[B, ...]`.
-        bounds: `[2, D]`, the ends between which each coordinate's density lies; what lies outside is not counted.
-        points: number of points of the grids.
+        bounds: `[2, D]`, lower and upper ends of each coordinate; mass outside is ignored.
+        points: number of grid points per coordinate.
         kind: "energy" or "score".
 
     Returns:
@@ -110,7 +110,7 @@ def composite_log_prob(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes do not fit, or x leaves the bounds.
+        ValueError: if shapes do not match, or x lies outside the bounds.
 
     Example:
         >>> context, head = fastssm.nn.MADEContext(2, 8, [32]), fastssm.nn.MLP(1, [32], cond_dim=8)
@@ -118,7 +118,7 @@ def composite_log_prob(
         >>> composite_log_prob(context, head, torch.randn(5, 2), bounds).shape
         torch.Size([5])
 
-    Source: Meng et al. 2020 (the model); trapezoid rule.
+    Source: Meng et al. 2020 (the model).
     """
     coordinates, contexts = pairs(context_net, x, kind)
     coordinates, contexts = coordinates.view(len(x), -1), contexts.view(len(x), -1, contexts.shape[1])
@@ -126,7 +126,7 @@ def composite_log_prob(
     outside = (coordinates.double() < low) | (coordinates.double() > high)
     if outside.any():
         raise ValueError(
-            f"x must lie between the bounds, {int(outside.any(1).sum())} of {len(x)} samples do not; widen the bounds."
+            f"x must lie between the bounds, got {int(outside.any(1).sum())} of {len(x)} outside; widen the bounds."
         )
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for d in range(coordinates.shape[1]):
@@ -146,32 +146,32 @@ def composite_sample(
     kind: str = "energy",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw samples of an autoregressive model, coordinate by coordinate, by the inverse distribution function.
+    """Draw samples of an autoregressive model, coordinate by coordinate, by the inverse CDF.
 
-    `x_d = F_d^{-1}(u_d | c_d(x_{<d}))`, with the density linear between the points of the grid.
+    `x_d = F_d^{-1}(u_d | c_d(x_{<d}))`, with the density linear between grid points.
 
     Args:
-        context_net: as for `composite_loss`; its attribute `order`, if it has one, says which coordinate comes first.
+        context_net: context net, as for `composite_loss`; its optional attribute `order` is the order of coordinates.
         head: the conditional energy or score.
-        count: how many samples.
-        bounds: `[2, D]`, the ends between which each coordinate lies; samples have its dtype and device.
-        points: number of points of the grids.
+        count: number of samples.
+        bounds: `[2, D]`, lower and upper ends of each coordinate; samples have its dtype and device.
+        points: number of grid points per coordinate.
         kind: "energy" or "score".
-        generator: source of randomness, torch's default one if None.
+        generator: source of randomness; the default generator of torch if None.
 
     Returns:
         Samples `[count, D]`.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes do not fit.
+        ValueError: if shapes do not match.
 
     Example:
         >>> context, head = fastssm.nn.MADEContext(2, 8, [32]), fastssm.nn.MLP(1, [32], cond_dim=8)
         >>> composite_sample(context, head, 7, torch.tensor([[-9.0, -9.0], [9.0, 9.0]])).shape
         torch.Size([7, 2])
 
-    Source: Meng et al. 2020, section 3 (samples coordinate by coordinate).
+    Source: Meng et al. 2020, section 3.
     """
     checks.check_count("count", count)
     checks.check_generator(generator)
@@ -186,16 +186,16 @@ def composite_sample(
 
 
 def _checked_bounds(bounds: object, dim: int | None, points: int) -> Tensor:
-    """Return the bounds in float64; raise unless there are two ordered ends for each coordinate, and points between."""
+    """Check the bounds and the number of points, and return the bounds in float64."""
     checks.check_count("points", points)
     if points < 2:
-        raise ValueError(f"points must be at least 2, the ends of a grid, got {points}.")
+        raise ValueError(f"points must be at least 2, got {points}.")
     if not isinstance(bounds, Tensor) or not bounds.is_floating_point():
-        came = bounds.dtype if isinstance(bounds, Tensor) else type(bounds).__name__
-        raise TypeError(f"bounds must be a floating-point tensor [2, D], got {came}; torch.stack((low, high)) is one.")
+        got = bounds.dtype if isinstance(bounds, Tensor) else type(bounds).__name__
+        raise TypeError(f"bounds must be a floating-point tensor [2, D], got {got}; use torch.stack((low, high)).")
     if bounds.ndim != 2 or bounds.shape[0] != 2 or dim not in (None, bounds.shape[1]):
-        wanted = "[2, D]" if dim is None else f"(2, {dim})"
-        raise ValueError(f"bounds must have shape {wanted}, lower ends and upper ends, got {tuple(bounds.shape)}.")
+        expected = "[2, D]" if dim is None else f"(2, {dim})"
+        raise ValueError(f"bounds must have shape {expected}, lower ends and upper ends, got {tuple(bounds.shape)}.")
     if not (bounds[0] < bounds[1]).all():
-        raise ValueError(f"the lower bounds must lie below the upper ones, got {bounds.tolist()}.")
+        raise ValueError(f"lower bounds must be below upper bounds, got {bounds.tolist()}.")
     return bounds.double()

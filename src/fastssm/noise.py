@@ -1,4 +1,4 @@
-"""Noise on data: how much of it a sample gets, which, and how a model is told its level."""
+"""Add noise to data, and condition models on the noise level."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CONDITIONS = ("sigma", "log_sigma", "level")
 
 
 class Noisy(NamedTuple):
-    """Data and the noise that was added to it.
+    """Noisy data and the added noise.
 
     Attributes:
-        x: `x + sigma noise`, in the shape and dtype of x.
+        x: `x + sigma noise`, with the shape and dtype of x.
         noise: standard normal, `[B, D]`.
-        sigma: deviation, `[B, 1]` or a scalar.
+        sigma: standard deviation, `[B, 1]` or a scalar.
     """
 
     x: Tensor
@@ -29,12 +29,12 @@ class Noisy(NamedTuple):
 
 
 def check_sigma(sigma: object, x: Tensor) -> Tensor:
-    """Return a deviation, a positive number or one per sample `[B]`, as a tensor in the dtype of the loss."""
+    """Return a standard deviation, a positive number or one per sample `[B]`, as a tensor in the dtype of the loss."""
     dtype = checks.widened(x).dtype
     if isinstance(sigma, Tensor):
         if not sigma.is_floating_point() or sigma.shape not in ((), x.shape[:1]):
             raise ValueError(
-                f"sigma must be a positive number, or a floating-point tensor ({x.shape[0]},) with one per sample, got "
+                f"sigma must be a positive number, or a floating-point tensor ({x.shape[0]},), one per sample, got "
                 f"{sigma.dtype} of shape {tuple(sigma.shape)}."
             )
         return checks.outside_inference(sigma).to(x.device, dtype)
@@ -57,7 +57,7 @@ def check_sigmas(sigmas: object, x: Tensor) -> Tensor:
     if not isinstance(sigmas, Sequence) or not all(isinstance(s, int | float) for s in sigmas):
         raise TypeError(f"sigmas must be a list of numbers or a tensor [L], got {type(sigmas).__name__}.")
     if not sigmas:
-        raise ValueError("sigmas must hold at least one noise level, got none.")
+        raise ValueError("sigmas must contain at least one noise level, got none.")
     _check_positive("sigmas", sigmas)
     return torch.tensor([float(s) for s in sigmas], dtype=dtype, device=x.device)
 
@@ -69,7 +69,7 @@ def _check_positive(name: str, values: Iterable[float]) -> None:
 
 
 def check_noise(noise: object, x: Tensor) -> None:
-    """Raise unless the noise is None or a floating-point tensor like x."""
+    """Raise unless the noise is None or a floating-point tensor with the shape and device of x."""
     if noise is None:
         return
     if not isinstance(noise, Tensor) or not noise.is_floating_point():
@@ -77,8 +77,8 @@ def check_noise(noise: object, x: Tensor) -> None:
         raise TypeError(f"noise must be a floating-point torch.Tensor, got {kind}; use torch.randn_like(x).")
     if noise.shape != x.shape or noise.device != x.device:
         raise ValueError(
-            f"noise must be like x, {tuple(x.shape)} on {x.device}, got {tuple(noise.shape)} on {noise.device}; use "
-            "torch.randn_like(x)."
+            f"noise must have the shape and device of x, {tuple(x.shape)} on {x.device}, got {tuple(noise.shape)} on "
+            f"{noise.device}; use torch.randn_like(x)."
         )
 
 
@@ -97,7 +97,7 @@ def check_level(level: object, x: Tensor) -> None:
 
 
 def draw_level(level: Tensor | None, count: int, x: Tensor, generator: Generator | None) -> Tensor:
-    """Return the given level of each sample, or uniform ones, `[B]`."""
+    """Return the given level of each sample, or draw uniform levels `[B]`."""
     if level is not None:
         return level
     if generator is None:
@@ -105,8 +105,8 @@ def draw_level(level: Tensor | None, count: int, x: Tensor, generator: Generator
     return torch.randint(count, (x.shape[0],), generator=generator, device=generator.device).to(x.device)
 
 
-def blurred(x: Tensor, sigma: Tensor, noise: Tensor | None, generator: Generator | None) -> Noisy:
-    """Return `x + sigma noise`; the noise is drawn if None."""
+def add_noise(x: Tensor, sigma: Tensor, noise: Tensor | None, generator: Generator | None) -> Noisy:
+    """Return `x + sigma noise`; draw the noise if it is None."""
     wide = checks.widened(x.flatten(1))
     if noise is None:
         noise = gaussian((1, *wide.shape), wide, generator)[0]
@@ -115,8 +115,8 @@ def blurred(x: Tensor, sigma: Tensor, noise: Tensor | None, generator: Generator
     return Noisy((wide + sigma * noise).reshape(x.shape).to(x.dtype), noise, sigma)
 
 
-def told(condition: str, sigma: Tensor, level: Tensor, x: Tensor) -> Tensor:
-    """Return what a model is told of the noise `[B]`: its deviation, the logarithm of that, or the level's index."""
+def condition_value(condition: str, sigma: Tensor, level: Tensor, x: Tensor) -> Tensor:
+    """Return the condition of a model `[B]`: the standard deviation, its logarithm, or the index of the level."""
     if condition == "level":
         return level
     return (sigma.log() if condition == "log_sigma" else sigma).to(x.dtype)

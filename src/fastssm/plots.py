@@ -1,4 +1,4 @@
-"""Figures of a finished training; matplotlib is imported when the first one is drawn, and no display is needed."""
+"""Figures of a finished training run. They need matplotlib, imported on first use, but no display."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ BLUE, VERMILION, GREY = (
     "#0072B2",
     "#D55E00",
     "#666666",
-)  # of the palette of Okabe and Ito, safe for colour-blind readers
+)  # from the colour-blind safe palette of Okabe and Ito
 GRID = 240
 ARROWS = 24
 POINTS = 5000
-EXTREMES = 5  # most and least likely rows shown
-PICTURES = 16  # of them when the rows are pictures
-LARGEST_TABLE = 16  # columns shown of a wide data set
+EXTREMES = 5  # number of most and of least likely rows shown
+PICTURES = 16  # the same, if the rows are images
+LARGEST_TABLE = 16  # maximum number of columns shown
 
 
 def draw_outcome(outcome: Outcome, path: Path) -> None:
-    """Draw what suits the data: in two dimensions the density, else losses, energies and extreme rows.
+    """Draw the density of two-dimensional data; otherwise losses, energies and extreme rows.
 
     Args:
-        outcome: the finished training.
-        path: where the PNG goes.
+        outcome: the finished run.
+        path: path of the PNG file.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: if matplotlib is not installed.
     """
     if outcome.prepared.train.shape[1] == 2:
         draw_densities([outcome], path)
@@ -45,14 +45,14 @@ def draw_outcome(outcome: Outcome, path: Path) -> None:
 
 
 def draw_densities(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draw two-dimensional data and what was learnt of each: side by side for one, in columns for several.
+    """Draw two-dimensional data and the learned densities: side by side for one, in columns for several.
 
     Args:
-        outcomes: finished trainings on two columns.
-        path: where the PNG goes.
+        outcomes: finished runs on two columns.
+        path: path of the PNG file.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: if matplotlib is not installed.
     """
     count = len(outcomes)
     figure = _figure(10.4, 4.9) if count == 1 else _figure(3.1 * count, 6.6)
@@ -80,7 +80,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _extent(outcome: Outcome) -> tuple[float, float, float, float]:
-    """Return left, right, bottom and top: the data and a margin, in units of the data."""
+    """Return left, right, bottom and top: the range of the data plus a margin, in data units."""
     rows = outcome.prepared.dataset.rows
     low, high = rows.quantile(0.0005, dim=0), rows.quantile(0.9995, dim=0)
     margin = 0.12 * (high - low)
@@ -102,7 +102,7 @@ def _draw_points(axes: Axes, outcome: Outcome, extent: tuple[float, float, float
 
 
 def _grid(extent: tuple[float, float, float, float], count: int) -> Tensor:
-    """Return the centres of count x count cells, `[count * count, 2]`, x running fastest."""
+    """Return the centres of count x count cells, `[count * count, 2]`, x varying fastest."""
     left, right, bottom, top = extent
     centres = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     x, y = left + (right - left) * centres, bottom + (top - bottom) * centres
@@ -110,7 +110,7 @@ def _grid(extent: tuple[float, float, float, float], count: int) -> Tensor:
 
 
 def density_on_grid(outcome: Outcome, extent: tuple[float, float, float, float], count: int = GRID) -> Tensor:
-    """Return `exp(-E)` on count x count cells (rows from bottom to top), normalised to integrate to one over them."""
+    """Return `exp(-E)` on count x count cells (rows from bottom to top), normalised over them."""
     left, right, bottom, top = extent
     energy = evaluate(outcome.net, outcome.prepared.scaler.scale(_grid(extent, count))).double().flatten()
     cell = (right - left) * (top - bottom) / count**2
@@ -120,28 +120,26 @@ def density_on_grid(outcome: Outcome, extent: tuple[float, float, float, float],
 def _draw_density(axes: Axes, outcome: Outcome, extent: tuple[float, float, float, float]) -> tuple[Any, str]:
     density = density_on_grid(outcome, extent)
     image = axes.imshow(density.numpy(), extent=extent, origin="lower", cmap="viridis", aspect="auto", vmin=0)
-    _frame(axes, outcome, extent, "learnt density exp(−E) / Z")
+    _frame(axes, outcome, extent, "learned density exp(−E) / Z")
     return image, "density"
 
 
 def _draw_field(axes: Axes, outcome: Outcome, extent: tuple[float, float, float, float]) -> tuple[Any, str]:
     grid, scaler = _grid(extent, ARROWS), outcome.prepared.scaler
-    scores = (
-        evaluate(outcome.net, scaler.scale(grid)).double() @ scaler.matrix.T
-    )  # the chain rule, in units of the data
+    scores = evaluate(outcome.net, scaler.scale(grid)).double() @ scaler.matrix.T  # chain rule, in data units
     length = scores.norm(dim=1, keepdim=True)
     arrows = scores / length * length.clamp(max=length.quantile(0.9)) ** 0.5
     rows = outcome.prepared.dataset.rows[:POINTS].numpy()
     axes.scatter(rows[:, 0], rows[:, 1], s=2.0, color="#CCCCCC", linewidths=0)
     columns = (*grid.T.numpy(), *arrows.T.numpy(), length.flatten().log10().numpy())
     quiver = axes.quiver(*columns, angles="xy", cmap="viridis", pivot="mid", width=0.004)
-    _frame(axes, outcome, extent, "learnt score (arrows grow as √|s|)")
+    _frame(axes, outcome, extent, "learned score (arrow length ∝ √|s|)")
     return quiver, "log₁₀ |s|"
 
 
 @torch.no_grad()
 def evaluate(net: nn.Module, scaled: Tensor) -> Tensor:
-    """Return the network's output on scaled rows, on the CPU."""
+    """Return the output of the network on scaled rows, on the CPU."""
     device = next(net.parameters()).device
     return torch.cat([net(part.float().to(device)).cpu() for part in torch.split(scaled, 8192)])
 
@@ -168,7 +166,7 @@ def _draw_losses(axes: Axes, outcome: Outcome) -> None:
     validation = [row["validation_loss"] for row in outcome.metrics]
     measure = outcome.measure.name.split()[0]
     axes.plot(steps, train, color=VERMILION, lw=1.3, label=f"training ({outcome.config.loss} loss)")
-    axes.plot(steps, validation, color=BLUE, lw=1.8, label=f"validation ({measure} loss, mean weights)")
+    axes.plot(steps, validation, color=BLUE, lw=1.8, label=f"validation ({measure} loss, averaged weights)")
     axes.plot([outcome.best_step], [outcome.validation], "o", color=BLUE, label=f"best, step {outcome.best_step:,}")
     axes.axhline(outcome.baseline.value, color=GREY, ls="--", lw=1.2, label="fitted Gaussian (test rows)")
     low, high = min(validation), max(outcome.baseline.value, *validation)
@@ -180,7 +178,7 @@ def _draw_losses(axes: Axes, outcome: Outcome) -> None:
 
 
 def gaussian_rows(outcome: Outcome) -> Tensor:
-    """Return as many rows as the test set has, drawn from the Gaussian that fits the scaled training rows."""
+    """Return rows drawn from a Gaussian fitted to the scaled training rows, as many as in the test set."""
     train = outcome.prepared.train.double()
     generator = torch.Generator().manual_seed(0)
     centred = torch.randn(len(outcome.prepared.test), train.shape[1], generator=generator, dtype=train.dtype)
@@ -196,7 +194,7 @@ def _draw_histograms(axes: Axes, outcome: Outcome) -> None:
     sources = {
         "training rows": (prepared.train + noise, VERMILION, "-"),
         "test rows": (prepared.test, BLUE, "-"),
-        "rows of the fitted Gaussian": (gaussian_rows(outcome), GREY, "--"),
+        "rows from the fitted Gaussian": (gaussian_rows(outcome), GREY, "--"),
     }
     outputs = {name: evaluate(outcome.net, rows) for name, (rows, _, _) in sources.items()}
     values = {name: out.flatten() if energies else out.norm(dim=1) for name, out in outputs.items()}
@@ -206,17 +204,17 @@ def _draw_histograms(axes: Axes, outcome: Outcome) -> None:
     for name, (_, colour, style) in sources.items():
         shown = (values[name] - zero).clamp(*span).numpy()
         axes.hist(shown, bins=40, range=span, density=True, histtype="step", color=colour, ls=style, lw=1.5, label=name)
-    axes.set_title("energies: lower is more likely" if energies else "lengths of the score")
+    axes.set_title("energies: lower is more likely" if energies else "norms of the score")
     axes.set(
         xlabel="E(x) − lowest energy of a row (last bin: and above)" if energies else "|s(x)| (last bin: and above)",
-        ylabel="share of rows per unit",
+        ylabel="density of rows",
     )
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _ranked_test_rows(outcome: Outcome) -> tuple[Tensor, Tensor]:
-    """Return the test rows from the most to the least likely, scaled, and their energies."""
+    """Return the scaled test rows from most to least likely, and their energies."""
     energies, order = evaluate(outcome.net, outcome.prepared.test).flatten().sort()
     return outcome.prepared.test[order], energies
 

@@ -12,7 +12,7 @@ from fastssm import backends, checks
 from fastssm.losses.levels import check_levels
 from fastssm.losses.module import ScoreLoss
 from fastssm.losses.reduction import Cond, LossTerms, check_reduction, reduced
-from fastssm.noise import Noisy, blurred, check_noise, check_sigma
+from fastssm.noise import Noisy, add_noise, check_noise, check_sigma
 
 
 def denoising_loss(
@@ -69,7 +69,7 @@ def denoising_loss(
     check_noise(noise, x)
     checks.check_generator(generator)
     chosen = backends.select_for_score(request, backend)
-    noisy = blurred(request.x, deviation, noise, generator)
+    noisy = add_noise(request.x, deviation, noise, generator)
     return reduced(_mismatch(chosen.score(request._replace(x=noisy.x)), noisy), weight, reduction)
 
 

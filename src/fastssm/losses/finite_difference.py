@@ -14,7 +14,7 @@ from fastssm.directions import Directions
 from fastssm.errors import FastSSMWarning
 from fastssm.losses.module import ScoreLoss
 from fastssm.losses.reduction import Cond, LossTerms, check_reduction, finish, reduced
-from fastssm.noise import blurred, check_noise, check_sigma
+from fastssm.noise import add_noise, check_noise, check_sigma
 from fastssm.operators import choose_directions
 
 STEPS = {torch.float32: 0.03, torch.float64: 1e-4}
@@ -158,7 +158,7 @@ def finite_difference_denoising_loss(
     check_noise(noise, x)
     directions = choose_directions(x, v, n_projections, projection, generator)
     _warn_of_mixing(model)
-    noisy, along = blurred(request.x, deviation, noise, generator), _along(directions, request.x)
+    noisy, along = add_noise(request.x, deviation, noise, generator), _along(directions, request.x)
     energy, _ = _evaluate(request, _moved(noisy.x, size, along, centre=False))
     ahead, behind = energy.reshape(2, *along.shape[:2])
     mismatch = (behind - ahead) / (2 * size) + (along * (noisy.noise / noisy.sigma)).sum(2)

@@ -10,7 +10,16 @@ from torch import Generator, Tensor, nn
 
 from fastssm import backends, checks
 from fastssm.losses.reduction import check_reduction
-from fastssm.noise import CONDITIONS, Noisy, blurred, check_level, check_noise, check_sigmas, draw_level, told
+from fastssm.noise import (
+    CONDITIONS,
+    Noisy,
+    add_noise,
+    check_level,
+    check_noise,
+    check_sigmas,
+    condition_value,
+    draw_level,
+)
 
 
 class Levels(NamedTuple):
@@ -41,11 +50,11 @@ class Levels(NamedTuple):
         x = self.request.x
         level = draw_level(self.level, len(self.sigmas), x, self.generator)
         sigma = self.sigmas[level]
-        noisy = blurred(x, sigma, self.noise, self.generator)
+        noisy = add_noise(x, sigma, self.noise, self.generator)
         weight = sigma**self.power
         if self.weight is not None:
             weight = weight * self.weight.to(weight.dtype)
-        cond = (*self.request.cond[:-1], told(self.condition, sigma, level, x))
+        cond = (*self.request.cond[:-1], condition_value(self.condition, sigma, level, x))
         return self.request._replace(x=noisy.x, cond=cond), noisy, weight
 
 
@@ -75,7 +84,7 @@ def check_levels(
     check_noise(noise, x)
     checks.check_generator(generator)
     first = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-    stand_in = told(condition, levels[first], first, x)
+    stand_in = condition_value(condition, levels[first], first, x)
     request = backends.make_request(model, x, (*checks.check_cond(cond, x), stand_in), kind, precision)
     given = check_reduction(x, weight, reduction)
     return Levels(request, levels, anneal_power, condition, given, level, noise, generator)

@@ -1,4 +1,4 @@
-"""The main job behind `fastssm train`: `train` with a `TrainConfig`, and `load_trained` for what it leaves behind."""
+"""Training as in `fastssm train`: `train` with a `TrainConfig`, and `load_trained` to load the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole at every moment, and metrics that agree with the checkpoint beside them."""
+"""Atomic checkpoints, and metrics that are consistent with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = 1
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Replace `path` by what `write` puts into a file, all of it or nothing, whenever the process is killed."""
+    """Replace `path` atomically by the file that `write` writes."""
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("wb") as file:
         write(file)
@@ -26,15 +26,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write the checkpoint of `folder` atomically."""
+    """Write the checkpoint in `folder` atomically."""
     write_atomically(folder / CHECKPOINT, lambda file: torch.save({"format": FORMAT, **state}, file))
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """Return the checkpoint of `folder`, its tensors on the CPU, or None where there is none.
+    """Return the checkpoint in `folder` with tensors on the CPU, or None if there is none.
 
     Raises:
-        ValueError: the file is not a checkpoint of this version of fastssm.
+        ValueError: if the file is not a checkpoint of this version of fastssm.
     """
     path = folder / CHECKPOINT
     if not path.is_file():
@@ -42,20 +42,20 @@ def load(folder: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({error}); remove it to start again") from error
+        raise ValueError(f"{path} is not a readable checkpoint ({error}); remove it to start over") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of this version of fastssm; remove it to start again")
+        raise ValueError(f"{path} is not a checkpoint of this version of fastssm; remove it to start over")
     return state
 
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
-    """Add one line to the metrics."""
+    """Append one line to the metrics."""
     with (folder / METRICS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of the metrics; a last line that a kill cut short is left out."""
+    """Return the rows of the metrics, without an incomplete last line."""
     path = folder / METRICS
     if not path.is_file():
         return []
@@ -64,7 +64,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
-    """Drop the rows past `step`: the resumed training writes them again."""
+    """Drop the rows after `step`; a resumed run writes them again."""
     rows = [row for row in read_metrics(folder) if row["step"] <= step]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_atomically(folder / METRICS, lambda file: file.write(text.encode()))

@@ -1,4 +1,4 @@
-"""One process or several: who we are, which part of a batch is ours, and sums over all."""
+"""Ranks of distributed training: shares of a batch, sums and broadcasts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world` equal ones.
+    """The rank of this process among `world` processes.
 
     Args:
-        device: where this process computes.
-        rank: 0, 1, ..., world - 1; only rank 0 prints and writes.
+        device: device of this process.
+        rank: 0, 1, ..., world - 1; only rank 0 prints and writes files.
         world: number of processes.
     """
 
@@ -31,34 +31,34 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Say whether this process is the one that prints and writes."""
+        """Return whether this is rank 0, which prints and writes files."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """Return this rank's contiguous part of `count` rows; the parts differ by one row at most."""
+        """Return this rank's contiguous part of `count` rows; part sizes differ by at most one row."""
         return slice(count * self.rank // self.world, count * (self.rank + 1) // self.world)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return the sum of `values` over all ranks, the same bits on each."""
+        """Return the sum of `values` over all ranks, bitwise equal on each."""
         if self.world > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def broadcast(self, value: T) -> T:
-        """Return rank 0's `value` on every rank."""
+        """Return the `value` of rank 0 on every rank."""
         if self.world == 1:
             return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        objects = [value]
+        dist.broadcast_object_list(objects, src=0)
+        return objects[0]
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is CUDA where there is one, else the CPU.
+    """Return the device `name`; `auto` is CUDA if available, otherwise the CPU.
 
     Raises:
-        ValueError: an unknown name, or CUDA where torch finds none.
+        ValueError: if the name is unknown, or torch finds no CUDA device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -67,16 +67,18 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} was asked for, but torch {torch.__version__} finds no CUDA device here")
+        raise ValueError(
+            f"device {name!r} requires CUDA, but torch {torch.__version__} finds no CUDA device; use device cpu"
+        )
     return device
 
 
 @contextmanager
 def join(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started, if it did, and leave them together in the end.
+    """Initialise the process group if `torchrun` started this process, and destroy it at the end.
 
-    A process must not end right behind a collective: a thread of gloo's that then lets go of a Python tensor, while the
-    interpreter is being torn down, aborts it. The barrier holds no such tensor.
+    A process must not exit right after a collective. Otherwise a gloo thread may release a Python tensor while the
+    interpreter shuts down, and the process aborts. The final barrier holds no such tensor.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:

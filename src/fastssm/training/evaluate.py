@@ -1,4 +1,4 @@
-"""The loss of held-out rows, without randomness: the model's, and that of the Gaussian it has to beat."""
+"""Deterministic losses on held-out rows, of a model and of a fitted Gaussian."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastssm import composite_loss, exact_loss
 from fastssm.training.autoregressive import Autoregressive
 from fastssm.training.distributed import Ranks
 
-ROWS_AT_A_TIME = 4096
+CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Mean:
 
 @dataclass(frozen=True)
 class Measure:
-    """What held-out rows are measured by.
+    """A loss that is measured on held-out rows.
 
     Args:
-        name: of the figure, lower being better.
-        rows: from a network, rows `[n, D]`, the kind of network and a backend to the loss of each row.
-        gaussian: from rows less the mean of a Gaussian, and its covariance, to the loss of each under that Gaussian.
+        name: name of the loss; lower is better.
+        rows: function of a network, rows `[n, D]`, the kind of network and a backend; returns the loss of each row.
+        gaussian: function of rows minus the mean of a Gaussian, and its covariance; returns the loss of each row.
     """
 
     name: str
@@ -39,18 +39,18 @@ class Measure:
 
     @torch.no_grad()
     def mean(self, net: nn.Module, rows: Tensor, kind: str, backend: str, ranks: Ranks) -> Mean:
-        """Return the mean over all rows and its standard error, each rank computing its share."""
-        parts = [part for part in torch.split(rows[ranks.share(len(rows))], ROWS_AT_A_TIME) if len(part)]
-        losses = [self.rows(net, part, kind, backend).double() for part in parts]
+        """Return the mean over all rows and its standard error; each rank computes its share."""
+        chunks = [chunk for chunk in torch.split(rows[ranks.share(len(rows))], CHUNK_ROWS) if len(chunk)]
+        losses = [self.rows(net, chunk, kind, backend).double() for chunk in chunks]
         return _mean(torch.cat([rows.new_zeros(0, dtype=torch.float64), *losses]), len(rows), ranks)
 
     def baseline(self, train: Tensor, noise: float, rows: Tensor) -> Mean:
-        """Return the same of the Gaussian that fits the training rows and their noise.
+        """Return the mean loss of a Gaussian fitted to the training rows with noise.
 
         Args:
             train: the training rows `[n, D]`, without noise.
-            noise: deviation of the noise that `rows` carry.
-            rows: `[m, D]`.
+            noise: standard deviation of the noise in `rows`.
+            rows: held-out rows `[m, D]`.
 
         Returns:
             The mean over `rows` and its standard error.
@@ -63,14 +63,14 @@ class Measure:
 
 
 def _exact_gaussian(centred: Tensor, covariance: Tensor) -> Tensor:
-    """Return `-tr P + |P x|^2 / 2` with `P` the inverse of the covariance; on whitened rows about -D / 2."""
+    """Return `-tr P + |P x|^2 / 2` with `P` the inverse covariance; about -D / 2 on whitened rows."""
     precision = torch.linalg.inv(covariance)
     losses: Tensor = 0.5 * (centred @ precision).square().sum(1) - precision.trace()
     return losses
 
 
 def _composite_gaussian(centred: Tensor, covariance: Tensor) -> Tensor:
-    """Return `sum_d( -1 / v_d + (x_d - m_d)^2 / (2 v_d^2) )` with mean and variance of `x_d` given those before it.
+    """Return `sum_d( -1 / v_d + (x_d - m_d)^2 / (2 v_d^2) )` with mean and variance given the preceding coordinates.
 
     With the Cholesky factor L of the covariance, `v_d = L_dd^2` and `(x_d - m_d) / L_dd = (L^-1 x)_d`.
     """

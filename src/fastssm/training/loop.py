@@ -1,4 +1,4 @@
-"""The main job: from settings to a trained network, its test loss, and the files that let a killed run go on."""
+"""Train a network, measure its test loss, and write checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ RESULT = "result.json"
 
 
 class Reporter(Protocol):
-    """Is told how the training goes; rank 0 alone calls it."""
+    """Reports the progress of training; only rank 0 calls it."""
 
     def message(self, text: str) -> None:
-        """Learn something that the user should read."""
+        """Report a message to the user."""
 
     def step(self, step: int, loss: Tensor) -> None:
-        """Learn that `step` steps are done, and the loss (on the device) of the last one."""
+        """Report that `step` steps are done, with the loss (on the device) of the last one."""
 
     def evaluation(self, row: dict[str, Any]) -> None:
-        """Learn of a new row of the metrics."""
+        """Report a new row of the metrics."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished training hands back.
+    """Result of a finished run.
 
     Args:
         config: the settings.
-        prepared: the data as the network saw it.
-        net: the network with the best weights, or what its objective makes of it for evaluation.
-        measure: what the following losses are.
-        test: that of the network on the test rows.
-        baseline: the loss of the fitted Gaussian on the same rows.
+        prepared: the prepared data.
+        net: the network with the best weights, in the form that its objective evaluates.
+        measure: the loss of the following values.
+        test: loss of the network on the test rows.
+        baseline: loss of the fitted Gaussian on the test rows.
         validation: the best validation loss.
-        best_step: when it was reached.
-        steps: how many were taken.
-        seconds: spent in them, evaluations included, over all resumed parts.
-        ending: why the training stopped.
-        folder: where checkpoint, metrics and result lie.
-        metrics: one row per evaluation: step, losses, learning rate and seconds.
+        best_step: step of the best validation loss.
+        steps: number of steps taken.
+        seconds: time of all steps and evaluations, summed over resumed runs.
+        ending: why training stopped.
+        folder: folder of the checkpoint, metrics and result.
+        metrics: one row per evaluation, with step, losses, learning rate and seconds.
     """
 
     config: TrainConfig
@@ -72,7 +72,7 @@ class Outcome:
     metrics: list[dict[str, Any]]
 
     def summary(self) -> dict[str, Any]:
-        """Return the numbers and the settings as JSON would hold them."""
+        """Return the results and the settings as a dictionary for JSON."""
         return {
             "data": self.prepared.dataset.name,
             "rows": {name: len(getattr(self.prepared, name)) for name in ("train", "validation", "test")},
@@ -101,26 +101,27 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Outcome:
-    """Train on a data set and measure the exact score matching loss of the test rows.
+    """Train on a data set and measure the exact score matching loss on the test rows.
 
-    `loss(theta) = E[ v^T J v + |s|^2 / 2 ]` over rows and directions, `J = ds/dx`, by Adam; the weights are averaged,
-    and those with the best exact loss on the validation rows are kept.
+    `loss(theta) = E[ v^T J v + |s|^2 / 2 ]` over rows and directions, `J = ds/dx`, minimised by Adam. The weights
+    are averaged, and those with the best exact loss on the validation rows are kept.
 
     Args:
         config: the settings.
-        folder: where `checkpoint.pt`, `metrics.jsonl` and `result.json` are written; made if it does not exist.
-        ranks: this process among its equals, from `fastssm.training.join`.
-        reporter: is told about progress.
-        resume: continue from the checkpoint in `folder` if there is one, bit for bit.
-        overwrite: start anew even though `folder` holds an unfinished training.
+        folder: output folder for `checkpoint.pt`, `metrics.jsonl` and `result.json`; created if necessary.
+        ranks: the rank of this process, from `fastssm.training.join`.
+        reporter: reports the progress.
+        resume: continue from the checkpoint in `folder` if it exists; the result is bitwise the same.
+        overwrite: start over even if `folder` contains an unfinished run.
 
     Returns:
-        The trained network and its figures.
+        The trained network and its results.
 
     Raises:
-        ValueError: unusable data or settings, a checkpoint of other settings, or an unfinished training in the way.
-        DivergedError: the loss became infinite or not a number.
-        KeyboardInterrupt: a signal came; the checkpoint is written.
+        ValueError: if data or settings are invalid, the checkpoint has other settings, or `folder` contains an
+            unfinished run.
+        DivergedError: if the loss becomes NaN or infinite.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after the checkpoint is written.
     """
     prepared = prepare(load(config.data), scale=config.scale, noise=config.noise)
     training = Training(config, prepared, ranks)
@@ -129,32 +130,32 @@ def train(
         training.restore(state)
     elif state is not None and not state["ending"] and not overwrite:
         raise ValueError(
-            f"{folder} holds a training that was stopped at step {state['step']} of {state['config']['steps']}; "
+            f"{folder} contains a run that stopped at step {state['step']} of {state['config']['steps']}; "
             "continue it with --resume, replace it with --overwrite, or choose another --out"
         )
     if ranks.first:
-        _open(folder, training)
-        for text in _openings(training, resume, state is not None):
-            reporter.message(text)
+        _start(folder, training)
+        for message in _start_messages(training, resume, state is not None):
+            reporter.message(message)
     _run(training, folder, reporter)
     return _finish(training, folder)
 
 
-def _open(folder: Path, training: Training) -> None:
-    """Leave in `folder` just what belongs to the training at its present step, in an order that a kill cannot spoil."""
+def _start(folder: Path, training: Training) -> None:
+    """Make `folder` consistent with the current step, in an order that is safe if the process is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
     checkpoint.save(folder, training.state())
     checkpoint.truncate_metrics(folder, training.step)
 
 
-def _openings(training: Training, resume: bool, found: bool) -> Iterator[str]:
+def _start_messages(training: Training, resume: bool, found: bool) -> Iterator[str]:
     if training.ending:
         yield f"already finished at step {training.step}: {training.ending}"
     elif resume and found:
         yield f"resumed at step {training.step} of {training.config.steps}"
     elif resume:
-        yield "no checkpoint to resume: starting at step 0"
+        yield "no checkpoint to resume; starting at step 0"
 
 
 def _run(training: Training, folder: Path, reporter: Reporter) -> None:
@@ -173,7 +174,7 @@ def _run(training: Training, folder: Path, reporter: Reporter) -> None:
                     checkpoint.save(folder, training.state())
             if stopped.is_set():
                 raise KeyboardInterrupt(
-                    f"the checkpoint of step {training.step} is in {folder}; --resume goes on from it"
+                    f"the checkpoint of step {training.step} is in {folder}; continue with --resume"
                 )
 
 
@@ -203,19 +204,19 @@ def _finish(training: Training, folder: Path) -> Outcome:
 
 @contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event, so that a step is never cut in half; the second one kills."""
+    """Set an event on the first SIGINT or SIGTERM, so that the current step completes; the second signal kills."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
 
-    def note(number: int, frame: object) -> None:
+    def handle(number: int, frame: object) -> None:
         stopped.set()
         signal.signal(number, signal.SIG_DFL)
 
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in previous:
-        signal.signal(number, note)
+        signal.signal(number, handle)
     try:
         yield stopped
     finally:

@@ -1,4 +1,4 @@
-"""Gives a finished or interrupted training back as a network."""
+"""Load the network of a finished or interrupted run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fastssm.training.trainer import build_net
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its best weights, and the scaler that maps data to what the network takes.
+    """A network with its best weights, and the scaler of its inputs.
 
-    `net(scaler.scale(rows).float())` is the energy, or the score in scaled coordinates, of rows in their own units. A
-    noise-conditional network takes the logarithm of its noise level, too: `net.at(log_sigma)` is it at one level.
+    `net(scaler.scale(rows).float())` is the energy, or the score in scaled coordinates, of rows in data units. A
+    noise-conditional network also takes the logarithm of the noise level; `net.at(log_sigma)` fixes it.
     """
 
     net: nn.Module
@@ -27,23 +27,25 @@ class Trained:
 
 
 def load_trained(folder: str | Path) -> Trained:
-    """Load what `fastssm train` left in `folder`.
+    """Load the result of `fastssm train`.
 
     Args:
-        folder: the `--out` of the training.
+        folder: output folder of the run (`--out`).
 
     Returns:
-        The network on the CPU in evaluation mode, its scaler and its settings.
+        The network on the CPU in evaluation mode, its scaler and settings.
 
     Raises:
-        ValueError: there is no readable checkpoint.
+        ValueError: if there is no readable checkpoint.
 
     Example:
         >>> trained = load_trained("runs/white-wine")  # doctest: +SKIP
     """
     state = checkpoint.load(Path(folder))
     if state is None:
-        raise ValueError(f"{folder} holds no {checkpoint.CHECKPOINT}; give the --out folder of a training")
+        raise ValueError(
+            f"{folder} must contain {checkpoint.CHECKPOINT}, but it does not; pass the --out folder of a run"
+        )
     scaler, config = Scaler(**state["scaler"]), TrainConfig(**state["config"])
     net = build_net(config, len(scaler.mean))
     net.load_state_dict(state["best"]["weights"])

@@ -1,4 +1,4 @@
-"""A training at some step: it advances, evaluates, and can be written down and read back at any step."""
+"""The state of a training run, which can be saved and restored at any step."""
 
 from __future__ import annotations
 
@@ -17,33 +17,32 @@ from fastssm.training.objectives import OBJECTIVES, Batch, normal
 
 
 class DivergedError(RuntimeError):
-    """The loss of a training became infinite or not a number."""
+    """The loss became NaN or infinite."""
 
 
 def build_net(config: TrainConfig, features: int) -> nn.Module:
-    """Return the network of a configuration with its initial weights, which depend on the seed alone."""
+    """Return the network of a configuration with initial weights that depend only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(config.seed)
         return OBJECTIVES[config.loss].network(config, features)
 
 
 class Training:
-    """A training at some step.
+    """A training run at some step.
 
     Args:
         config: the settings.
         prepared: the data.
-        ranks: this process and its device.
+        ranks: the rank and device of this process.
 
     Raises:
-        ValueError: the batch cannot be divided among the ranks.
+        ValueError: if the batch is not divisible by the number of ranks.
     """
 
     def __init__(self, config: TrainConfig, prepared: Prepared, ranks: Ranks) -> None:
         if config.batch % ranks.world:
             raise ValueError(
-                f"batch must be a multiple of the {ranks.world} processes, so that each gets an equal part; "
-                f"got {config.batch}"
+                f"batch must be a multiple of the number of processes, {ranks.world}, got {config.batch}; change it"
             )
         self.config, self.prepared, self.ranks = config, prepared, ranks
         self.objective = OBJECTIVES[config.loss]
@@ -68,7 +67,7 @@ class Training:
         return nn.parallel.DistributedDataParallel(loss, broadcast_buffers=False)
 
     def _batch(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw the rows of the whole batch, and what comes with them, and return this rank's part."""
+        """Draw the rows and random tensors of the whole batch, and return this rank's part."""
         config, features, device = self.config, self.train_rows.shape[1], self.ranks.device
         index = torch.randint(len(self.train_rows), (config.batch,), generator=self.generator)
         batch = Batch(config, features, self.ranks.share(config.batch), device, self.generator)
@@ -78,7 +77,7 @@ class Training:
         return rows, {name: draw(batch) for name, draw in self.objective.draws.items()}
 
     def advance(self) -> Tensor:
-        """Take one optimiser step and return this rank's loss before it."""
+        """Take one optimiser step and return this rank's loss before the step."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr_at(self.step)
         x, drawn = self._batch()
@@ -99,14 +98,14 @@ class Training:
             mean.lerp_(weight, 1 - decay)
 
     def evaluation_is_due(self) -> bool:
-        """Say whether the step just taken is followed by an evaluation."""
+        """Return whether an evaluation follows the last step."""
         return self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
 
     def evaluate(self) -> dict[str, Any]:
-        """Measure the validation loss, remember the best weights, decide whether to end, and return a row of metrics.
+        """Measure the validation loss, update the best weights, check whether to stop, and return a row of metrics.
 
         Raises:
-            DivergedError: the training or the validation loss is not finite.
+            DivergedError: if the training or validation loss is not finite.
         """
         train_loss = (self.ranks.sum(self.loss_sum) / (self.ranks.world * max(1, self.loss_count))).item()
         config = self.config
@@ -115,9 +114,9 @@ class Training:
         validation = measured.value
         if not math.isfinite(train_loss + validation):
             raise DivergedError(
-                f"the loss became {validation if math.isfinite(train_loss) else train_loss} in the "
-                f"{self.loss_count} steps before step {self.step}; lower --lr (now {config.lr:g}) "
-                f"or --clip (now {config.clip:g})"
+                f"the loss must be finite, got {validation if math.isfinite(train_loss) else train_loss} in the "
+                f"{self.loss_count} steps before step {self.step}; lower --lr (now {config.lr:g}) or "
+                f"--clip (now {config.clip:g})"
             )
         if validation < self.best["loss"]:
             self.best = {"step": self.step, "loss": validation, "weights": _copy(self.mean_net)}
@@ -135,7 +134,7 @@ class Training:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the rest of the training depends on."""
+        """Return the complete state of the run."""
         return {
             "config": vars(self.config),
             "fingerprint": self._fingerprint,
@@ -156,15 +155,15 @@ class Training:
         """Continue from `state`.
 
         Raises:
-            ValueError: the state belongs to other settings or other data, naming what differs.
+            ValueError: if the state has other settings or data; the message lists the differences.
         """
         differences = self.config.differences(state["config"])
         if state["fingerprint"] != self._fingerprint:
-            differences.append("the rows of the data are not those of the checkpoint")
+            differences.append("the rows of the data differ from those of the checkpoint")
         if differences:
             raise ValueError(
-                f"--resume continues the very same training, but {'; '.join(differences)}. Pass the checkpoint's "
-                "settings (the schedule of the learning rate hangs on steps, too), or another --out to start anew"
+                f"--resume requires the settings and data of the checkpoint, but {'; '.join(differences)}. Pass the "
+                "same settings (including --steps, which sets the learning rates), or another --out to start over"
             )
         self.net.load_state_dict(state["net"])
         self.mean_net.load_state_dict(state["mean_net"])
@@ -175,7 +174,7 @@ class Training:
         self.seconds, self.ending = state["seconds"], state["ending"]
 
     def evaluated(self, net: nn.Module) -> nn.Module:
-        """Return the energy or score that a network of this training is evaluated as."""
+        """Return the network in the form that is evaluated, as an energy or score."""
         return self.objective.evaluated(net, self.config, self.prepared)
 
     def best_net(self) -> nn.Module:
