@@ -1,8 +1,8 @@
 """Learn the score of eight unequal Gaussians at many noise levels, and sample it by annealed Langevin dynamics.
 
-Plain Langevin chains do not cross the empty space between far modes, so they keep the shares that they start with.
-Chains that come down from a large noise level find each mode's weight. Both ways of training a noise-conditional
-network are shown: by sliced score matching and by denoising.
+Plain Langevin chains do not cross the empty space between distant modes, so they keep their initial mode weights.
+Chains that start at a large noise level and anneal it recover the mode weights. The noise-conditional network is
+trained both by sliced score matching and by denoising.
 
 Run `python examples/annealed.py`.
 """
@@ -20,24 +20,24 @@ SHARES = torch.tensor([8.0, 1.0, 4.0, 1.0, 2.0, 1.0, 4.0, 1.0]) / 22
 ANGLES = torch.arange(8) * (torch.pi / 4)
 CENTRES = 4 * torch.stack([ANGLES.cos(), ANGLES.sin()], 1)
 SIGMAS = torch.logspace(0.7, -1, 10)  # 5 to 0.1
-TOLD = {"sigmas": SIGMAS, "condition": "log_sigma"}
+NOISE = {"sigmas": SIGMAS, "condition": "log_sigma"}
 
 
 def mixture(count: int) -> torch.Tensor:
-    """Draw points from eight Gaussians of deviation 0.3 around a circle, with unequal shares."""
+    """Draw points from eight Gaussians of standard deviation 0.3 on a circle, with unequal weights."""
     return CENTRES[torch.multinomial(SHARES, count, replacement=True)] + 0.3 * torch.randn(count, 2)
 
 
 def shares(x: torch.Tensor) -> torch.Tensor:
-    """Return the share of points that is nearest to each centre."""
+    """Return the fraction of points nearest to each centre."""
     return torch.cdist(x, CENTRES).argmin(1).bincount(minlength=8) / len(x)
 
 
-def train(twin: type, steps: int) -> torch.nn.Module:
-    """Train a score network that is told the logarithm of its noise level."""
+def train(loss_type: type, steps: int) -> torch.nn.Module:
+    """Train a score network conditioned on the logarithm of the noise level."""
     torch.manual_seed(0)
     net = fastssm.nn.MLP(2, [128, 128, 128], 2, "silu", cond_dim=1)
-    objective = twin(net, **TOLD)
+    objective = loss_type(net, **NOISE)
     optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
@@ -50,7 +50,7 @@ def train(twin: type, steps: int) -> torch.nn.Module:
 
 
 def draw(panels: dict[str, torch.Tensor], path: Path) -> None:
-    """Draw points, and the share of each mode beside it."""
+    """Plot points, and the fraction of points in each mode."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3 * len(panels), 3.2), layout="constrained", dpi=100)
@@ -65,7 +65,7 @@ def draw(panels: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def main() -> None:
-    """Train both ways, sample, and compare the shares of the modes."""
+    """Train with both losses, sample, and compare the mode weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/annealed.png"), help="where the figure goes")
@@ -74,11 +74,11 @@ def main() -> None:
     torch.manual_seed(0)
     panels = {"data": mixture(4000)}
     start = SIGMAS[0] * torch.randn(4000, 2)
-    for name, twin in {"sliced": fastssm.AnnealedSlicedLoss, "denoising": fastssm.AnnealedDenoisingLoss}.items():
-        net = train(twin, steps)
-        panels[f"annealed, {name}"] = annealed_langevin(net, start, n_steps=length, **TOLD)
-        print(f"{name}\n{loss_per_level(net, panels['data'], **TOLD)}\n")
-    sharp = net.at(SIGMAS[-1:].log())  # the network at its smallest level is an ordinary one
+    for name, loss_type in {"sliced": fastssm.AnnealedSlicedLoss, "denoising": fastssm.AnnealedDenoisingLoss}.items():
+        net = train(loss_type, steps)
+        panels[f"annealed, {name}"] = annealed_langevin(net, start, n_steps=length, **NOISE)
+        print(f"{name}\n{loss_per_level(net, panels['data'], **NOISE)}\n")
+    sharp = net.at(SIGMAS[-1:].log())  # an unconditional network at the smallest level
     panels["plain Langevin"] = langevin(sharp, start, step=1e-3, n_steps=10 * length).x
     for name, x in panels.items():
         wrong = (shares(x) - SHARES).abs().sum() / 2

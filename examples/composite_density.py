@@ -1,9 +1,10 @@
 """Learn densities by composite score matching, and draw samples from them coordinate by coordinate.
 
-Rings and a checkerboard in two dimensions; then the white-wine data, whose held-out log-likelihood is compared with
-that of a Gaussian. Every conditional density is normalised by quadrature, so these are honest log-densities.
+The data are rings and a checkerboard in two dimensions, and white-wine. The held-out log-likelihood is compared with
+that of a Gaussian. Every conditional density is normalised by quadrature, so the log-densities are exact up to its
+error.
 
-Run `python examples/composite_density.py`, or with `--figure composite.png` to see the samples.
+Run `python examples/composite_density.py`, or with `--figure composite.png` to plot the samples.
 """
 
 import argparse
@@ -17,8 +18,8 @@ from fastssm.data import Prepared, load, prepare
 from fastssm.nn import MLP, MADEContext
 
 CONTEXT = 16
-NOISE = {"rings": 0.15, "checkerboard": 0.1, "white-wine": None}  # on the scaled rows; None for the data's own
-STEPS = {"rings": 3000, "checkerboard": 3000, "white-wine": 600}  # of few rows, more would be learnt by heart
+NOISE = {"rings": 0.15, "checkerboard": 0.1, "white-wine": None}  # on the scaled rows; None for the data set's default
+STEPS = {"rings": 3000, "checkerboard": 3000, "white-wine": 600}  # white-wine has few rows and overfits with more steps
 
 
 def fit(prepared: Prepared, steps: int) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -33,7 +34,7 @@ def fit(prepared: Prepared, steps: int) -> tuple[torch.nn.Module, torch.nn.Modul
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         rows = prepared.train[torch.randint(len(prepared.train), (512,))]
-        loss = objective(rows + prepared.noise * torch.randn_like(rows))  # as noisy as the rows held out
+        loss = objective(rows + prepared.noise * torch.randn_like(rows))  # the same noise as in held-out rows
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -43,21 +44,21 @@ def fit(prepared: Prepared, steps: int) -> tuple[torch.nn.Module, torch.nn.Modul
 
 
 def bounds_of(prepared: Prepared) -> Tensor:
-    """Return `[2, D]`: all rows, and a quarter of their spread on either side."""
+    """Return `[2, D]`, the range of all rows, extended by a quarter on either side."""
     low, high = torch.cat([prepared.train, prepared.validation, prepared.test]).aminmax(dim=0)
     margin = 0.25 * (high - low)
     return torch.stack([low - margin, high + margin])
 
 
 def gaussian_log_prob(prepared: Prepared) -> Tensor:
-    """Return the log-density of the test rows under the Gaussian with the training rows' moments."""
+    """Return the log-density of the test rows under a Gaussian fitted to the training rows."""
     train = prepared.train.double()
     covariance = torch.cov(train.T) + prepared.noise**2 * torch.eye(train.shape[1], dtype=train.dtype)
     return MultivariateNormal(train.mean(0), covariance).log_prob(prepared.test.double())
 
 
 def draw(found: list[tuple[Prepared, Tensor]], path: str) -> None:
-    """Draw two-dimensional data above, and the samples below."""
+    """Plot two-dimensional data above, and samples below."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(found), 6.8), layout="constrained", dpi=100)
@@ -74,10 +75,10 @@ def draw(found: list[tuple[Prepared, Tensor]], path: str) -> None:
 
 
 def main() -> None:
-    """Train on each data set, compare log-likelihoods, sample."""
+    """Train on each data set, compare log-likelihoods, and sample."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
-    parser.add_argument("--figure", help="where the figure goes; none is drawn without it")
+    parser.add_argument("--figure", help="path of the figure (default: no figure)")
     chosen = parser.parse_args()
     count = 50 if chosen.smoke else 3000
 

@@ -1,12 +1,13 @@
-"""Write a loss of your own from `fastssm.terms`: score matching on the positive orthant.
+"""Write a custom loss with `fastssm.terms`: score matching on the positive orthant.
 
-Data on x > 0 with mass at the edge break ordinary score matching: its integration by parts leaves a boundary term.
-Weighting coordinate j by `g_j(x) = min(x_j, 1)`, which vanishes at the edge, removes it (Yu, Drton and Shojaie, 2019):
+Standard score matching is biased for data on x > 0 with mass at the boundary, because integration by parts leaves a
+boundary term. The weight `g_j(x) = min(x_j, 1)` of coordinate j vanishes at the boundary and removes the term (Yu,
+Drton and Shojaie, 2019):
 
     J_g = E sum_j [ g_j s_j^2 / 2 + g_j ds_j/dx_j + (dg_j/dx_j) s_j ]
 
-The middle term is a weighted trace, so its sliced form is `w . J w` with the direction `w = sqrt(g) * v`: nothing but
-another `v=`. (`fastssm.domain_loss` is this loss on many domains and with many weights.)
+The middle term is a weighted trace, so its sliced form is `w . J w` with the direction `w = sqrt(g) * v`, passed as
+`v=`. `fastssm.domain_loss` provides this loss for many domains and weights.
 
 Run `python examples/custom_loss.py`.
 """
@@ -19,7 +20,7 @@ import fastssm
 
 
 def positive_orthant_loss(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Return the weighted sliced score matching loss of data on x > 0."""
+    """Return the weighted sliced score matching loss for data on x > 0."""
     weight, slope = x.clamp(max=1), (x < 1).to(x)
     signs = 2.0 * torch.randint_like(x, 2) - 1
     terms = fastssm.terms(net, x, v=weight.sqrt() * signs)
@@ -41,7 +42,7 @@ def fit(loss_of, steps: int) -> torch.nn.Module:
 
 
 def main() -> None:
-    """Compare the learnt score with the truth, with and without the weight."""
+    """Compare the learned score with the true score, with and without the weight."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     steps = 20 if parser.parse_args().smoke else 400

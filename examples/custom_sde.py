@@ -1,11 +1,11 @@
-"""Learn the scores of a diffusion that has no closed-form kernel: noise that whirls.
+"""Learn the scores of a diffusion without a closed-form kernel: an SDE with rotation.
 
-The drift `beta(t) / 2 (-x + w(|x|) J x)` pulls points inwards and turns them, faster the further in they are.
-The turning is free of divergence and moves points along circles alone, so that `N(0, I)` stays stationary, and the
-process forgets its data as fast as the usual one. But nobody knows the density of x_t given x_0, so denoising score
-matching has no target. The sliced loss needs samples alone.
+The drift `beta(t) / 2 (-x + w(|x|) J x)` contracts and rotates points; the rotation is faster near the origin. The
+rotation has no divergence and moves points only along circles. So `N(0, I)` remains stationary, and the process
+converges to it as fast as without rotation. The density of x_t given x_0 has no closed form, so denoising score
+matching has no target. The sliced loss needs only samples.
 
-Run `python examples/custom_sde.py`, and with `--figure whirl.png` (needs matplotlib) to see the process and its
+Run `python examples/custom_sde.py`, and with `--figure rotation.png` (needs matplotlib) to plot the process and its
 reverse.
 """
 
@@ -18,34 +18,34 @@ import fastssm
 import fastssm.data
 from fastssm.diffusion import CustomSDE, SlicedDiffusionLoss, euler_maruyama, flow_log_prob
 
-TURN = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+ROTATION = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
 
 
-def blur(t: torch.Tensor) -> torch.Tensor:
-    """Return about the variance of the noise at time t: its log odds grow evenly from -6 to 4.6."""
+def noise_variance(t: torch.Tensor) -> torch.Tensor:
+    """Return the approximate variance of the noise at time t; its log-odds grow linearly from -6 to 4.6."""
     return torch.sigmoid(10.6 * t - 6.0)
 
 
 def beta(t: torch.Tensor) -> torch.Tensor:
-    """Return the rate at which the data are forgotten, which makes it so."""
-    return 10.6 * blur(t)
+    """Return the noise rate that gives this variance."""
+    return 10.6 * noise_variance(t)
 
 
-def whirl(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def drift(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """Return the drift."""
     speed = 3.0 / (1.0 + x.square().sum(1, keepdim=True))
-    return 0.5 * beta(t)[:, None] * (speed * (x @ TURN.T) - x)
+    return 0.5 * beta(t)[:, None] * (speed * (x @ ROTATION.T) - x)
 
 
-SDE = CustomSDE(whirl, lambda t: beta(t).sqrt(), steps=25)
+SDE = CustomSDE(drift, lambda t: beta(t).sqrt(), steps=25)
 
 
 def train(rows: torch.Tensor, steps: int) -> torch.nn.Module:
-    """Minimise the sliced loss along the whirl."""
+    """Minimise the sliced loss along the process."""
     torch.manual_seed(0)
     net = fastssm.nn.MLP(2, [128, 128, 128], 2, "silu", fourier_time=True)
     objective = SlicedDiffusionLoss(
-        net, sde=SDE, weighting=lambda t: blur(t) + 0.01, projection="hadamard", n_projections=2
+        net, sde=SDE, weighting=lambda t: noise_variance(t) + 0.01, projection="hadamard", n_projections=2
     )
     optimiser = torch.optim.Adam(objective.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -61,7 +61,7 @@ def train(rows: torch.Tensor, steps: int) -> torch.nn.Module:
 
 
 def draw(net: torch.nn.Module, rows: torch.Tensor, samples: torch.Tensor, path: Path) -> None:
-    """Draw the process from data to noise, and back."""
+    """Plot the process from data to noise, and its reverse."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.4, 5.4), layout="constrained", dpi=80)
@@ -76,8 +76,8 @@ def draw(net: torch.nn.Module, rows: torch.Tensor, samples: torch.Tensor, path: 
             net, start, sde=SDE, steps=300, t_min=time)  # fmt: skip
         axes[0, column].scatter(*upper.T, s=2, linewidths=0, c=colour, cmap="twilight")
         axes[1, column].scatter(*lower.T, s=2, linewidths=0, color="#D55E00")
-        axes[0, column].set_title(f"data, whirled to t = {time:g}")
-        axes[1, column].set_title(f"noise, unwhirled to t = {time:g}")
+        axes[0, column].set_title(f"data at t = {time:g}")
+        axes[1, column].set_title(f"samples at t = {time:g}")
     for panel in axes.flat:
         panel.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2))
         panel.set_box_aspect(1)
@@ -87,10 +87,10 @@ def draw(net: torch.nn.Module, rows: torch.Tensor, samples: torch.Tensor, path: 
 
 
 def main() -> None:
-    """Train, evaluate, sample."""
+    """Train, evaluate and sample."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
-    parser.add_argument("--figure", type=Path, help="where a PNG goes")
+    parser.add_argument("--figure", type=Path, help="path of a PNG file")
     arguments = parser.parse_args()
     steps, test = (5, 20) if arguments.smoke else (5000, 300)
 

@@ -1,7 +1,7 @@
-"""Learn three rings by denoising score matching at three noise levels, and look at them through Langevin samples.
+"""Learn three rings by denoising score matching at three noise levels, and draw Langevin samples.
 
-Denoising learns the density of the data blurred by its noise: a large sigma is easy and washes out the rings, a small
-one is sharp and its loss noisy. Sliced score matching on data blurred by the same noise learns the same density.
+Denoising learns the density of the noisy data. A large sigma is easy to learn but blurs the rings; a small sigma is
+sharp but has a noisy loss. Sliced score matching on data with the same noise learns the same density.
 
 Run `python examples/denoising.py`.
 """
@@ -16,16 +16,16 @@ from fastssm.data import load, prepare
 from fastssm.sampling import langevin
 
 SIGMAS = (0.3, 0.1, 0.05)
-SIDE = 2.4  # of the picture, in deviations of the data
+SIDE = 2.4  # half width of the plot, in standard deviations of the data
 
 
-def train(objective: torch.nn.Module, rows: torch.Tensor, blur: float, steps: int) -> None:
-    """Minimise an objective on rows, blurred by noise of the deviation `blur` first."""
+def train(objective: torch.nn.Module, rows: torch.Tensor, noise: float, steps: int) -> None:
+    """Minimise an objective on rows with added noise of standard deviation `noise`."""
     optimiser = torch.optim.Adam(objective.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         batch = rows[torch.randint(len(rows), (512,))]
-        loss = objective(batch + blur * torch.randn_like(batch))
+        loss = objective(batch + noise * torch.randn_like(batch))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -33,13 +33,13 @@ def train(objective: torch.nn.Module, rows: torch.Tensor, blur: float, steps: in
 
 
 def energy() -> torch.nn.Module:
-    """Return a network with the same initial weights every time."""
+    """Return a network with fixed initial weights."""
     torch.manual_seed(0)
     return fastssm.nn.MLP(2, [128, 128, 128], activation="silu")
 
 
 def draw(nets: dict[str, torch.nn.Module], samples: dict[str, torch.Tensor], path: Path) -> None:
-    """Draw the learnt densities, and below them samples from each."""
+    """Plot the learned densities, and samples below them."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.6 * len(nets), 5.4), layout="constrained", dpi=72)
@@ -59,7 +59,7 @@ def draw(nets: dict[str, torch.nn.Module], samples: dict[str, torch.Tensor], pat
 
 
 def main() -> None:
-    """Train, compare with sliced score matching, sample."""
+    """Train, compare with sliced score matching, and sample."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/denoising.png"), help="where the figure goes")

@@ -1,4 +1,4 @@
-"""How many projections? Ask the gradient's noise while an energy learns the white-wine data.
+"""Choose the number of projections from the gradient noise while an energy is trained on the white-wine data.
 
 Run `python examples/diagnostics.py`.
 """
@@ -16,7 +16,7 @@ COUNTS = (1, 2, 4, 8, 16)
 
 
 def draw(studies: dict[str, ProjectionStudy], path: Path) -> None:
-    """Draw the noise and its price over the number of projections."""
+    """Plot the gradient noise and its cost over the number of projections."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=100)
@@ -31,9 +31,9 @@ def draw(studies: dict[str, ProjectionStudy], path: Path) -> None:
         axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
         axes.set_xlabel("projections per sample")
         axes.spines[["top", "right"]].set_visible(False)
-    shares.set(ylabel="% of the gradient's variance", title="noise that the directions cause")
+    shares.set(ylabel="% of the gradient variance", title="noise due to directions")
     work.set(
-        ylabel="cost × noise, one projection = 1", title="price of a precise gradient (star: the least)", ylim=(0, None)
+        ylabel="cost × noise, one projection = 1", title="cost of a precise gradient (star: minimum)", ylim=(0, None)
     )
     shares.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def draw(studies: dict[str, ProjectionStudy], path: Path) -> None:
 
 
 def main() -> None:
-    """Train in stages; study the noise of the gradient before each."""
+    """Train in stages, and measure the gradient noise at each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/diagnostics.png"), help="where the figure goes")

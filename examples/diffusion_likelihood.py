@@ -1,10 +1,10 @@
-"""Train diffusion models by a bound on their likelihood, and evaluate held-out rows in nats, three ways to train.
+"""Train diffusion models with three forms of a likelihood bound, and evaluate held-out rows in nats.
 
-The same network predicts the noise of a variance-preserving diffusion. It learns from the sliced form of the bound,
-from the denoising form, and from the latter with soft truncation. Held-out rows are then judged by the bound itself
-and by the exact density of the probability-flow ODE, beside the Gaussian that fits the training rows.
+A network predicts the noise of a variance-preserving diffusion. It is trained with the sliced form of the bound, the
+denoising form, and the denoising form with soft truncation. Held-out rows are evaluated with the bound and with the
+exact density of the probability-flow ODE, and compared with a Gaussian fitted to the training rows.
 
-Run `python examples/diffusion_likelihood.py`, and with `--figure likelihood.png` (needs matplotlib) to see samples
+Run `python examples/diffusion_likelihood.py`, and with `--figure likelihood.png` (needs matplotlib) to plot samples
 and densities.
 """
 
@@ -18,7 +18,7 @@ import fastssm.data
 from fastssm.diffusion import VP, ElboLoss, SoftTruncation, elbo, flow_log_prob, probability_flow
 
 SDE, T_MIN = VP(), 1e-3
-WAYS = {
+FORMS = {
     "sliced": {"form": "sliced", "t_min": T_MIN},
     "denoising": {"form": "denoising", "t_min": T_MIN},
     "soft truncation": {"form": "denoising", "truncation": SoftTruncation(k=1.0, eps=T_MIN)},
@@ -26,18 +26,18 @@ WAYS = {
 NOISE = {"sde": SDE, "predicts": "noise", "t_min": T_MIN}
 
 
-def train(rows: torch.Tensor, blur: float, steps: int, way: str) -> torch.nn.Module:
-    """Minimise the bound on minus the log likelihood; return the running mean of the weights."""
+def train(rows: torch.Tensor, noise: float, steps: int, form: str) -> torch.nn.Module:
+    """Minimise the bound on the negative log-likelihood, and return the moving average of the weights."""
     torch.manual_seed(0)
     columns = rows.shape[1]
     net = fastssm.nn.MLP(columns, [128, 128, 128], columns, "silu", fourier_time=True, conditioning="film")
-    objective = ElboLoss(net, sde=SDE, predicts="noise", **WAYS[way])
+    objective = ElboLoss(net, sde=SDE, predicts="noise", **FORMS[form])
     optimiser = torch.optim.Adam(objective.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     mean = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
     for _ in range(steps):
         x = rows[torch.randint(len(rows), (256,))]
-        loss = objective(x + blur * torch.randn_like(x))
+        loss = objective(x + noise * torch.randn_like(x))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 10.0)
@@ -47,33 +47,33 @@ def train(rows: torch.Tensor, blur: float, steps: int, way: str) -> torch.nn.Mod
     return mean.module
 
 
-def gaussian(train_rows: torch.Tensor, blur: float, test_rows: torch.Tensor) -> torch.Tensor:
-    """Return the log density of test rows under the Gaussian that fits the training rows."""
-    covariance = torch.cov(train_rows.T) + blur**2 * torch.eye(train_rows.shape[1])
+def gaussian(train_rows: torch.Tensor, noise: float, test_rows: torch.Tensor) -> torch.Tensor:
+    """Return the log-density of test rows under a Gaussian fitted to the training rows."""
+    covariance = torch.cov(train_rows.T) + noise**2 * torch.eye(train_rows.shape[1])
     return torch.distributions.MultivariateNormal(train_rows.mean(0), covariance).log_prob(test_rows)
 
 
 def report(name: str, values: torch.Tensor) -> str:
-    """Return a mean and its standard error."""
+    """Return a mean and its standard error as text."""
     return f"{name} {values.mean():8.3f} ± {values.std() / len(values) ** 0.5:.3f}"
 
 
 def study(name: str, steps: int, test: int) -> tuple[fastssm.data.Prepared, torch.nn.Module]:
-    """Train on one data set in every way; print held-out nats; return the model that was softly truncated."""
+    """Train on one data set with each form, print held-out nats, and return the model with soft truncation."""
     prepared = fastssm.data.prepare(fastssm.data.load(name))
     rows = prepared.test[:test]
     print(f"\n{name}: nats of {len(rows)} held-out rows (scaled, {rows.shape[1]} columns); more is better")
     print(f"{'fitted Gaussian':>16}  {report('exact', gaussian(prepared.train, prepared.noise, rows))}")
-    for way in WAYS:
-        net = train(prepared.train, prepared.noise, steps, way)
+    for form in FORMS:
+        net = train(prepared.train, prepared.noise, steps, form)
         bound = elbo(net, rows, n_times=32, generator=torch.Generator().manual_seed(0), **NOISE)
         flow = flow_log_prob(net, rows, steps=40, solver="heun", **NOISE)
-        print(f"{way:>16}  {report('bound', bound)}   {report('flow', flow)}")
+        print(f"{form:>16}  {report('bound', bound)}   {report('flow', flow)}")
     return prepared, net
 
 
 def draw(studies: list[tuple[fastssm.data.Prepared, torch.nn.Module]], path: Path, cells: int) -> None:
-    """Draw two-dimensional data, samples of the flow, and its density."""
+    """Plot two-dimensional data, and samples and density of the flow."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.3, 3.2 * len(studies)), layout="constrained", dpi=90)
@@ -97,10 +97,10 @@ def draw(studies: list[tuple[fastssm.data.Prepared, torch.nn.Module]], path: Pat
 
 
 def main() -> None:
-    """Study a toy and a table; draw the toy."""
+    """Evaluate a toy density and tabular data, and plot the toy density."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
-    parser.add_argument("--figure", type=Path, help="where a PNG of the toy goes")
+    parser.add_argument("--figure", type=Path, help="path of a PNG file of the toy density")
     arguments = parser.parse_args()
     steps, test, cells = (10, 20, 12) if arguments.smoke else (6000, 1000, 80)
 

@@ -1,4 +1,4 @@
-"""Learn the energy of a two-dimensional ring by sliced score matching, and draw it in the terminal.
+"""Learn the energy of a two-dimensional ring by sliced score matching, and plot it in the terminal.
 
 Run `python examples/energy_2d.py`.
 """
@@ -11,7 +11,7 @@ import fastssm
 
 
 def ring(samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw `[samples, 2]` points at radius 2, give or take 0.2, in every direction."""
+    """Draw `[samples, 2]` points around a circle of radius 2, with radial noise of standard deviation 0.2."""
     angle = 2 * torch.pi * torch.rand(samples, generator=generator)
     radius = 2 + 0.2 * torch.randn(samples, generator=generator)
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
@@ -30,9 +30,9 @@ def train(net: torch.nn.Module, steps: int, generator: torch.Generator) -> None:
 
 
 def picture(net: torch.nn.Module, size: int = 24) -> str:
-    """Render exp(-E) on [-3, 3]^2 with the shades of a terminal."""
+    """Render exp(-E) on [-3, 3]^2 as text."""
     axis = torch.linspace(-3, 3, size)
-    grid = torch.cartesian_prod(-axis[::2], axis).flip(1)  # half as many rows: characters are tall
+    grid = torch.cartesian_prod(-axis[::2], axis).flip(1)  # half as many rows, because characters are tall
     with torch.no_grad():
         energy = net(grid).squeeze(1)
     density = (energy.min() - energy).exp().reshape(-1, size)
@@ -40,7 +40,7 @@ def picture(net: torch.nn.Module, size: int = 24) -> str:
 
 
 def main() -> None:
-    """Train, compare with the exact loss, draw."""
+    """Train, evaluate the exact loss, and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     steps = 20 if parser.parse_args().smoke else 1000

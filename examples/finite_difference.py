@@ -1,7 +1,7 @@
-"""Learn the pinwheel by finite-difference score matching, and see how far its loss is from the exact one.
+"""Learn the pinwheel by finite-difference score matching, and compare with exact derivatives.
 
-Two errors meet in the step: the differences' own, of order `step^2`, and rounding, of order `1 / step^2`. The figure
-shows their sum in float32 and float64, and the densities that the exact and the finite-difference loss have learnt.
+The gradient has a truncation error of order `step^2` and a rounding error of order `1 / step^2`. The figure shows the
+total error in float32 and float64, and the densities learned with the exact and the finite-difference loss.
 
 Run `python examples/finite_difference.py`.
 """
@@ -14,11 +14,11 @@ import torch
 import fastssm
 from fastssm.data import load, prepare
 
-SIDE = 3.0  # of the picture, in deviations of the data
+SIDE = 3.0  # half width of the plot, in standard deviations of the data
 
 
 def train(loss_of, rows: torch.Tensor, steps: int) -> torch.nn.Module:
-    """Fit an energy to rows by a loss, with the same batches whatever the loss."""
+    """Fit an energy to rows with a loss; all losses see the same batches."""
     torch.manual_seed(0)
     net = fastssm.nn.MLP(2, [96, 96, 96], activation="silu")
     optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
@@ -34,12 +34,12 @@ def train(loss_of, rows: torch.Tensor, steps: int) -> torch.nn.Module:
 
 
 def gradient(loss: torch.Tensor, net: torch.nn.Module) -> torch.Tensor:
-    """Return the gradient of a loss in all parameters, flat and in float64."""
+    """Return the gradient of a loss with respect to all parameters, flat, in float64."""
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))]).double()
 
 
 def errors(net: torch.nn.Module, x: torch.Tensor, steps: torch.Tensor) -> dict[str, list[float]]:
-    """Return the relative error of the finite-difference gradient for each step, in both precisions."""
+    """Return the relative error of the finite-difference gradient for each step and precision."""
     v = torch.randn(len(x), 2, generator=torch.Generator().manual_seed(0))
     exact = gradient(fastssm.sliced_loss(net.double(), x.double(), v=v.double(), variance_reduced=False), net)
     found = {}
@@ -52,7 +52,7 @@ def errors(net: torch.nn.Module, x: torch.Tensor, steps: torch.Tensor) -> dict[s
 
 
 def draw(steps: torch.Tensor, found: dict[str, list[float]], nets: dict[str, torch.nn.Module], path: Path) -> None:
-    """Draw the errors and the two densities."""
+    """Plot the errors and the two densities."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained", dpi=110)
@@ -75,7 +75,7 @@ def draw(steps: torch.Tensor, found: dict[str, list[float]], nets: dict[str, tor
 
 
 def main() -> None:
-    """Train twice, compare, draw."""
+    """Train with both losses, compare and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/finite_difference.png"), help="where the figure goes")

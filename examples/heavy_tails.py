@@ -1,8 +1,8 @@
-"""How heavy is the tail? A preconditioner makes score matching look there.
+"""Estimate heavy tails with preconditioned score matching.
 
-Student's t has the score `-2 a x / (b + |x|^2)`: it fades far out, and so does what the tail adds to the loss. In the
-metric `D(x) = (3 + |x|^2) I` near and far count alike, and with `div D = 2 x` the loss is as exact as before. Here
-both fit `E(x) = a log(1 + |x|^2 / b)` to many small samples, beside maximum likelihood, which knows the normaliser.
+Student's t has the score `-2 a x / (b + |x|^2)`, which decays in the tail, as does the contribution of the tail to the
+loss. The metric `D(x) = (3 + |x|^2) I` gives the tail more weight, and with `div D = 2 x` the loss remains exact. Both
+losses fit `E(x) = a log(1 + |x|^2 / b)` to many small samples, and are compared with maximum likelihood.
 
 Run `python examples/heavy_tails.py`.
 """
@@ -77,7 +77,7 @@ def fitted(loss_of: Callable[[StudentT, Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def picture(found: dict[str, Tensor], path: Path) -> None:
-    """Draw the estimates of the exponent and of the scale."""
+    """Plot the estimates of the exponent and the scale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.4, 3.2), layout="constrained", dpi=110)
@@ -88,7 +88,7 @@ def picture(found: dict[str, Tensor], path: Path) -> None:
             shown = estimates[:, index].clamp(truth / 2.99, 2.99 * truth).numpy()
             panel.hist(shown, bins=bins, histtype="step", color=colours[method], lw=1.6, label=method)
         panel.axvline(truth, color="k", lw=1, ls=":")
-        panel.set(xscale="log", xlabel=f"estimate of {name} (first and last bin: and beyond)", ylabel="samples of 500")
+        panel.set(xscale="log", xlabel=f"estimate of {name} (outer bins: and beyond)", ylabel="samples of 500")
         ticks = [truth / 2, truth, 2 * truth]
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.minorticks_off()
@@ -99,7 +99,7 @@ def picture(found: dict[str, Tensor], path: Path) -> None:
 
 
 def main() -> None:
-    """Fit every sample with each loss, and compare."""
+    """Fit each sample with each loss, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few samples, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/heavy_tails.png"), help="where the figure goes")

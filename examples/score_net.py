@@ -1,4 +1,4 @@
-"""Learn the score of a Gaussian mixture with a score network, then sample from it by Langevin dynamics.
+"""Learn the score of a Gaussian mixture with a score network, then sample by Langevin dynamics.
 
 Run `python examples/score_net.py`.
 """
@@ -19,14 +19,14 @@ def mixture(samples: int) -> torch.Tensor:
 
 
 def true_score(x: torch.Tensor) -> torch.Tensor:
-    """Return the gradient of the mixture's log density at `x`."""
+    """Return the gradient of the log-density of the mixture at `x`."""
     offsets = CENTRES - x[:, None]
     responsibility = torch.softmax(-offsets.square().sum(2) / (2 * WIDTH**2), dim=1)
     return (responsibility[..., None] * offsets).sum(1) / WIDTH**2
 
 
 def langevin(net: torch.nn.Module, x: torch.Tensor, steps: int, size: float = 0.02) -> torch.Tensor:
-    """Follow `dx = s(x) dt + sqrt(2) dW` from `x`."""
+    """Integrate `dx = s(x) dt + sqrt(2) dW` from `x`."""
     with torch.no_grad():
         for _ in range(steps):
             x = x + size * net(x) + (2 * size) ** 0.5 * torch.randn_like(x)
@@ -34,7 +34,7 @@ def langevin(net: torch.nn.Module, x: torch.Tensor, steps: int, size: float = 0.
 
 
 def main() -> None:
-    """Train, compare with the true score, sample."""
+    """Train, compare with the true score, and sample."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     steps = 20 if parser.parse_args().smoke else 1500
@@ -43,7 +43,7 @@ def main() -> None:
     net = fastssm.nn.MLP(2, [64, 64], out_features=2, activation="silu")
     print(fastssm.explain(net, mixture(4)))
 
-    objective = fastssm.SlicedScoreLoss(net, n_projections=2)  # a module that owns the net
+    objective = fastssm.SlicedScoreLoss(net, n_projections=2)  # a module that contains the net
     optimiser = torch.optim.Adam(objective.parameters(), lr=2e-3)
     for _ in range(steps):
         loss = objective(mixture(512))

@@ -1,11 +1,12 @@
-"""How much mass has each mode? Score matching cannot see it across a gap; tempered score matching can.
+"""Estimate the weights of distant modes by tempered score matching.
 
-The score is the slope of log p: between two far-off modes there are no data, and nothing ties their heights together.
-Tempered score matching blurs the data at every level of noise, up to where all modes are one, and learns the slope in
-the level too. So the heights hang together along the levels. Learning each level by itself (`annealed`, sliced score
-matching at ten levels by a network that is told which) leaves that to the network's own continuity.
+The score is the gradient of log p. There are no data between distant modes, so score matching does not determine
+their relative weights. Tempered score matching adds noise at a continuum of levels, up to one at which all modes merge,
+and also learns the derivative with respect to the level. This determines the weights. Sliced score matching at ten
+levels (`annealed`), with a network conditioned on the level, learns each level separately and relies on the continuity
+of the network.
 
-Run `python examples/tempered_mixture.py`; with `--csv` (and the repository on the path) a row per seed goes there.
+Run `python examples/tempered_mixture.py`, and with `--csv` (and the repository on the path) to write one row per seed.
 """
 
 import argparse
@@ -25,38 +26,38 @@ DEVIATION, SAMPLES, BATCH, WIDTHS = 0.5, 10_000, 256, (64, 64, 64)
 
 
 class Mixture(NamedTuple):
-    """Round Gaussians of deviation 0.5 at some centres, with some weights."""
+    """A mixture of isotropic Gaussians of standard deviation 0.5."""
 
     centres: Tensor
     weights: Tensor
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        """Return `[count, D]` points."""
+        """Draw points `[count, D]`."""
         mode = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         shape = (count, self.centres.shape[1])
         return self.centres[mode] + DEVIATION * torch.randn(shape, generator=generator)
 
 
-def spread(weights: list[float], places: list[list[float]], dim: int) -> Mixture:
-    """Put the modes into the first coordinates of `dim`."""
+def embed(weights: list[float], places: list[list[float]], dim: int) -> Mixture:
+    """Return a mixture in `dim` dimensions with centres given in the first coordinates."""
     places = [[*place, *[0.0] * (dim - len(place))] for place in places]
     return Mixture(torch.tensor(places), torch.tensor(weights))
 
 
 SETTINGS = {
-    "two modes": spread([0.8, 0.2], [[-4.0], [4.0]], 2),
-    "three modes": spread([0.6, 0.3, 0.1], [[-4.0, 0.0], [4.0, 0.0], [0.0, 6.0]], 2),
-    "ten dimensions": spread([0.8, 0.2], [[-4.0], [4.0]], 10),
+    "two modes": embed([0.8, 0.2], [[-4.0], [4.0]], 2),
+    "three modes": embed([0.6, 0.3, 0.1], [[-4.0, 0.0], [4.0, 0.0], [0.0, 6.0]], 2),
+    "ten dimensions": embed([0.8, 0.2], [[-4.0], [4.0]], 10),
 }
 
 
 def span(mixture: Mixture) -> float:
-    """Return the largest distance between two modes, which is also the deviation of the strongest noise."""
+    """Return the largest distance between two modes, also the standard deviation of the strongest noise."""
     return float(torch.cdist(mixture.centres, mixture.centres).max())
 
 
 def train(objective: nn.Module, rows: Tensor, steps: int, generator: Generator) -> None:
-    """Minimise an objective on batches of the rows."""
+    """Minimise an objective on batches of rows."""
     optimiser = torch.optim.Adam(objective.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
@@ -78,7 +79,7 @@ def plain(mixture: Mixture, rows: Tensor, steps: int, generator: Generator) -> E
 
 
 def tempered(mixture: Mixture, rows: Tensor, steps: int, generator: Generator) -> Energy:
-    """Learn `E(x, level)`, and return it without noise."""
+    """Learn `E(x, level)`, and return it at level 0, without noise."""
     levels = fastssm.GeometricTempering(DEVIATION**2, span(mixture) ** 2)
     net = fastssm.nn.MLP(rows.shape[1] + 1, WIDTHS, activation="silu")
     train(fastssm.TemperedLoss(net, tempering=levels), rows, steps, generator)
@@ -86,7 +87,7 @@ def tempered(mixture: Mixture, rows: Tensor, steps: int, generator: Generator) -
 
 
 def annealed(mixture: Mixture, rows: Tensor, steps: int, generator: Generator) -> Energy:
-    """Learn `E(x; level)` at ten levels, each by itself, and return it at the smallest."""
+    """Learn `E(x; level)` at ten separate levels, and return it at the smallest."""
     net = fastssm.nn.MLP(rows.shape[1], WIDTHS, activation="silu", cond_dim=1)
     sigmas = torch.logspace(math.log10(DEVIATION / 10), math.log10(span(mixture)), 10)
     train(fastssm.AnnealedSlicedLoss(net, sigmas=sigmas, condition="log_sigma"), rows, steps, generator)
@@ -98,7 +99,7 @@ METHODS = {"sliced": plain, "annealed": annealed, "tempered": tempered}
 
 @torch.no_grad()
 def weights_of(energy: Energy, mixture: Mixture, points: int = 20_000) -> Tensor:
-    """Return the share of `exp(-E)` around each centre, by importance sampling from a wider Gaussian there."""
+    """Return the fraction of the mass of `exp(-E)` around each centre, by importance sampling."""
     offsets = 1.5 * DEVIATION * torch.randn(points, mixture.centres.shape[1], generator=Generator().manual_seed(0))
     log_proposal = -offsets.square().sum(1) / (2 * (1.5 * DEVIATION) ** 2)
     energies = torch.stack([energy(centre + offsets).flatten() for centre in mixture.centres])
@@ -106,7 +107,7 @@ def weights_of(energy: Energy, mixture: Mixture, points: int = 20_000) -> Tensor
 
 
 def experiment(name: str, method: str, seed: int, steps: int) -> tuple[dict[str, Any], Energy]:
-    """Learn one mixture with one loss from one seed; return the row and the energy."""
+    """Learn one mixture with one loss and seed, and return the row and the energy."""
     torch.manual_seed(seed)
     mixture, generator = SETTINGS[name], Generator().manual_seed(seed)
     energy = METHODS[method](mixture, mixture.draw(SAMPLES, generator), steps, generator)
@@ -130,12 +131,12 @@ def experiment(name: str, method: str, seed: int, steps: int) -> tuple[dict[str,
 
 
 def place(row: dict[str, Any]) -> tuple[int, int]:
-    """Return where a row stands in the file."""
+    """Return the sort key of a row."""
     return [*SETTINGS].index(row["setting"]), [*METHODS].index(row["loss"])
 
 
 def write(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write the rows, with where and when they were measured."""
+    """Write the rows, with the commit, date and machine."""
     from bench.harness import environment
 
     shared = environment()
@@ -146,7 +147,7 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw(rows: list[dict[str, Any]], energies: dict[str, Energy], path: Path) -> None:
-    """Draw log densities along the line through two modes, and every seed's weight of the first mode."""
+    """Plot log-densities along the line through two modes, and the weight of the first mode for each seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.0, 3.6), layout="constrained", dpi=110)
@@ -181,13 +182,13 @@ COLOURS = ("#D55E00", "#666666", "#0072B2")
 
 
 def main() -> None:
-    """Learn every mixture with both losses, from several seeds."""
+    """Learn every mixture with every loss and several seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--out", type=Path, default=Path("runs/tempered.png"), help="where the figure goes")
-    parser.add_argument("--csv", type=Path, help="where the rows go")
+    parser.add_argument("--csv", type=Path, help="path of the CSV file")
     options = parser.parse_args()
     seeds, steps = (1, 20) if options.smoke else (options.seeds, options.steps)
     rows, energies = [], {}

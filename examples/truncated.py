@@ -1,7 +1,8 @@
-"""Data that end at a wall: where ordinary score matching is biased, and what a weight that vanishes there does.
+"""Fit truncated densities by generalized score matching.
 
-First a Gaussian cut off by a box, by the positive orthant and by the simplex: its precision matrix, learnt from
-samples. Then a density on a disc, by a network, drawn.
+Standard score matching is biased for data with mass at a boundary; a weight that vanishes there removes the bias. The
+example estimates the precision matrix of a Gaussian truncated to a box, the positive orthant and the simplex, and then
+trains a network on a density on a disc.
 
 Run `python examples/truncated.py`.
 """
@@ -26,7 +27,7 @@ GAUSSIANS: dict[str, tuple[Domain, list[float], list[list[float]]]] = {
 
 
 class Quadratic(nn.Module):
-    """`E = x^T K x / 2 - eta^T x`: a Gaussian, cut off wherever the data are."""
+    """`E = x^T K x / 2 - eta^T x`, a (truncated) Gaussian."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -37,8 +38,8 @@ class Quadratic(nn.Module):
         return ((x @ (self.k + self.k.T) / 2) * x).sum(1) / 2 - x @ self.eta
 
 
-def cut(domain: Domain, mean: Tensor, precision: Tensor, count: int, generator: Generator) -> Tensor:
-    """Draw `count` points of a Gaussian, and keep those in the domain."""
+def truncated(domain: Domain, mean: Tensor, precision: Tensor, count: int, generator: Generator) -> Tensor:
+    """Draw `count` points from a Gaussian, and keep those in the domain."""
     z = torch.randn(count, len(mean), generator=generator, dtype=torch.float64)
     x = mean + torch.linalg.solve_triangular(torch.linalg.cholesky(precision).mT, z.mT, upper=True).mT
     return x[domain.contains(x)]
@@ -60,31 +61,31 @@ def fitted(loss_of: Loss, x: Tensor) -> Tensor:
 
 
 def table(samples: int, generator: Generator) -> None:
-    """Print the relative error of the precision matrix, without and with the weight."""
+    """Print the relative error of the precision matrix with and without the weight."""
     print(f"relative error of the precision matrix   {'unweighted':>10}   {'weighted':>8}")
     for name, (domain, mean, precision) in GAUSSIANS.items():
         k = torch.tensor(precision).double()
-        x = cut(domain, torch.tensor(mean).double(), k, samples, generator)
+        x = truncated(domain, torch.tensor(mean).double(), k, samples, generator)
         losses = (fastssm.exact_loss, partial(fastssm.domain_loss, domain=domain, exact=True))
         errors = [float((fitted(loss, x) - k).norm() / k.norm()) for loss in losses]
         print(f"  {name:18} ({len(x):6} of {samples}) {errors[0]:17.3f}   {errors[1]:8.3f}")
 
 
 def log_density(x: Tensor) -> Tensor:
-    """Return the log density on the disc, but for a constant: two bumps, both cut off by its edge."""
-    bumps = [-(x - torch.tensor(centre)).square().sum(1) / 0.3 for centre in ([0.9, 0.2], [-0.7, -0.6])]
-    return torch.logaddexp(*bumps)
+    """Return the log-density on the disc up to a constant: two modes, truncated at the boundary."""
+    modes = [-(x - torch.tensor(centre)).square().sum(1) / 0.3 for centre in ([0.9, 0.2], [-0.7, -0.6])]
+    return torch.logaddexp(*modes)
 
 
 def disc(count: int, generator: Generator) -> Tensor:
-    """Draw points of the disc by rejection."""
+    """Draw points on the disc by rejection sampling."""
     x = 2 * torch.rand(8 * count, 2, generator=generator) - 1
     kept = Ball(1.0).contains(x) & (torch.rand(len(x), generator=generator).log() < log_density(x))
     return x[kept][:count]
 
 
-def learnt(loss_of: Loss, rows: Tensor, steps: int, generator: Generator) -> nn.Module:
-    """Train an energy on batches of the rows."""
+def trained(loss_of: Loss, rows: Tensor, steps: int, generator: Generator) -> nn.Module:
+    """Train an energy on batches of rows."""
     torch.manual_seed(0)
     net = fastssm.nn.MLP(2, [64, 64, 64], activation="silu")
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
@@ -99,7 +100,7 @@ def learnt(loss_of: Loss, rows: Tensor, steps: int, generator: Generator) -> nn.
 
 
 def densities(nets: dict[str, nn.Module], size: int = 200) -> dict[str, Tensor]:
-    """Return the densities on a grid over the disc, NaN outside, the true one first."""
+    """Return the true and learned densities on a grid over the disc, NaN outside."""
     axis = torch.linspace(-1, 1, size)
     grid = torch.cartesian_prod(axis, axis).flip(1)
     with torch.no_grad():
@@ -111,7 +112,7 @@ def densities(nets: dict[str, nn.Module], size: int = 200) -> dict[str, Tensor]:
 
 
 def draw(found: dict[str, Tensor], rows: Tensor, path: Path) -> None:
-    """Draw the data and the densities."""
+    """Plot the data and the densities."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.4, 2.9), layout="constrained", dpi=110)
@@ -130,7 +131,7 @@ def draw(found: dict[str, Tensor], rows: Tensor, path: Path) -> None:
 
 
 def main() -> None:
-    """Recover three Gaussians, learn a density on a disc, draw it."""
+    """Estimate three Gaussians, learn a density on a disc, and plot it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/truncated.png"), help="where the figure goes")
@@ -141,7 +142,7 @@ def main() -> None:
     rows, steps = disc(20_000, generator), 20 if options.smoke else 3000
     weighted = partial(fastssm.domain_loss, domain=Ball(1.0), h=Weight("power"))
     losses = {"unweighted": fastssm.sliced_loss, "weighted": weighted}
-    found = densities({name: learnt(loss, rows, steps, generator) for name, loss in losses.items()})
+    found = densities({name: trained(loss, rows, steps, generator) for name, loss in losses.items()})
     cell = (2 / 199) ** 2
     for name in losses:
         distance = float((found[name] - found["truth"]).abs().nansum() * cell / 2)

@@ -131,7 +131,7 @@ ROWS = {
         ("noise must be", "ndarray", "randn_like"),
     ),
     "noise of integers": (lambda s: denoise(s, noise=s.x.long()), TypeError, ("floating-point", "int64")),
-    "noise of another shape": (lambda s: denoise(s, noise=s.v), ValueError, ("like x, (5, 3)", "(2, 5, 3)")),
+    "noise of another shape": (lambda s: denoise(s, noise=s.v), ValueError, ("device of x, (5, 3)", "(2, 5, 3)")),
     "denoising: generator": (lambda s: denoise(s, generator=3), TypeError, ("torch.Generator", "int", "manual_seed")),
     "denoising: backend": (
         lambda s: denoise(s, "dropout", backend="torch"),
@@ -174,7 +174,11 @@ ROWS = {
         ValueError,
         ("one of rademacher", "'normal'"),
     ),
-    "annealed sliced: noise": (lambda s: annealed_sliced(s, noise=s.v), ValueError, ("noise must have the shape and device of x", "(2, 5, 3)")),
+    "annealed sliced: noise": (
+        lambda s: annealed_sliced(s, noise=s.v),
+        ValueError,
+        ("noise must have the shape and device of x", "(2, 5, 3)"),
+    ),
     "annealed twin: no sigmas": (lambda s: fastssm.AnnealedSlicedLoss(s.told), TypeError, ("needs sigmas",)),
     # score
     "score: x": (lambda s: fastssm.score(s.net, s.x.long()), TypeError, ("floating point", "int64")),
