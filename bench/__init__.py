@@ -1,1 +1,1 @@
-"""Timings of fastssm against every other way to compute the same loss; see README.md in this directory."""
+"""Benchmarks of fastssm against other implementations of the same loss; see README.md in this directory."""

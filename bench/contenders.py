@@ -1,4 +1,4 @@
-"""The table of contenders: a name, how to prepare the timed step, and what is known about it."""
+"""The table of contenders: name, preparation of the timed step, and properties."""
 
 import importlib
 from collections.abc import Callable
@@ -13,18 +13,18 @@ from bench.problems import Problem
 from bench.steps import Prepare, Step, compiled, eager, prepared
 
 EXACT = 1e-3
-"""Largest relative error of an exact contender in float32 (typically 1e-6; the slack is for cancelling values)."""
+"""Maximum relative error of an exact contender in float32. Typical errors are 1e-6; cancellation needs a margin."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to compute the loss.
+    """An implementation of the loss.
 
     Attributes:
-        prepare: from a problem and a mode to the step that is timed.
-        compiled: whether ``torch.compile`` is in it; such contenders run in processes of their own.
-        tolerance: largest relative error with which it still counts as right.
-        own_directions: draws its own directions: from a problem to the ones the next call will use.
+        prepare: function of a problem and a mode; returns the step to time.
+        compiled: whether it uses ``torch.compile``; such contenders run in separate processes.
+        tolerance: maximum relative error of a correct result.
+        own_directions: for contenders that draw directions, a function of a problem that returns the next ones.
     """
 
     prepare: Prepare
@@ -34,7 +34,7 @@ class Contender:
 
 
 def jax_rival(name: str) -> Prepare:
-    """One of ``bench.jax_rivals``, which imports JAX."""
+    """Return a contender of ``bench.jax_rivals``, which imports JAX."""
 
     def prepare(p: Problem, mode: str) -> Step:
         step: Step = importlib.import_module("bench.jax_rivals").step(name, p, mode)

@@ -24,13 +24,13 @@ FEW = ("Taylor", "Taylor + compile", "JAX Taylor", *NATIVE, GEMMS, PEAK_BF16)
 FOR_SCORES = ("jvp(grad)", "func.vjp + compile", *NATIVE, GEMMS, PEAK_BF16)
 FOR_MEMORY = ("autograd", "fastssm torch", "fastssm cpu")
 EXACT_SIZE = Size(10, 256, 3, 1024, 10)
-SIGNS = Size(128, 1, 1, 1024, 1)  # 512 KiB of them
+SIGNS = Size(128, 1, 1, 1024, 1)  # 512 KiB of signs
 
 
 def times(
     chosen: argparse.Namespace, folder: str, case: Case, names: Sequence[str], losses: tuple[str, ...] = LOSSES
 ) -> Iterator[Job]:
-    """Yield the jobs that time some contenders on a case with every number of threads."""
+    """Yield jobs that time contenders on a case with each number of threads."""
     mine = tuple(n for n in CONTENDERS if n in REFERENCES or (n in names and n in chosen.contenders))
     for threads in chosen.threads:
         job = Job(case, threads, mine, chosen.budget, folder, losses=losses, modes=(BACKWARD,))
@@ -38,47 +38,47 @@ def times(
 
 
 def grid(chosen: argparse.Namespace, folder: str) -> Iterator[Job]:
-    """Energies with softplus: everybody."""
+    """Time all contenders on energies with softplus."""
     for size in chosen.sizes:
         yield from times(chosen, folder, Case(size), tuple(CONTENDERS))
 
 
 def activations(chosen: argparse.Namespace, folder: str) -> Iterator[Job]:
-    """Energies with tanh and SiLU: the strongest rivals."""
+    """Time the fastest rivals on energies with tanh and SiLU."""
     for size in (size for size in (GRID[1], GRID[3]) if size in chosen.sizes):
         for name in ("tanh", "silu"):
             yield from times(chosen, folder, Case(size, name), FEW)
 
 
 def exact(chosen: argparse.Namespace, folder: str) -> Iterator[Job]:
-    """The exact loss against the loop over autograd."""
+    """Time the exact loss against a loop over autograd."""
     yield from times(chosen, folder, Case(EXACT_SIZE), (*FEW, "jvp(grad)"), (EXACT_LOSS,))
 
 
 def score(chosen: argparse.Namespace, folder: str) -> Iterator[Job]:
-    """Score networks."""
+    """Time score networks."""
     for size in (size for size in (GRID[0], *GRID[3:]) if size in chosen.sizes):
         yield from times(chosen, folder, Case(size, kind="score"), FOR_SCORES)
 
 
 def memory(chosen: argparse.Namespace, folder: str) -> Iterator[Job]:
-    """Large batches."""
+    """Measure the memory of large batches."""
     yield from memory_jobs(GRID[3], [name for name in FOR_MEMORY if name in chosen.contenders], folder)
 
 
 def overhead(chosen: argparse.Namespace, folder: str) -> Iterator[Job]:
-    """What a call costs besides its arithmetic."""
+    """Measure the overhead of a call over its arithmetic."""
     yield Job(Case(GRID[0]), 1, ("fastssm torch", "fastssm cpu"), chosen.budget, folder, "overhead")
 
 
 def signs(chosen: argparse.Namespace, folder: str) -> Iterator[Job]:
-    """Random signs."""
+    """Time random signs."""
     names = ("fastssm cpu", "fastssm torch", "torch.randint", "randn.sign", "bernoulli_")
     yield Job(Case(SIGNS), 1, names, chosen.budget / 2, folder, "signs", losses=("",))
 
 
 def train(chosen: argparse.Namespace, folder: str) -> Iterator[Job]:
-    """Whole commands."""
+    """Time whole commands."""
     names = tuple(name for name in training.BACKENDS if name in chosen.contenders)
     for command, case in training.COMMANDS.items():
         yield Job(case, 1, names, 0, folder, command, losses=LOSSES[1:])
@@ -91,7 +91,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, str], Iterator[Job]]] = {
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser("cpu", str(__doc__), OUT, tuple(CONTENDERS), budget=3.0)
-    options.add_argument("--parts", nargs="+", default=tuple(PARTS), choices=PARTS, help="what to measure")
+    options.add_argument("--parts", nargs="+", default=tuple(PARTS), choices=PARTS, help="parts to measure")
     chosen = options.parse_args(argv)
     if chosen.quick and chosen.parts == tuple(PARTS):
         chosen.parts = ("grid", "activations", "score", "overhead", "signs")
@@ -106,7 +106,7 @@ def jax_version() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure what the options ask for."""
+    """Run the benchmark of the command line."""
     chosen = arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
         jobs = (job for part in chosen.parts for job in PARTS[part](chosen, folder))

@@ -1,4 +1,4 @@
-"""What makers publish of their devices, and the time that it would take at the very least: the roofline."""
+"""Published peak rates of devices, and roofline times."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ GIGA, TERA = 1e9, 1e12
 
 
 class Published(NamedTuple):
-    """Peak rates of a device, dense and without boost beyond the data sheet.
+    """Dense peak rates of a device from its data sheet.
 
     Attributes:
-        capability: compute capability, as 80 for 8.0.
-        bandwidth: of its memory, bytes per second.
+        capability: compute capability, such as 80 for 8.0.
+        bandwidth: memory bandwidth, bytes per second.
         float32: operations per second outside the tensor cores.
-        tf32: operations per second on the tensor cores, 0 where there are none of this format.
-        bf16: likewise.
+        tf32: operations per second on the tensor cores, 0 if they do not support the format.
+        bf16: same for bfloat16.
     """
 
     capability: int
@@ -23,7 +23,7 @@ class Published(NamedTuple):
     bf16: float
 
     def seconds(self, kernel: str, moved: float, flops: float) -> float:
-        """Return the roofline time of a kernel: what takes longer, its bytes or its operations."""
+        """Return the roofline time of a kernel: the larger of the times for its bytes and its operations."""
         rate = {"product_tf32": self.tf32, "product_bf16": self.bf16}.get(kernel, self.float32)
         return max(moved / self.bandwidth, flops / rate)
 

@@ -1,7 +1,7 @@
-"""What is known of the CUDA kernels without a GPU: bench/results/cuda_static.csv, predicted, never measured.
+"""Write bench/results/cuda_static.csv: static predictions for the CUDA kernels, not measurements.
 
-Run ``python -m bench.cuda_static``. It needs nvcc. Registers and spills are ptxas's; bytes are those that nvcc's PTX
-for compute_80, executed on the CPU, asks of memory in sectors of 32 bytes; times are rooflines of published peaks.
+Run ``python -m bench.cuda_static``. It needs nvcc, but no GPU. Registers and spills come from ptxas. Bytes come from
+nvcc's PTX for compute_80, executed on the CPU, in memory sectors of 32 bytes. Times are rooflines of published peaks.
 """
 
 import argparse
@@ -48,8 +48,8 @@ COLUMNS = (
 )
 
 
-class Seen(NamedTuple):
-    """One launch of a call, with the bytes that it moved and that its threads asked for."""
+class Launch(NamedTuple):
+    """One kernel launch, with the bytes that it moved and that its threads requested."""
 
     kernel: str
     blocks: int
@@ -62,25 +62,25 @@ class Seen(NamedTuple):
 
 
 class Profiled(WholeNet):
-    """Host code on executed PTX, which tells what each launch moved."""
+    """The host code on emulated PTX, which records the memory traffic of each launch."""
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
-        self.seen: list[Seen] = []
+        self.seen: list[Launch] = []
 
     def _start(self, kernel: bytes, x: int, y: int, z: int, threads: int, shared: int, given: Any, size: int) -> int:
         failed = super()._start(kernel, x, y, z, threads, shared, given, size)
         if kernel == b"product":
             operands = FLOAT * (x * z + z * y + x * y * (1 + threads))
-            self.seen.append(Seen("product", 0, 0, 0, operands, operands, 2.0 * x * y * z, operands))
+            self.seen.append(Launch("product", 0, 0, 0, operands, operands, 2.0 * x * y * z, operands))
             return failed
         traffic = self.device.traffic()
         both = traffic["global reads"], traffic["global writes"]
         moved, asked = SECTOR * sum(t.units for t in both), sum(t.bytes for t in both)
-        self.seen.append(Seen(kernel.decode(), x * y * z, threads, shared, moved, asked, 0.0, None))
+        self.seen.append(Launch(kernel.decode(), x * y * z, threads, shared, moved, asked, 0.0, None))
         return failed
 
-    def measure(self, case: Case, small: bool) -> list[Seen]:
+    def measure(self, case: Case, small: bool) -> list[Launch]:
         """Run a case once and return its launches."""
         self.seen = []
         p = problem(case)
@@ -91,7 +91,7 @@ class Profiled(WholeNet):
 
 @cache
 def profiled() -> Profiled:
-    """Return the host code on those kernels that float32 and softplus take: all would be minutes of compilation."""
+    """Return the host code with the kernels for float32 and softplus; compiling all would take minutes."""
     translation = Translation(toolkit.ptx(KERNELS, 80))
     wanted = [k for k in translation.kernels if re.fullmatch(r"product_\w+|(?!up_)\w+_float|up_softplus_float", k)]
     source = libraries.CACHE / "cuda_static.cpp"
@@ -119,7 +119,7 @@ def case_of(kind: str, size: Size, loss: str, precision: str = "full") -> Case:
 
 
 def shapes(size: Size) -> list[tuple[int, int]]:
-    """Return inputs and outputs of each hidden layer."""
+    """Return the numbers of inputs and outputs of each hidden layer."""
     widths = (size.d, *(size.H,) * size.L)
     return list(pairwise(widths))
 
@@ -137,21 +137,21 @@ def whole_net_flops(kind: str, size: Size, loss: str) -> float:
         first = layer == 0
         if loss == "SSM":
             kinds = (up - first) + (size.M + 2 - first) + (0 if first else down)
-        else:  # the chain down and its curvature up go through the first layer too
+        else:  # the downward chain and its upward curvature also pass the first layer
             kinds = (size.M + 1) + 1 + 1 + (size.M + 2) + (0 if first else size.M + 1)
         total += kinds * width * out
     return 2.0 * size.B * total
 
 
 def whole_net_minimum(kind: str, size: Size, blocks: int) -> int:
-    """Return the bytes that have to move: x, weights and terms once, parameters and gradients once for each block."""
+    """Return the minimum of bytes moved: x, weights and terms once, parameters and gradients once per block."""
     outputs = 1 if kind == "energy" else size.d
     parameters = sum(width * out + out for width, out in [*shapes(size), (size.H, outputs)])
-    constant, loss = int(kind == "energy"), 1  # an energy's last bias has no gradient
+    constant, loss = int(kind == "energy"), 1  # the last bias of an energy has no gradient
     return FLOAT * (size.B * (size.d + 3) + blocks * (2 * parameters - constant + loss))
 
 
-def completed(seen: Seen, kind: str, size: Size, loss: str) -> Seen:
+def completed(seen: Launch, kind: str, size: Size, loss: str) -> Launch:
     if seen.kernel != f"{WHOLE_NETS[kind]}_float":
         return seen
     flops, minimum = whole_net_flops(kind, size, loss), whole_net_minimum(kind, size, seen.blocks)
@@ -159,7 +159,7 @@ def completed(seen: Seen, kind: str, size: Size, loss: str) -> Seen:
 
 
 def calls(names: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of every call on every device: one for each of its kernels, and one for all of them."""
+    """Yield the rows of each call on each device: one per kernel, and one for the total."""
     for name in names:
         published = DEVICES[name]
         architecture = BY_NAME[f"sm_{published.capability}"]
@@ -178,13 +178,13 @@ def calls(names: Sequence[str]) -> Iterator[Row]:
 @cache
 def seen_by(
     kind: str, size: Size, loss: str, small: bool, precision: str, architecture: Architecture | None
-) -> list[Seen]:
-    """Return the launches of a call; layer by layer, they are the same on every architecture."""
+) -> list[Launch]:
+    """Return the launches of a call; those of the layer-by-layer path are the same on every architecture."""
     return [completed(s, kind, size, loss) for s in profiled().measure(case_of(kind, size, loss, precision), small)]
 
 
 def variants(architecture: Architecture) -> Iterator[tuple[str, Size, str, bool, str]]:
-    """Yield what is run on a device: a network and a loss, whether as a whole net, and the products' precision."""
+    """Yield the calls on a device: kind, size, loss, whether the whole-net kernel runs, and the precision."""
     for kind, size, loss in product(WHOLE_NETS, (*SMALL, WIDE), LOSSES):
         if size in SMALL and whole_net_fits(kind, size, architecture):
             yield kind, size, loss, True, "full"
@@ -194,15 +194,15 @@ def variants(architecture: Architecture) -> Iterator[tuple[str, Size, str, bool,
 
 
 def whole_net_fits(kind: str, size: Size, architecture: Architecture) -> bool:
-    """Whether the launcher takes the whole-net path, asked with a single sample."""
+    """Return whether the launcher takes the whole-net path, tested with a single sample."""
     case = case_of(kind, size._replace(B=1), "SSM-VR")
     return bool(profiled().run(case, problem(case)).done)
 
 
 def call_rows(
-    call: Row, seen: Sequence[Seen], architecture: Architecture, published: Published, taken: dict[str, Resources]
+    call: Row, seen: Sequence[Launch], architecture: Architecture, published: Published, taken: dict[str, Resources]
 ) -> Iterator[Row]:
-    """Yield one row for each kernel of a call, its launches added up, and one for the whole call."""
+    """Yield one row per kernel of a call, summed over launches, and one for the whole call."""
     total = 0.0
     for kernel in dict.fromkeys(s.kernel for s in seen):
         mine = [s for s in seen if s.kernel == kernel]
@@ -212,14 +212,14 @@ def call_rows(
         row |= traffic_of(mine)
         if kernel in taken:
             row |= {"blocks": mine[0].blocks, "threads": mine[0].threads, "shared_bytes": mine[0].shared}
-            row |= held(architecture, taken[kernel], mine[0].threads, mine[0].shared)
+            row |= occupancy_of(architecture, taken[kernel], mine[0].threads, mine[0].shared)
         yield row
     size = Size(*(call[letter] for letter in Size._fields))
     row = call | {"row": "call", "kernel": "all", "launches": len(seen), "roofline_us": 1e6 * total}
     yield row | traffic_of(seen) | {"autograd_operators": of_autograd(size, call["loss"], call["kind"])}
 
 
-def traffic_of(seen: Sequence[Seen]) -> Row:
+def traffic_of(seen: Sequence[Launch]) -> Row:
     minima = [s.minimum for s in seen if s.minimum is not None]
     row: Row = {"bytes_moved": sum(s.moved for s in seen), "bytes_asked": sum(s.asked for s in seen)}
     row["flops"] = sum(s.flops for s in seen) or ""
@@ -228,7 +228,7 @@ def traffic_of(seen: Sequence[Seen]) -> Row:
     return row
 
 
-def held(architecture: Architecture, taken: Resources, threads: int, shared: int) -> Row:
+def occupancy_of(architecture: Architecture, taken: Resources, threads: int, shared: int) -> Row:
     blocks = occupancy(architecture, threads, taken.registers, shared)
     return {
         "registers": taken.registers,
@@ -240,7 +240,7 @@ def held(architecture: Architecture, taken: Resources, threads: int, shared: int
 
 
 def kernel_rows(architecture: Architecture, taken: dict[str, Resources]) -> Iterator[Row]:
-    """Yield what ptxas gives every kernel, whether a call uses it or not."""
+    """Yield the resources of every kernel from ptxas, used by a call or not."""
     for kernel, its in sorted(taken.items()):
         row = {"row": "resources", "kernel": kernel, "architecture": architecture.name, "status": STATUS}
         numbers = {"registers": its.registers, "spilled_bytes": its.spilled, "stack_bytes": its.stack}
@@ -248,7 +248,7 @@ def kernel_rows(architecture: Architecture, taken: dict[str, Resources]) -> Iter
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the file."""
+    """Write the CSV file."""
     parser = argparse.ArgumentParser(prog="python -m bench.cuda_static", description=__doc__)
     parser.add_argument("--devices", nargs="+", choices=DEVICES, default=tuple(DEVICES))
     parser.add_argument("--out", type=Path, default=OUT)

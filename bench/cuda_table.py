@@ -1,4 +1,4 @@
-"""Tables of bench/results/cuda_static.csv for the documentation: predicted, never measured."""
+"""Tables of bench/results/cuda_static.csv for the documentation: predictions, not measurements."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +13,7 @@ WHOLE_NETS = ("small_objective", "small_score")
 
 
 def call_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield one line per call: kernels started, operators of autograd, and each device's roofline in microseconds."""
+    """Yield one line per call: kernel launches, operators of autograd, and device rooflines in microseconds."""
     mine = [row for row in rows if row["row"] == "call"]
     yield from header(["d,H,L,B,M", "kind", "loss", "path", "launches", "autograd", *DEVICES])
     for key in dict.fromkeys(map(_key, mine)):
@@ -29,7 +29,7 @@ def _key(row: Row) -> tuple[str, ...]:
 
 
 def whole_net_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield one line per device and call of the whole-net kernel: what it takes, and its bytes over the least."""
+    """Yield one line per device and call of the whole-net kernel: its resources, and its bytes over the minimum."""
     held = ("blocks", "registers", "shared KB", "warps")
     yield from header(["d,H,L,B,M", "kind", "loss", "device", *held, "moved / minimum"])
     for row in (row for row in rows if row["row"] == "kernel" and row["kernel"].startswith(WHOLE_NETS)):

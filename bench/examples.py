@@ -1,6 +1,6 @@
-"""Write bench/results/examples.csv, what the examples print: ``python -m bench.examples`` from the repository's root.
+"""Write bench/results/examples.csv, the output of the examples: ``python -m bench.examples`` from the repository root.
 
-Every example runs to its end in a process of its own. A row is a line of its output; figures go nowhere.
+Each example runs in a separate process. Each row is a line of its output. Figures are discarded.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ABOUT_FILES = ("figure:", "figures:")
 
 
 def printed(name: str) -> Iterator[str]:
-    """Yield the lines that an example prints, but for where its figures are."""
+    """Yield the lines that an example prints, except for paths of figures."""
     variables = {"OMP_NUM_THREADS": str(THREADS), "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
     with tempfile.TemporaryDirectory() as folder:
@@ -32,23 +32,23 @@ def printed(name: str) -> Iterator[str]:
 
 
 def rows_of(name: str) -> list[Row]:
-    """Run an example, and return a row for each line."""
+    """Run an example, and return one row per line."""
     shared = environment() | {"threads": THREADS, "example": name}
     return [shared | {"line": number, "text": text} for number, text in enumerate(printed(name), 1)]
 
 
 def markdown(rows: Sequence[Row], name: str) -> Iterator[str]:
-    """Yield what an example printed, as a block of text."""
+    """Yield the output of an example as a text block."""
     yield "```text"
     yield from (row["text"] for row in rows if row["example"] == name)
     yield "```"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the examples, and rewrite their rows after each."""
+    """Run the examples, and update the file after each."""
     names = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem not in OWN_FILE)
     options = argparse.ArgumentParser(prog="python -m bench.examples", description=__doc__)
-    options.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(names)}; all without one")
+    options.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(names)} (default: all)")
     chosen = options.parse_args(argv).names or names
     for name in chosen:
         fresh = rows_of(name)

@@ -1,7 +1,7 @@
 """Write bench/results/gpu_<device>.csv, the times of every contender on a GPU: ``python -m bench.gpu``.
 
-Each row is on the disk before the next begins, the most telling rows first, so that a run may be stopped at any time;
-``--resume`` goes on. ``--device cpu`` tries the program itself where there is no GPU.
+Each row is written to disk before the next begins, the most informative rows first, so a run can stop at any time.
+``--resume`` continues it. ``--device cpu`` tests the program without a GPU.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from bench.problems import GRID, LOSSES, Answer, Case, Problem, Size, problem
 __all__ = ["COLUMNS", "main"]
 
 LARGEST = Size(784, 4096, 4, 8192, 1)
-LATER = 4.5  # SSM-VR begins once the contenders of lower ranks have their rows of SSM
-RESUME = "keep the rows of --out whose status is ok (or all rows), and measure the others"
+LATER = 4.5  # rank offset of SSM-VR, which starts after SSM of the lower ranks
+RESUME = "keep the rows of --out with status ok (or all rows), and measure the others"
 
 
 class Batch(NamedTuple):
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
 
 def batches(sizes: Sequence[Size], losses: Sequence[str], names: Sequence[str]) -> Iterator[Batch]:
-    """Yield all that there is to measure, the most telling first, and what compiles after what does not."""
+    """Yield all batches, the most informative first, and compiled contenders after eager ones."""
     ranks = {(CONTENDERS[name].rank + LATER * (loss != LOSSES[0]), loss) for name in names for loss in losses}
     for rank, loss in sorted(ranks):
         for place, size in enumerate(sizes):
@@ -56,7 +56,7 @@ def batches(sizes: Sequence[Size], losses: Sequence[str], names: Sequence[str]) 
 
 
 class Bench:
-    """A run: what is chosen, the file, and the time that is left."""
+    """A benchmark run with its options, its file and its time limit."""
 
     def __init__(self, chosen: argparse.Namespace, say: Callable[[str], object]) -> None:
         self.chosen, self.say, self.device = chosen, say, chosen.device
@@ -64,17 +64,17 @@ class Bench:
         self.log, self.facts = gpu_rows.Log(chosen.out, chosen.resume), gpu_rows.facts(chosen.device)
 
     def over(self) -> bool:
-        """Say whether the time is up."""
+        """Return whether the time is up."""
         return time.time() > self.ends
 
     def write(self, row: Row) -> None:
-        """Write a row and show it."""
+        """Write and print a row."""
         whole = gpu_rows.derived(self.facts | row, self.log.gemm())
         self.log.write(whole)
         self.say(gpu_rows.shown(whole))
 
     def run(self) -> None:
-        """Measure the ceilings, then batch after batch until the time is up."""
+        """Measure the ceilings, and then batches until the time is up."""
         for name in CEILINGS:
             if name in self.chosen.contenders and not self.log.has({"contender": name}) and not self.over():
                 self.ceiling(name)
@@ -86,7 +86,7 @@ class Bench:
                 self.batch(batch._replace(names=left))
 
     def ceiling(self, name: str) -> None:
-        """Measure what the device can do."""
+        """Measure a peak rate of the device."""
         try:
             row = ceiling(name, self.device, tf32)
         except Exception as problem_met:
@@ -95,14 +95,14 @@ class Bench:
         alive(self.device)
 
     def batch(self, batch: Batch) -> None:
-        """Prepare the contenders of a batch and the bridge, time them together, and write a row for each."""
+        """Prepare the contenders of a batch and the bridge, time them together, and write one row per contender."""
         group = Group(on(self.device, problem(Case(batch.size), batch.loss)))
         for name in batch.names:
             if not self.over():
                 self.prepare(name, group)
         bridge = self.bridge(group) if group.ready else ""
         seconds = min(self.chosen.budget * min(1.0, len(group.ready) / 4), self.ends - time.time())
-        times = measure(group.ready, seconds, self.device, begun=lambda name: self.begin(name, group))
+        times = measure(group.ready, seconds, self.device, on_start=lambda name: self.begin(name, group))
         beside = {f"bridge_{clock}": times[bridge].get(clock) for clock in ("event_us", "wall_us")} if bridge else {}
         for name, row in group.rows.items():
             self.write(group.key(name) | row | times[name] | {"bridge": bridge} | beside)
@@ -113,11 +113,11 @@ class Bench:
         free(self.device)
 
     def begin(self, name: str, group: "Group") -> None:
-        """Leave a note of who is at work, for the case that this process dies of it."""
+        """Record the running contender, in case this process dies."""
         self.log.begin(self.facts | group.key(name))
 
     def prepare(self, name: str, group: "Group") -> None:
-        """Prepare a contender, or write at once why it is not timed."""
+        """Prepare a contender, or write a row with the reason why it is not timed."""
         self.begin(name, group)
         try:
             runner, row = prepare(CONTENDERS[name], group.problem, group.exact)
@@ -131,7 +131,7 @@ class Bench:
         alive(self.device)
 
     def bridge(self, group: "Group") -> str:
-        """Have the library among those that are timed, as in every batch; return its name there, if it can run."""
+        """Add fastssm to every batch as a common reference; return its contender, or "" if it cannot run."""
         for name in BRIDGES:
             if name in group.ready:
                 return name
@@ -149,52 +149,54 @@ class Bench:
 
 
 class Group:
-    """The contenders of a batch as they get ready."""
+    """The prepared contenders of a batch."""
 
     def __init__(self, p: Problem) -> None:
         self.problem, self.ready, self.rows = p, dict[str, Runner](), dict[str, Row]()
         self.answer: Answer | None = None
 
     def exact(self, p: Problem) -> Answer:
-        """Return the exact answer to the problem, computed the first time."""
+        """Return the exact answer to the problem, computed once."""
         if self.answer is None:
             self.answer = exact(p)
         return self.answer
 
     def key(self, name: str) -> Row:
-        """Return what tells a contender's row from all others."""
+        """Return the key of the row of a contender."""
         return self.problem.case.size._asdict() | {"loss": self.problem.loss, "contender": name}
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Time every contender on a GPU.")
     names = (*CEILINGS, *CONTENDERS)
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda", 0))
     parser.add_argument("--sizes", type=Size.parse, nargs="*", default=(*GRID, LARGEST), metavar="d,H,L,B,M")
     parser.add_argument("--losses", nargs="+", default=LOSSES, choices=LOSSES)
     parser.add_argument("--contenders", nargs="+", default=names, choices=names, metavar="NAME")
-    parser.add_argument("--budget", type=float, default=3.0, help="seconds of rounds of four contenders or more")
-    parser.add_argument("--limit", type=float, help="seconds after which nothing new begins")
-    parser.add_argument("--out", type=Path, help="CSV file (default: by the name of the device)")
-    parser.add_argument("--ends", type=float, help=argparse.SUPPRESS)  # --limit, by the clock
-    parser.add_argument("--folder", type=Path, default=RESULTS, help="where that file is")
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds of rounds for four or more contenders")
+    parser.add_argument("--limit", type=float, help="seconds after which no new measurement starts")
+    parser.add_argument("--out", type=Path, help="CSV file (default: named after the device)")
+    parser.add_argument("--ends", type=float, help=argparse.SUPPRESS)  # --limit as a time of the clock
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="folder of the CSV file")
     parser.add_argument("--resume", nargs="?", const="ok", default="", choices=("", "ok", "all"), help=RESUME)
-    parser.add_argument("--patience", type=float, default=90.0, help="seconds without news after which a process hangs")
-    parser.add_argument("--alone", action="store_true", help="run in this process; if it dies, nobody goes on")
+    parser.add_argument(
+        "--patience", type=float, default=90.0, help="seconds without output after which a process is killed"
+    )
+    parser.add_argument("--alone", action="store_true", help="run in this process, without supervision")
     return parser.parse_args(arguments)
 
 
-def say_now(line: str) -> None:
+def print_now(line: str) -> None:
     print(line, flush=True)
 
 
-def main(arguments: list[str] | None = None, say: Callable[[str], object] = say_now) -> int:
-    """Measure and write, on a GPU in a process that is watched: if it dies, another goes on."""
+def main(arguments: list[str] | None = None, say: Callable[[str], object] = print_now) -> int:
+    """Run the benchmark; on a GPU, in a supervised process that is restarted if it dies."""
     arguments = sys.argv[1:] if arguments is None else arguments
     chosen = options(arguments)
     if chosen.device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit("bench.gpu needs a GPU that torch sees; --device cpu tries the program itself.")
+        sys.exit("bench.gpu needs a GPU, but torch finds none; pass --device cpu to test the program.")
     chosen.out = chosen.out or gpu_rows.file_of(chosen.device, chosen.folder)
     if chosen.device.type == "cuda" and not chosen.alone:
         return gpu_watch.supervise([sys.executable, "-m", "bench.gpu", *arguments], chosen, say)

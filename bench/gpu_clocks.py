@@ -1,4 +1,4 @@
-"""The clocks of ``bench.gpu``: the host's, the device's and a training loop's; a CUDA graph; what the device can do."""
+"""Timing on a GPU: host, device and wall clocks, CUDA graphs, and peak rates of the device."""
 
 import gc
 import random
@@ -14,27 +14,27 @@ from bench.measure import Row
 
 Call = Callable[[], Any]
 CLOCKS = ("host", "event", "graph", "wall")
-TURN_S = 0.02
-MOST_CALLS = 100
-HELD = 3  # calls that wait in the device's queue together: it holds about a thousand kernels
-SLOW_S = 0.02  # such a call leaves no gap worth hiding
-CYCLES = 2e9  # a second of a device's clock, at most
+SAMPLE_S = 0.02
+MAX_CALLS = 100
+QUEUED = 3  # calls queued at once; the queue of the device holds about a thousand kernels
+SLOW_S = 0.02  # launch gaps of longer calls are negligible
+CYCLES = 2e9  # upper bound of clock cycles per second
 
 
 def nothing(result: Any) -> None:
-    """Wait for nothing."""
+    """Do nothing."""
 
 
 class Runner(NamedTuple):
-    """Something to time.
+    """A call to time.
 
     Attributes:
-        call: one call, which may return before the device is done.
-        seconds: how long it takes, roughly.
-        wait: waits for what the call returned, where torch does not know of it.
-        on_stream: whether CUDA events see its work.
+        call: the call, which may return before the device is done.
+        seconds: its approximate time.
+        wait: waits for the result of the call if torch does not track it.
+        on_stream: whether CUDA events track its work.
         replay: replays a CUDA graph of the call, if there is one.
-        within: makes the context that it runs in.
+        within: returns the context to run in.
     """
 
     call: Call
@@ -46,17 +46,17 @@ class Runner(NamedTuple):
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until all that a device was asked for is done."""
+    """Wait until all work of a device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class LostError(RuntimeError):
-    """The device answers no more."""
+    """The device no longer responds."""
 
 
 def alive(device: torch.device) -> None:
-    """Raise LostError if nothing can run on the device any more."""
+    """Raise LostError if the device no longer responds."""
     try:
         synchronize(device)
     except Exception as error:
@@ -64,9 +64,9 @@ def alive(device: torch.device) -> None:
 
 
 def burst(call: Call, count: int, device: torch.device, wait: Callable[[Any], object] = nothing) -> tuple[float, float]:
-    """Return the seconds until the first of some calls returns, and those of one of them as in a training loop.
+    """Return the seconds until the first of `count` calls returns, and the seconds per call as in a training loop.
 
-    The device is idle before the first, and nobody waits for any but the last.
+    The device is idle before the first call, and the host waits only for the last.
     """
     synchronize(device)
     started = time.perf_counter()
@@ -80,7 +80,7 @@ def burst(call: Call, count: int, device: torch.device, wait: Callable[[Any], ob
 
 
 def until_returned(call: Call, count: int, device: torch.device, wait: Callable[[Any], object]) -> float:
-    """Return the seconds until a call returns, the device idle before it: the median of some."""
+    """Return the median of the seconds until a call returns on an idle device."""
     seconds = []
     for _ in range(count):
         synchronize(device)
@@ -92,12 +92,12 @@ def until_returned(call: Call, count: int, device: torch.device, wait: Callable[
     return median(seconds)
 
 
-def by_events(call: Call, count: int, device: torch.device, hold_s: float) -> float:
-    """Return the device's seconds for one of some calls; it first sleeps, so that it then never waits for the host."""
+def by_events(call: Call, count: int, device: torch.device, sleep_s: float) -> float:
+    """Return the device seconds per call. The device sleeps first, so that it never waits for the host."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     synchronize(device)
-    if hold_s:
-        torch.cuda._sleep(int(CYCLES * hold_s))
+    if sleep_s:
+        torch.cuda._sleep(int(CYCLES * sleep_s))
     start.record()
     for _ in range(count):
         call()
@@ -107,25 +107,25 @@ def by_events(call: Call, count: int, device: torch.device, hold_s: float) -> fl
 
 
 def roughly(call: Call, device: torch.device, wait: Callable[[Any], object] = nothing) -> float:
-    """Return about how many seconds a warm call takes."""
+    """Return the approximate seconds of a warm call."""
     return min(burst(call, 2, device, wait)[1] for _ in range(2))
 
 
-def turn(runner: Runner, device: torch.device) -> dict[str, float]:
-    """Return one sample of each clock that there is."""
-    count = max(1, min(MOST_CALLS, int(TURN_S / runner.seconds)))
-    few = min(HELD, count)
+def sample_of(runner: Runner, device: torch.device) -> dict[str, float]:
+    """Return one sample of each available clock."""
+    count = max(1, min(MAX_CALLS, int(SAMPLE_S / runner.seconds)))
+    few = min(QUEUED, count)
     with runner.within():
         host, wall = burst(runner.call, count, device, runner.wait)
         if count > 1:
             host = until_returned(runner.call, few, device, runner.wait)
         sample = {"host": host, "wall": wall}
         if device.type == "cuda" and runner.on_stream:
-            hold = 0.0 if runner.seconds > SLOW_S else 1e-4 + 2 * few * host
-            sample["event"] = by_events(runner.call, few, device, hold)
+            sleep = 0.0 if runner.seconds > SLOW_S else 1e-4 + 2 * few * host
+            sample["event"] = by_events(runner.call, few, device, sleep)
         if runner.replay is not None:
-            hold = 0.0 if runner.seconds > SLOW_S else 5e-4
-            sample["graph"] = by_events(runner.replay, min(10, count), device, hold)
+            sleep = 0.0 if runner.seconds > SLOW_S else 5e-4
+            sample["graph"] = by_events(runner.replay, min(10, count), device, sleep)
     return sample
 
 
@@ -134,28 +134,28 @@ def measure(
     budget_s: float,
     device: torch.device,
     fewest: int = 3,
-    begun: Callable[[str], object] = nothing,
+    on_start: Callable[[str], object] = nothing,
 ) -> dict[str, Row]:
-    """Time all runners round after round in random order; return the columns of each, or a status if one fails.
+    """Time all runners in rounds in random order; return the columns of each, or a status if it fails.
 
     Args:
-        runners: what to time, by name.
-        budget_s: rounds go on until this much time is spent.
-        device: where they run.
-        fewest: rounds made whatever they cost.
-        begun: hears the name of each runner before its turn.
+        runners: calls to time by name.
+        budget_s: minimum total seconds of all rounds.
+        device: device to run on.
+        fewest: minimum number of rounds.
+        on_start: called with the name of each runner before it runs.
     """
     left, failed = dict(runners), dict[str, Row]()
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in runners}
     started, rounds, shuffler = time.perf_counter(), 0, random.Random(0)
     while left and (rounds < fewest or time.perf_counter() - started < budget_s):
         for name in shuffler.sample(list(left), len(left)):
-            begun(name)
+            on_start(name)
             try:
-                if not rounds:  # captures have emptied the allocator's cache
+                if not rounds:  # captures empty the cache of the allocator
                     with left[name].within():
                         left[name].wait(left[name].call())
-                samples[name].append(turn(left[name], device))
+                samples[name].append(sample_of(left[name], device))
             except Exception as error:
                 alive(device)
                 failed[name] = {"status": reason(error)}
@@ -174,16 +174,16 @@ def columns(samples: list[dict[str, float]]) -> Row:
 
 
 def reason(error: Exception) -> str:
-    """Return an error's kind and the first line of its message."""
+    """Return the type of an error and the first line of its message."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def captured(call: Call, device: torch.device) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """Capture a call after some calls on a side stream; return the graph, and the results it rewrites."""
+    """Capture a call after warm-up on a side stream; return the graph and its outputs."""
     if device.type != "cuda":
         raise NotImplementedError("a CUDA graph needs a GPU")
-    gc.collect()  # nodes of gradients made on another stream must not outlive it
+    gc.collect()  # gradient nodes from another stream must not outlive it
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
@@ -197,7 +197,7 @@ def captured(call: Call, device: torch.device) -> tuple[torch.cuda.CUDAGraph, An
         with torch.cuda.graph(graph, pool=pool, stream=side):
             outputs = call()
     except Exception as error:
-        cause = error.__context__  # of the call; the end of the capture then fails too, and says less
+        cause = error.__context__  # the error of the call; ending the capture then fails with a less informative one
         abandon(pool, before, device)
         raise RuntimeError(f"no capture: {reason(cause if isinstance(cause, Exception) else error)}") from None
     graph.replay()
@@ -206,15 +206,15 @@ def captured(call: Call, device: torch.device) -> tuple[torch.cuda.CUDAGraph, An
 
 
 def abandon(pool: Any, stream: Any, device: torch.device) -> None:
-    """Undo what a failed capture leaves behind: the current stream, and an allocator that waits for its end."""
+    """Restore the current stream and the allocator after a failed capture."""
     torch.cuda.set_stream(stream)
-    with suppress(Exception):  # where the end of the capture went well, there is nothing to undo
+    with suppress(Exception):  # nothing to restore if the capture ended normally
         torch._C._cuda_endAllocateToPool(device.index, pool)
         torch._C._cuda_releasePool(device.index, pool)
 
 
 def free(device: torch.device) -> None:
-    """Give the memory that torch keeps back to the device; raise LostError if that fails, as after a bad capture."""
+    """Empty the cache of the allocator; raise LostError if that fails, as it can after a failed capture."""
     if device.type == "cuda":
         try:
             torch.cuda.empty_cache()
@@ -223,7 +223,7 @@ def free(device: torch.device) -> None:
 
 
 def peak_mib(call: Call, device: torch.device) -> float | None:
-    """Return the most memory that torch holds during one call, above what it holds before; None off a GPU."""
+    """Return the peak memory that torch allocates during one call, in MiB; None without a GPU."""
     if device.type != "cuda":
         return None
     synchronize(device)
@@ -238,7 +238,7 @@ CEILINGS = ("copy", "GEMM float32", "GEMM tf32", "GEMM bf16")
 
 
 def ceiling(name: str, device: torch.device, tf32: Callable[[bool], AbstractContextManager[None]]) -> Row:
-    """Return the row of what the device can do at best: bytes copied, or operations of a large product."""
+    """Return the row of a peak rate of the device: copied bytes, or operations of a large product."""
     gpu = device.type == "cuda"
     if name == "GEMM tf32" and not gpu:
         raise NotImplementedError("TF32 needs a GPU")

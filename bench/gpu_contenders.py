@@ -1,4 +1,4 @@
-"""The contenders of ``bench.gpu``: how each is prepared on a device, how right it must be, and when its turn comes."""
+"""The contenders of ``bench.gpu``: preparation on a device, tolerance and order."""
 
 import importlib
 import os
@@ -19,7 +19,7 @@ from bench.ours import fastssm, loss, require
 from bench.problems import LOSSES, Answer, Problem, exact_answer
 from bench.steps import BACKWARD, eager, torch_step
 
-CHUNK = 2**22  # values of one layer that the exact answer takes at once: 32 MiB in float64
+CHUNK = 2**22  # values of one layer per chunk of the exact answer: 32 MiB in float64
 FIRST, COMPILED, CHEAP, REDUCED, JAX, REST = range(6)
 
 
@@ -27,10 +27,10 @@ class Step(NamedTuple):
     """A contender prepared on a problem.
 
     Attributes:
-        call: starts one computation, and need not wait for it.
-        read: from what the call returns to a value and gradients.
-        wait: waits for what the call returned, where torch does not know of it.
-        on_stream: whether the work is on torch's stream, where its events see it.
+        call: starts one computation, possibly without waiting for it.
+        read: converts the result of the call to a value and gradients.
+        wait: waits for the result of the call if torch does not track it.
+        on_stream: whether the work is on the stream of torch, where events track it.
     """
 
     call: Call
@@ -41,18 +41,18 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to compute the loss and its gradients.
+    """An implementation of the loss and its gradients.
 
     Attributes:
-        prepare: from a problem on the device to the step that is timed.
-        rank: contenders of a lower rank are measured first, on all sizes.
-        tolerance: largest relative error with which it counts as right.
-        tf32: whether it runs under ``torch.backends.cuda.matmul.allow_tf32``.
-        graphs: whether a CUDA graph of it is worth a try.
-        pool: whether it keeps memory of its own between calls, so that the peak of one says nothing.
-        losses: those that it has.
-        own_directions: whether it draws its own.
-        sizes: how many sizes it runs on at most.
+        prepare: function of a problem on the device; returns the step to time.
+        rank: contenders of lower rank are measured first, on all sizes.
+        tolerance: maximum relative error of a correct result.
+        tf32: whether it runs with ``torch.backends.cuda.matmul.allow_tf32``.
+        graphs: whether to try a CUDA graph.
+        pool: whether it keeps memory between calls, so that the peak of one call is not meaningful.
+        losses: supported losses.
+        own_directions: whether it draws its directions.
+        sizes: maximum number of sizes to run on.
     """
 
     prepare: Callable[[Problem], Step]
@@ -68,7 +68,7 @@ class Contender:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Let torch round the operands of float32 products to TF32, or not."""
+    """Allow or forbid torch to round operands of float32 products to TF32."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
@@ -78,12 +78,12 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def on(device: torch.device, p: Problem) -> Problem:
-    """Return a copy of a problem on a device, with a network of its own."""
+    """Return a copy of a problem on a device, with a separate network."""
     return p._replace(net=deepcopy(p.net).to(device), x=p.x.to(device), v=p.v.to(device))
 
 
 def exact(p: Problem) -> Answer:
-    """Return the float64 answer on the device of the problem, a part of the batch at a time."""
+    """Return the float64 answer on the device of the problem, computed in chunks of the batch."""
     rows = max(1, CHUNK // p.case.size.H)
     parts = [
         (len(x) / len(p.x), exact_answer(p._replace(x=x, v=v)))
@@ -102,18 +102,18 @@ def weighted(shares: list[float], parts: list[Tensor]) -> Tensor:
     return total
 
 
-def torch_way(function: Callable[[Problem], Tensor]) -> Callable[[Problem], Step]:
-    """A loss in PyTorch, eager."""
+def torch_loss(function: Callable[[Problem], Tensor]) -> Callable[[Problem], Step]:
+    """Return an eager loss in PyTorch."""
     return lambda p: Step(eager(function)(p, BACKWARD).call)
 
 
 def compiled(function: Callable[[Problem], Tensor], mode: str | None = None) -> Callable[[Problem], Step]:
-    """A loss in PyTorch under ``torch.compile``, with static shapes."""
+    """Return a loss in PyTorch under ``torch.compile`` with static shapes."""
     return lambda p: Step(torch_step(p, BACKWARD, partial(torch.compile(function, dynamic=False, mode=mode), p)).call)
 
 
 def reduce_overhead(p: Problem) -> Step:
-    """Compiled Taylor mode in CUDA graphs of PyTorch's own making; each call gives up the last one's results."""
+    """Prepare compiled Taylor mode with the CUDA graphs of PyTorch; each call invalidates the previous result."""
     call = compiled(rivals.taylor, "reduce-overhead")(p).call
 
     def marked() -> Any:
@@ -124,12 +124,12 @@ def reduce_overhead(p: Problem) -> Step:
 
 
 def ours(backend: str, **options: Any) -> Callable[[Problem], Step]:
-    """The library on a backend, which must be there."""
+    """Return fastssm on a backend, which must be available."""
     return lambda p: Step(fastssm(backend, **options)(p, BACKWARD).call)
 
 
 def graphed(p: Problem) -> Step:
-    """The library's whole loss and backward pass, captured once; a call is a replay."""
+    """Prepare the loss and backward pass of fastssm as a captured CUDA graph; a call is a replay."""
     require("cuda")
     graph, outputs = captured(ours("cuda")(p).call, p.x.device)
 
@@ -141,20 +141,20 @@ def graphed(p: Problem) -> Step:
 
 
 def jax_taylor(p: Problem) -> Step:
-    """Taylor mode in JAX under ``jit``, every product in full float32."""
+    """Prepare Taylor mode in JAX under ``jit``, with products in full float32."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    jax, ways = importlib.import_module("jax"), importlib.import_module("bench.jax_rivals")
+    jax, rival = importlib.import_module("jax"), importlib.import_module("bench.jax_rivals")
     if p.x.is_cuda and jax.default_backend() != "gpu":
         raise NotImplementedError(f"jax has no GPU here, only {jax.default_backend()}")
-    layers = [tuple(ways.array(t.cpu()) for t in (part.weight, part.bias)) for part in rivals.linears(p.net)]
+    layers = [tuple(rival.array(t.cpu()) for t in (part.weight, part.bias)) for part in rivals.linears(p.net)]
 
     def loss_of(*arguments: Any) -> Any:
         with jax.default_matmul_precision("highest"):
-            return ways.taylor(p.case.activation, p.variance_reduced, *arguments)
+            return rival.taylor(p.case.activation, p.variance_reduced, *arguments)
 
     function = jax.jit(jax.value_and_grad(loss_of))
-    x, v = ways.array(p.x.cpu()), ways.array(p.v.cpu())
-    return Step(lambda: function(layers, x, v), ways.read, jax.block_until_ready, on_stream=False)
+    x, v = rival.array(p.x.cpu()), rival.array(p.v.cpu())
+    return Step(lambda: function(layers, x, v), rival.read, jax.block_until_ready, on_stream=False)
 
 
 SSM = LOSSES[:1]
@@ -163,15 +163,15 @@ BRIDGES = (OURS, "fastssm torch")
 CONTENDERS = {
     OURS: Contender(ours("cuda"), FIRST),
     "fastssm cuda, graph": Contender(graphed, FIRST, graphs=False, pool=True),
-    "autograd": Contender(torch_way(rivals.autograd), FIRST),
+    "autograd": Contender(torch_loss(rivals.autograd), FIRST),
     "Taylor + compile": Contender(compiled(rivals.taylor), COMPILED, graphs=False),
-    "Taylor": Contender(torch_way(rivals.taylor)),
-    "fastssm torch": Contender(torch_way(partial(loss, backend="torch"))),
+    "Taylor": Contender(torch_loss(rivals.taylor)),
+    "fastssm torch": Contender(torch_loss(partial(loss, backend="torch"))),
     "fastssm cuda, own directions": Contender(ours("cuda", own_directions=True), own_directions=True),
     "fastssm cuda, allow_tf32": Contender(ours("cuda"), tolerance=0.02, tf32=True),
     "fastssm cuda tf32": Contender(ours("cuda", precision="tf32"), tolerance=0.02),
     "fastssm cuda bf16": Contender(ours("cuda", precision="bf16"), tolerance=0.1),
-    "FD-SSM": Contender(torch_way(rivals.finite_differences), tolerance=1.0, losses=SSM),
+    "FD-SSM": Contender(torch_loss(rivals.finite_differences), tolerance=1.0, losses=SSM),
     "Taylor + compile, reduce-overhead": Contender(reduce_overhead, REDUCED, graphs=False, pool=True, sizes=4),
     "JAX Taylor": Contender(jax_taylor, JAX, graphs=False, pool=True),
     "Taylor + compile, allow_tf32": Contender(

@@ -1,4 +1,4 @@
-"""A contender of ``bench.gpu`` made ready: prepared, warm, compared with the exact answer, captured in a CUDA graph."""
+"""Prepare a contender of ``bench.gpu``: warm up, compare with the exact answer, and capture a CUDA graph."""
 
 import time
 from collections.abc import Callable
@@ -13,24 +13,24 @@ from bench.measure import Row
 from bench.ours import drawn
 from bench.problems import Answer, Problem, gradient_error, relative_error
 
-WARM = 3  # calls: the first compiles, the second may capture a graph
+WARM_UP = 3  # calls: the first compiles, the second may capture a graph
 
 
 class Prepared(NamedTuple):
-    """A contender that may be timed, or None and why not."""
+    """A contender to time, or None and the reason in the row."""
 
     runner: Runner | None
     row: Row
 
 
 def prepare(contender: Contender, p: Problem, answer: Callable[[Problem], Answer]) -> Prepared:
-    """Prepare a contender, call it until it is warm, and compare its value and gradients with the exact ones."""
+    """Prepare and warm up a contender, and compare its value and gradients with the exact ones."""
     device, began = p.x.device, time.perf_counter()
     p = on(device, p)
     with tf32(contender.tf32):
         row: Row = {"precision": torch.get_float32_matmul_precision()}
         step = contender.prepare(p)
-        for _ in range(WARM):
+        for _ in range(WARM_UP):
             step.wait(step.call())
         synchronize(device)
         row["prepare_s"] = time.perf_counter() - began
@@ -50,7 +50,7 @@ def prepare(contender: Contender, p: Problem, answer: Callable[[Problem], Answer
 
 
 def graph(contender: Contender, call: Callable[[], Any], read: Any, want: Answer) -> tuple[Any, str]:
-    """Return what replays a CUDA graph of a call, if that can be captured and is right, and why not otherwise."""
+    """Return a function that replays a CUDA graph of a call, or None, and the status."""
     if not contender.graphs:
         return None, ""
     device = want.value.device
@@ -66,7 +66,7 @@ def graph(contender: Contender, call: Callable[[], Any], read: Any, want: Answer
 
 
 def errors(found: Answer, want: Answer) -> tuple[float, float | None]:
-    """Return the largest relative error, and that of all gradients as one vector."""
+    """Return the maximum relative error, and the error of all gradients as one vector."""
     device = want.value.device
     here = Answer(found.value.to(device), tuple(g.to(device) for g in found.gradients))
     return relative_error(here, want), gradient_error(here, want)

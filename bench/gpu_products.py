@@ -1,8 +1,8 @@
-"""Time the engine's products on a GPU in every precision, and as sums of products of rounded parts on tensor cores.
+"""Time the matrix products of the engine on a GPU in every precision, and as split products on tensor cores.
 
-``python -m bench.gpu_products`` writes bench/results/gpu_<device>_products.csv. The sums keep float32 accuracy: 3xTF32
-splits x into two TF32 numbers, 6xBF16 into three of bfloat16; the parts are made beforehand. ``error`` is the largest
-difference from the float64 product over the largest entry.
+``python -m bench.gpu_products`` writes bench/results/gpu_<device>_products.csv. Split products keep float32 accuracy:
+3xTF32 splits x into two TF32 numbers, 6xBF16 into three bfloat16 numbers. The splitting is not timed. ``error`` is the
+maximum difference from the float64 product, relative to the largest entry.
 """
 
 import argparse
@@ -28,7 +28,7 @@ BUDGET_S = 0.15
 
 
 class Product(NamedTuple):
-    """C [rows, outer] = A [rows, inner] B [inner, outer], and which product of a layer it is."""
+    """C [rows, outer] = A [rows, inner] B [inner, outer], with the name of the product."""
 
     name: str
     rows: int
@@ -36,22 +36,22 @@ class Product(NamedTuple):
     outer: int
 
 
-class Way(NamedTuple):
-    """How a product is computed: the call, and whether torch may round float32 to TF32 in it."""
+class Method(NamedTuple):
+    """A method to compute a product, and whether torch may round float32 to TF32."""
 
     call: Callable[[], Tensor]
     rounded: bool = False
 
 
 def products(size: Size) -> Iterator[Product]:
-    """Yield the products of a hidden layer: up (down has the same shape), and for the gradient of its weight."""
+    """Yield the products of a hidden layer: up (down has the same shape), and the weight gradient."""
     rows = (size.M + 2) * size.B
     yield Product("up", rows, size.H, size.H)
     yield Product("weight", size.H, rows, size.H)
 
 
 def tf32_part(x: Tensor) -> Tensor:
-    """Round to ten bits of mantissa, halves away from zero."""
+    """Round to ten mantissa bits, ties away from zero."""
     return ((x.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
 
 
@@ -71,23 +71,23 @@ def parts_bf16(x: Tensor) -> list[Tensor]:
 
 
 def added(pairs: list[tuple[Tensor, Tensor]], out: Tensor) -> Tensor:
-    """Add up products of float32, the first ones the smallest."""
+    """Sum float32 products, the smallest first."""
     torch.mm(*pairs[0], out=out)
     for a, b in pairs[1:]:
         torch.addmm(out, a, b, out=out)
     return out
 
 
-def ways(a: Tensor, b: Tensor) -> dict[str, Way]:
-    """Return every way to compute a product."""
+def methods(a: Tensor, b: Tensor) -> dict[str, Method]:
+    """Return all methods to compute a product."""
     out = torch.empty(a.shape[0], b.shape[1], device=a.device)
     (a1, a2), (b1, b2) = parts_tf32(a), parts_tf32(b)
     long_a, long_b = torch.cat([a2, a1, a1], 1), torch.cat([b1, b2, b1], 0)
     found = {
-        "float32": Way(partial(torch.mm, a, b, out=out)),
-        "TF32": Way(partial(torch.mm, a, b, out=out), True),
-        "3xTF32, three products": Way(partial(added, [(a2, b1), (a1, b2), (a1, b1)], out), True),
-        "3xTF32, one long product": Way(partial(torch.mm, long_a, long_b, out=out), True),
+        "float32": Method(partial(torch.mm, a, b, out=out)),
+        "TF32": Method(partial(torch.mm, a, b, out=out), True),
+        "3xTF32, three products": Method(partial(added, [(a2, b1), (a1, b2), (a1, b1)], out), True),
+        "3xTF32, one long product": Method(partial(torch.mm, long_a, long_b, out=out), True),
     }
     if a.is_cuda:
         low_a, low_b = parts_bf16(a), parts_bf16(b)
@@ -95,22 +95,22 @@ def ways(a: Tensor, b: Tensor) -> dict[str, Way]:
         long_a = torch.cat([low_a[i] for i, _ in order], 1)
         long_b = torch.cat([low_b[j] for _, j in order], 0)
         product = partial(torch.mm, out_dtype=torch.float32)
-        found["bfloat16"] = Way(partial(product, low_a[0], low_b[0]))
-        found["6xBF16, one long product"] = Way(partial(product, long_a, long_b))
+        found["bfloat16"] = Method(partial(product, low_a[0], low_b[0]))
+        found["6xBF16, one long product"] = Method(partial(product, long_a, long_b))
     return found
 
 
 def rows(size: Size, product: Product, device: torch.device) -> Iterator[Row]:
-    """Time all ways to a product in turns."""
+    """Time all methods of a product, interleaved."""
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(product.rows, product.inner, generator=generator).to(device)
     b = torch.randn(product.inner, product.outer, generator=generator).to(device)
     exact, flop = a.double() @ b.double(), 2.0 * product.rows * product.inner * product.outer
     runners, errors = {}, {}
-    for name, way in ways(a, b).items():
-        with tf32(way.rounded):
-            errors[name] = float((way.call().double() - exact).abs().max() / exact.abs().max())
-            runners[name] = Runner(way.call, roughly(way.call, device), within=partial(tf32, way.rounded))
+    for name, method in methods(a, b).items():
+        with tf32(method.rounded):
+            errors[name] = float((method.call().double() - exact).abs().max() / exact.abs().max())
+            runners[name] = Runner(method.call, roughly(method.call, device), within=partial(tf32, method.rounded))
     times = measure(runners, BUDGET_S, device)
     clock = "event_us" if device.type == "cuda" else "wall_us"
     plain = times["float32"][clock]
@@ -124,7 +124,7 @@ def rows(size: Size, product: Product, device: torch.device) -> Iterator[Row]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print and write the file."""
+    """Run the benchmark, print the rows and write the file."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_products", description="Time products on a GPU.")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda", 0))
     parser.add_argument("--sizes", type=Size.parse, nargs="*", default=SIZES, metavar="d,H,L,B,M")

@@ -1,4 +1,4 @@
-"""The rows of ``bench.gpu``: their columns, and a file that has each on the disk before the next begins."""
+"""The rows of ``bench.gpu``: columns, and a file that is flushed to disk after each row."""
 
 import csv
 import json
@@ -27,11 +27,11 @@ COLUMNS = (
 
 
 class Log:
-    """A CSV file that grows by one row at a time.
+    """A CSV file that is written row by row.
 
     Args:
-        out: the file.
-        resume: which of its rows to keep: "ok", "all" or "", none.
+        out: path of the file.
+        resume: existing rows to keep: "ok", "all" or "" (none).
     """
 
     def __init__(self, out: Path, resume: str) -> None:
@@ -49,41 +49,41 @@ class Log:
         note(out).unlink(missing_ok=True)
 
     def has(self, key: Row) -> bool:
-        """Say whether there is a row, of whatever status."""
+        """Return whether there is a row with any status."""
         return identity(key) in self.rows
 
     def status(self, key: Row) -> str:
-        """Return the status of a row, empty if there is none."""
+        """Return the status of a row, or an empty string if there is none."""
         return str(self.rows.get(identity(key), {}).get("status", ""))
 
     def gemm(self) -> float | None:
-        """Return the measured ceiling of float32 products, in TFLOP/s."""
+        """Return the measured peak of float32 products, in TFLOP/s."""
         rate = self.rows.get(identity({"contender": GEMM}), {}).get("rate")
         return float(rate) if rate else None
 
     def begin(self, row: Row) -> None:
-        """Note who is at work."""
+        """Record the running contender."""
         note(self.out).write_text(json.dumps(row, default=str))
 
     def write(self, row: Row) -> None:
-        """Add a row."""
+        """Append a row."""
         self.rows[identity(row)] = row
         append(self.out, row)
         note(self.out).unlink(missing_ok=True)
 
 
 def note(out: Path) -> Path:
-    """Return the file that names who is at work."""
+    """Return the path of the file that records the running contender."""
     return out.with_suffix(".begun")
 
 
 def identity(row: Row) -> tuple[str, ...]:
-    """Return what tells a row from all others of the file."""
+    """Return the key of a row."""
     return tuple(str(row.get(name, "")) for name in KEY)
 
 
 def append(out: Path, row: Row) -> None:
-    """Put a row at the end of a file, and on the disk."""
+    """Append a row to a file, and flush it to disk."""
     with out.open("a", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
         table.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
@@ -92,7 +92,7 @@ def append(out: Path, row: Row) -> None:
 
 
 def derived(row: Row, gemm: float | None) -> Row:
-    """Add the operations of a row's loss, and their rate where events timed it."""
+    """Add the operations of the loss, and their rate if the row has an event time."""
     if "H" not in row:
         return row
     flop = arithmetic(Case(Size(*(row[field] for field in Size._fields))), row["loss"])
@@ -104,7 +104,7 @@ def derived(row: Row, gemm: float | None) -> Row:
 
 
 def shown(row: Row) -> str:
-    """Return a row as a line to print."""
+    """Return a row as a line of text."""
     size = ",".join(str(row[field]) for field in Size._fields) if "H" in row else ""
     times = " ".join(f"{clock} {row[f'{clock}_us']:.5g}" for clock in CLOCKS if row.get(f"{clock}_us"))
     rate = f"{row['rate']:.4g} {row['unit']}" if row.get("rate") else ""
@@ -112,7 +112,7 @@ def shown(row: Row) -> str:
 
 
 def facts(device: torch.device) -> Row:
-    """Return what is the same in every row of a run."""
+    """Return the columns that are the same in every row of a run."""
     from fastssm.native import cuda_library
 
     found = environment() | {"kernels": cuda_library.status(), "device": str(device), "cuda": torch.version.cuda or ""}
@@ -124,16 +124,16 @@ def facts(device: torch.device) -> Row:
 
 
 def driver() -> str:
-    """Return the version of the driver, if something says it at once."""
+    """Return the driver version from nvidia-smi, or an empty string."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return said.strip().split("\n")[0]
+    return output.strip().split("\n")[0]
 
 
 def file_of(device: torch.device, folder: Path = RESULTS) -> Path:
-    """Return the file for a device, by its name."""
+    """Return the path of the file, named after the device."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return folder / f"gpu_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}.csv"

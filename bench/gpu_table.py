@@ -1,4 +1,4 @@
-"""Tables of what was measured on a GPU, for the documentation: bench/results/gpu_<device>*.csv."""
+"""Tables of bench/results/gpu_<device>*.csv for the documentation."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -32,7 +32,7 @@ def time_table(device: str, clock: str, loss: str) -> Iterator[str]:
 
 
 def cell(row: Row | None, base: Row | None, clock: str) -> str:
-    """Return the time of a row, and how many times faster than the base it is."""
+    """Return the time of a row, and its speed-up over the base."""
     if row is None:
         return ""
     if row["status"] != "ok":
@@ -60,7 +60,7 @@ def ceiling_table(device: str) -> Iterator[str]:
 
 
 def kernel_table(device: str) -> Iterator[str]:
-    """Yield one line per kernel and profiled call: launches, their microseconds, and their share of the call."""
+    """Yield one line per kernel and profiled call: launches, microseconds, and the share of the call."""
     rows = read(RESULTS / f"{device}_kernels.csv")
     yield from header(["call", "kernel", "launches", "µs", "share"])
     for index, size in enumerate(CALLS, 1):
@@ -73,7 +73,7 @@ def kernel_table(device: str) -> Iterator[str]:
 
 
 def named(row: Row) -> str:
-    """Return what a kernel is called in the table."""
+    """Return the name of a kernel in the table."""
     return next((name for part, name in NAMES.items() if part in row["kernel"]), f"`{row['kernel']}`")
 
 
@@ -86,5 +86,5 @@ TABLES: dict[str, Callable[..., Iterator[str]]] = {
 
 
 def markdown(which: Sequence[str]) -> Iterator[str]:
-    """Yield a table: its name, the device as its files name it, and what else it takes."""
+    """Yield a table, given its name, the device as in file names, and further arguments."""
     return TABLES[which[0]](*which[1:])

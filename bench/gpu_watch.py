@@ -1,4 +1,4 @@
-"""Watch the process of ``bench.gpu`` that measures: if it dies or hangs, note at which contender, and start another."""
+"""Supervise the process of ``bench.gpu``. If it dies or hangs, record the contender and restart."""
 
 import argparse
 import json
@@ -11,30 +11,32 @@ from pathlib import Path
 
 from bench.gpu_rows import append, note
 
-LOST = 3  # exit status: the device's context is lost, and a new process must go on
-MOST = 20  # processes
-LOOK_S = 0.2
+LOST = 3  # exit status: the device context is lost, and a new process must continue
+MAX_PROCESSES = 20
+POLL_S = 0.2
 
 
 def supervise(command: Sequence[str], chosen: argparse.Namespace, say: Callable[[str], object]) -> int:
-    """Run a command until it ends well, each time without the contenders it died at; return the exit status.
+    """Run a command until it succeeds, skipping contenders at which it died; return the exit status.
 
     Args:
-        command: runs ``bench.gpu``; what is added to it makes it go on where the last one stopped.
-        chosen: its options.
-        say: prints.
+        command: command for ``bench.gpu``; options to resume are appended.
+        chosen: options of the command.
+        say: prints a line.
     """
     ends = time.time() + (chosen.limit or float("inf"))
     more = ["--alone", "--out", str(chosen.out), *(["--ends", f"{ends:.1f}"] if chosen.limit else [])]
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nobody is left behind
+    before = signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that the child process is killed
     note(chosen.out).unlink(missing_ok=True)
     try:
-        for _ in range(MOST):
+        for _ in range(MAX_PROCESSES):
             code, how = watched([*command, *more], chosen.out, chosen.patience)
             if code == 0 or time.time() > ends or not (blame(chosen.out, how) or code == LOST):
                 break
             more += ["--resume", "all"]
-            say(f"the process {how}; another goes on")
+            say(f"the process {how}; restarting")
     finally:
         signal.signal(signal.SIGTERM, before)
         note(chosen.out).unlink(missing_ok=True)
@@ -42,17 +44,17 @@ def supervise(command: Sequence[str], chosen: argparse.Namespace, say: Callable[
 
 
 def watched(command: Sequence[str], out: Path, patience: float) -> tuple[int, str]:
-    """Run a command, at most until its files have not changed for so many seconds; return its status, and in words."""
+    """Run a command; kill it if its files do not change for `patience` seconds. Return its status, also as text."""
     with subprocess.Popen(command) as process:
-        heard = time.time()
+        last_change = time.time()
         try:
             while process.poll() is None:
-                heard = max(heard, changed(out), changed(note(out)))
-                if time.time() - heard > patience:
+                last_change = max(last_change, changed(out), changed(note(out)))
+                if time.time() - last_change > patience:
                     process.kill()
                     process.wait()
                     return 1, f"hung: no news for {patience:g} s"
-                time.sleep(LOOK_S)
+                time.sleep(POLL_S)
         except BaseException:
             process.kill()
             raise
@@ -61,7 +63,7 @@ def watched(command: Sequence[str], out: Path, patience: float) -> tuple[int, st
 
 
 def changed(file: Path) -> float:
-    """Return when a file changed last, 0 if it is not there (any more)."""
+    """Return the modification time of a file, or 0 if it does not exist."""
     try:
         return file.stat().st_mtime
     except OSError:
@@ -69,7 +71,7 @@ def changed(file: Path) -> float:
 
 
 def blame(out: Path, how: str) -> bool:
-    """Write the row of the contender at work; return whether there was one."""
+    """Write the row of the contender that was running; return whether there was one."""
     try:
         row = json.loads(note(out).read_text())
     except (OSError, ValueError):

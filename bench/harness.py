@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, and the CSV file that their rows end in: shared by the programs of this directory."""
+"""Run jobs in separate processes and write their rows to a CSV file; shared by the programs in this directory."""
 
 import argparse
 import csv
@@ -21,7 +21,7 @@ from bench.contenders import CONTENDERS
 from bench.measure import Row
 from bench.problems import GRID, LOSSES, Case, Size
 from bench.ratios import add_ratios
-from bench.worker import BEGUN, Job
+from bench.worker import STARTED, Job
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -35,20 +35,20 @@ ORDER = {tuple(size): place for place, size in enumerate(GRID)}
 
 
 def parser(program: str, description: str, out: Path, names: Sequence[str], budget: float) -> argparse.ArgumentParser:
-    """Return the options that the programs share."""
+    """Return a parser with the shared options."""
     shared = argparse.ArgumentParser(prog=f"python -m bench.{program}", description=description)
     shared.add_argument("--sizes", type=Size.parse, nargs="*", default=GRID, metavar="d,H,L,B,M")
     shared.add_argument("--threads", type=int, nargs="+", default=(1, 2))
     shared.add_argument("--contenders", nargs="+", default=tuple(names), choices=names, metavar="NAME")
     shared.add_argument("--budget", type=float, default=budget, help="seconds of interleaved rounds per loss and mode")
-    shared.add_argument("--update", action="store_true", help="keep the rows of --out that are not measured again")
+    shared.add_argument("--update", action="store_true", help="keep the rows of --out that are not measured")
     shared.add_argument("--quick", action="store_true", help="smoke run: two small sizes, one thread, few repeats")
     shared.add_argument("--out", type=Path, help=f"CSV file (default: {out.name}; with --quick: none)")
     return shared
 
 
 def settle(chosen: argparse.Namespace, out: Path) -> argparse.Namespace:
-    """Fill in what ``--quick`` and ``--out`` leave open."""
+    """Set the options that ``--quick`` and ``--out`` imply."""
     if chosen.quick:
         chosen.sizes, chosen.threads, chosen.budget = GRID[:2], (1,), 0.5
     elif chosen.out is None:
@@ -57,7 +57,7 @@ def settle(chosen: argparse.Namespace, out: Path) -> argparse.Namespace:
 
 
 def time_jobs(job: Job, references: Sequence[str]) -> Iterator[Job]:
-    """Yield a process of a job's eager contenders, and one of those that compile, with ``references`` among them."""
+    """Yield a job with the eager contenders, and one with the compiled contenders and the ``references``."""
     eager = tuple(name for name in job.contenders if not CONTENDERS[name].compiled)
     compiled = tuple(name for name in job.contenders if CONTENDERS[name].compiled)
     yield replace(job, contenders=eager)
@@ -67,7 +67,7 @@ def time_jobs(job: Job, references: Sequence[str]) -> Iterator[Job]:
 
 
 def memory_jobs(size: Size, names: Sequence[str], folder: str) -> Iterator[Job]:
-    """Yield a process for each contender, loss and large batch: what one call leaves behind is new to the next."""
+    """Yield a job per contender, loss and large batch, so that no call reuses memory of another."""
     for batch in MEMORY_BATCHES:
         for name in names:
             for loss in LOSSES:
@@ -75,7 +75,7 @@ def memory_jobs(size: Size, names: Sequence[str], folder: str) -> Iterator[Job]:
 
 
 def run(job: Job) -> list[Row]:
-    """Run a job in a process of its own; if it dies, again without whoever was at work, who runs beside the bridges."""
+    """Run a job in a separate process. If it dies, rerun the culprit with the bridges, and the others without it."""
     rows, death, last = run_once(job)
     done = {(row["loss"], row["mode"], row["contender"]) for row in rows}
     wanted = [(loss, mode, name) for loss in job.losses for mode in job.rows for name in job.contenders]
@@ -89,7 +89,7 @@ def run(job: Job) -> list[Row]:
 
 
 def run_once(job: Job) -> tuple[list[Row], str, str]:
-    """Return the rows that a process managed to print, what became of it, and the contender last at work."""
+    """Run a process; return its rows, how it died, and the contender that ran last."""
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")}  # NPROC: JAX's
     environment = os.environ | threads | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "bench.worker", job.to_json()]
@@ -102,12 +102,12 @@ def run_once(job: Job) -> tuple[list[Row], str, str]:
         output.seek(0)
         lines = output.read().splitlines()
     rows = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-    began = [line.removeprefix(BEGUN) for line in lines if line.startswith(BEGUN)]
+    began = [line.removeprefix(STARTED) for line in lines if line.startswith(STARTED)]
     return [row | {"process": job.to_json()} for row in rows], death, began[-1] if began else ""
 
 
 def environment() -> Row:
-    """Return what is the same in every row of a run."""
+    """Return the columns that are the same in every row of a run."""
     return {
         "commit": commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -118,7 +118,7 @@ def environment() -> Row:
 
 
 def commit() -> str:
-    """Return the commit that is measured, and "-dirty" where a file differs that is no result."""
+    """Return the current commit, with "-dirty" if a file other than a result differs."""
 
     def git(*arguments: str) -> str:
         if not shutil.which("git"):
@@ -142,13 +142,13 @@ def measure(
     columns: Sequence[str],
     more: Callable[[Row], Row] = lambda row: {},
 ) -> None:
-    """Run every job, and rewrite the file after each.
+    """Run all jobs, and update the file after each.
 
     Args:
-        jobs: what to run; where two of them yield the same row, the first counts and the other is a bridge only.
-        chosen: the settled options; contenders that they do not name were there to compare with, and are not written.
-        columns: of the file.
-        more: what else to say about a row.
+        jobs: jobs to run; if two yield the same row, the first is written and the other only serves as a bridge.
+        chosen: the options; rows of contenders that are not chosen are used for comparison, but not written.
+        columns: columns of the file.
+        more: returns further columns of a row.
     """
     shared, rows = environment(), list[Row]()
     kept = read(chosen.out) if chosen.out and chosen.update and chosen.out.exists() else []
@@ -168,24 +168,24 @@ def measure(
 
 
 def identity(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
-    """Return what tells a row from all others of its file."""
+    """Return the key of a row."""
     return tuple(str(row[name]) for name in KEY if name in columns)
 
 
 def place(row: Row) -> tuple[str, ...]:
-    """Return what the rows of contenders have in common that are compared with each other."""
-    fields = Row(activation="softplus", kind="energy") | row  # the columns that torch_path.csv does without
+    """Return the key that comparable rows share."""
+    fields = Row(activation="softplus", kind="energy") | row  # columns that torch_path.csv omits
     return tuple(str(fields[name]) for name in KEY[:-1])
 
 
 def write(rows: Iterable[Row], out: Path, columns: Sequence[str]) -> None:
-    """Write rows that have a size, in the order of the grid."""
+    """Write rows sorted by size, in the order of the grid."""
     by_size = sorted(rows, key=lambda row: ORDER.get(tuple(int(row[f]) for f in Size._fields), len(ORDER)))
     write_rows(by_size, out, columns)
 
 
 def write_rows(rows: Iterable[Row], out: Path, columns: Sequence[str]) -> None:
-    """Write rows as they come."""
+    """Write rows in the given order."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="") as file:
         table = csv.DictWriter(file, columns, extrasaction="ignore")
@@ -194,7 +194,7 @@ def write_rows(rows: Iterable[Row], out: Path, columns: Sequence[str]) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """Return the rows of a file, none where there is no file."""
+    """Return the rows of a file, or an empty list if it does not exist."""
     if not path.exists():
         return []
     with path.open(newline="") as file:

@@ -1,6 +1,6 @@
-"""The same loss in JAX, value and gradients under one ``jit``; imported only when such a contender is prepared.
+"""The same loss in JAX, with value and gradients under one ``jit``; imported only for JAX contenders.
 
-NPROC decides how many threads JAX takes: the process must have been started with it.
+The environment variable NPROC sets the number of threads of JAX when the process starts.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Layers = list[tuple[Array, Array]]  # weight and bias, the readout last
 
 
 def step(name: str, p: Problem, mode: str) -> Step:
-    """Compile a rival for a problem: its value alone, or with the gradient of every weight and bias."""
+    """Compile a rival for a problem: its value, or value and gradient of every weight and bias."""
     energies_only(p)
     layers = [(array(part.weight), array(part.bias)) for part in linears(p.net)]
     loss = partial(RIVALS[name], p.case.activation, p.variance_reduced)
@@ -49,14 +49,14 @@ def read(result: Any) -> Answer:
 
 
 def jvp_grad(activation: str, variance_reduced: bool, layers: Layers, x: Array, v: Array) -> Array:
-    """Forward over reverse, ``vmap`` over the directions."""
+    """Forward over reverse, with ``vmap`` over the directions."""
     score = score_function(activation, layers)
     s, rows = over_directions(lambda one: jax.jvp(score, (x,), (one,)), v)
     return sliced((rows * v).sum(-1), (s * v).sum(-1), (s[0] ** 2).sum(-1) if variance_reduced else None)
 
 
 def jvp_jvp(activation: str, variance_reduced: bool, layers: Layers, x: Array, v: Array) -> Array:
-    """Forward over forward; for SSM-VR one gradient more, which gives the score."""
+    """Forward over forward; SSM-VR needs one more gradient for the score."""
 
     def along(one: Array) -> Array:
         slope = lambda point: jax.jvp(partial(energy, activation, layers), (point,), (one,))[1]  # noqa: E731
@@ -68,9 +68,9 @@ def jvp_jvp(activation: str, variance_reduced: bool, layers: Layers, x: Array, v
 
 
 def taylor(activation: str, variance_reduced: bool, layers: Layers, x: Array, v: Array) -> Array:
-    """Taylor mode by hand, as in ``bench.rivals``: tangents, one summed curvature, for SSM-VR an adjoint instead.
+    """Taylor mode by hand, as in ``bench.rivals``: tangents and one summed curvature, or an adjoint for SSM-VR.
 
-    Each kind of row has a product of its own, and all tangents have one: measured faster here than stacking the rows.
+    Values, tangents and curvature use separate products, which is faster here than stacking the rows.
     """
     count, batch = v.shape[:2]
     value, tangents, curvature, record = x, v.reshape(count * batch, -1), None, []
@@ -107,7 +107,7 @@ def score_function(activation: str, layers: Layers) -> Callable[[Array], Array]:
 
 
 def over_directions(function: Callable[[Array], Any], v: Array) -> Any:
-    """``vmap``, without it where there is one direction only."""
+    """``vmap`` over the directions, skipped for a single direction."""
     return jax.tree.map(lambda a: a[None], function(v[0])) if len(v) == 1 else jax.vmap(function)(v)
 
 

@@ -1,4 +1,4 @@
-"""What the programs that time one job in each process share: the process, and the rows that its own replace."""
+"""Run one job per process, and update rows; shared by programs."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from bench.measure import Row
 
 
 def run(module: str, job: Any) -> list[Row]:
-    """Run a job, a dataclass with `threads`, in a process of its own: `python -m module --job JSON`."""
+    """Run a job, a dataclass with `threads`, in a separate process: `python -m module --job JSON`."""
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     command = [sys.executable, "-m", module, "--job", json.dumps(asdict(job))]
     done = subprocess.run(command, stdout=subprocess.PIPE, env=os.environ | threads, text=True, check=True)
@@ -23,7 +23,7 @@ def run(module: str, job: Any) -> list[Row]:
 
 
 def work(job: Any, timings: Callable[[Any], Iterable[Row]]) -> None:
-    """Be that process: print the rows."""
+    """Run a job in this process, and print its rows."""
     torch.set_num_threads(job.threads)
     warnings.simplefilter("ignore")
     for row in timings(job):
@@ -31,7 +31,7 @@ def work(job: Any, timings: Callable[[Any], Iterable[Row]]) -> None:
 
 
 def replaced(kept: Sequence[Row], fresh: Sequence[Row], key: Sequence[str]) -> list[Row]:
-    """Return the kept rows with the fresh ones in the places of those that `key` cannot tell from them."""
+    """Return the kept rows, with fresh rows in place of those with the same `key`."""
 
     def identity(row: Row) -> tuple[str, ...]:
         return tuple(str(row[name]) for name in key)

@@ -1,4 +1,4 @@
-"""How many kernels plain autograd would start: operators counted while a loss and its gradients are computed."""
+"""Number of kernel launches of plain autograd, counted as operators of a loss and its gradients."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ NO_KERNEL = ("aten::detach", "aten::empty", "aten::new_empty", "aten::empty_like
 
 
 class Operators(TorchDispatchMode):
-    """Counts the operators that compute something, and so start at least one kernel each: no view, no allocation."""
+    """Counts operators that launch at least one kernel, so no views or allocations."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count an operator and run it."""
+        """Count and run an operator."""
         aliases = [result.alias_info for result in func._schema.returns]
         view = any(alias is not None and not alias.is_write for alias in aliases)
         self.count += not view and func._schema.name not in NO_KERNEL
@@ -28,7 +28,7 @@ class Operators(TorchDispatchMode):
 
 
 def of_autograd(size: Size, loss: str, kind: str) -> int:
-    """Return the operators of the double backward, forward to parameter gradients."""
+    """Return the number of operators of the double backward, from forward to parameter gradients."""
     problem = drawn(Case(size._replace(B=min(size.B, 8)), kind=kind), loss)
     with Operators() as operators:
         torch.autograd.grad(autograd(problem), list(problem.net.parameters()), allow_unused=True)

@@ -1,4 +1,4 @@
-"""Clocks and memory: interleaved rounds, and the peak of resident memory during one call."""
+"""Interleaved timing, and peak resident memory of a call."""
 
 import ctypes
 import random
@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-Row = dict[str, Any]  # of a CSV file, by column
+Row = dict[str, Any]  # row of a CSV file by column
 MIB = 1024.0
-TURN_S = 0.02
+SAMPLE_S = 0.02
 
 
 class Timing(NamedTuple):
@@ -22,14 +22,14 @@ class Timing(NamedTuple):
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], budget_s: float, fewest: int = 3) -> dict[str, Timing]:
-    """Time all calls round after round, each round in a new random order, each call again and again for its turn.
+    """Time all calls in rounds in random order; each call is repeated for a short time per round.
 
-    So a noisy moment meets all, and each runs as in a training loop, in caches that it has left itself.
+    Noise of the machine thus affects all calls alike, and each call runs with warm caches, as in a training loop.
 
     Args:
-        calls: what to time, by name; each is called once beforehand.
-        budget_s: rounds go on until this much time is spent.
-        fewest: rounds made whatever they cost.
+        calls: calls to time by name; each is called once before timing.
+        budget_s: minimum total seconds of all rounds.
+        fewest: minimum number of rounds.
     """
     names = list(calls)
     for call in calls.values():
@@ -39,15 +39,15 @@ def interleaved(calls: Mapping[str, Callable[[], object]], budget_s: float, fewe
     while names and (rounds < fewest or time.perf_counter() - started < budget_s):
         shuffler.shuffle(names)
         for name in names:
-            samples[name] += turn(calls[name])
+            samples[name] += sample_of(calls[name])
         rounds += 1
     return {name: Timing(min(s), median(s), len(s)) for name, s in samples.items()}
 
 
-def turn(call: Callable[[], object]) -> list[float]:
-    """Return the milliseconds of each call in one turn: as many as fit, at least one."""
+def sample_of(call: Callable[[], object]) -> list[float]:
+    """Return the milliseconds of each call in one round, at least one."""
     milliseconds: list[float] = []
-    ends = time.perf_counter() + TURN_S
+    ends = time.perf_counter() + SAMPLE_S
     while not milliseconds or time.perf_counter() < ends:
         before = time.perf_counter()
         call()
@@ -56,9 +56,9 @@ def turn(call: Callable[[], object]) -> list[float]:
 
 
 def peak_mib(call: Callable[[], object]) -> float | None:
-    """Peak of resident memory during one call above what is resident before it, in MiB.
+    """Return the peak resident memory during one call above that before it, in MiB.
 
-    Linux only (None elsewhere): freed memory is handed back to the system, the kernel's high-water mark is reset
+    Linux only (None elsewhere): freed memory is returned to the system, the high-water mark of the kernel is reset
     through ``/proc/self/clear_refs``, and ``VmHWM`` after the call is compared with ``VmRSS`` before it.
     """
     try:

@@ -1,6 +1,6 @@
-"""The operators as they are written with `torch.func` today, and as fastssm writes them: functions of some samples.
+"""The operators with `torch.func` and with fastssm.
 
-Each takes a problem, some of its samples and their directions `[M, b, d]`, and returns a value for each sample.
+Each function takes a problem, samples and their directions `[M, b, d]`, and returns one value per sample.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from bench.problems import Problem
 from bench.rivals import as_tensor, linears
 
-Way = Callable[[Problem, Tensor, Tensor], Tensor]
+Method = Callable[[Problem, Tensor, Tensor], Tensor]
 
 
 class Operator(NamedTuple):
@@ -21,37 +21,37 @@ class Operator(NamedTuple):
 
     Attributes:
         kind: "energy" for a scalar network, "score" for a vector field.
-        exact: whether it takes all d coordinates; else one direction.
-        ours: fastssm's way, the backend left open.
-        rivals: the others' by name.
-        truth: the same by nested autograd.
-        tried: other ways of ours, which were not taken.
+        exact: whether it uses all d coordinates; otherwise one direction.
+        ours: implementation by fastssm, without the backend.
+        rivals: other implementations by name.
+        truth: reference by nested autograd.
+        tried: alternative methods that fastssm does not use.
     """
 
     kind: str
     exact: bool
     ours: Callable[..., Tensor]
-    rivals: dict[str, Way]
-    truth: Way
-    tried: dict[str, Way] = {}  # noqa: RUF012  # of a NamedTuple
+    rivals: dict[str, Method]
+    truth: Method
+    tried: dict[str, Method] = {}  # noqa: RUF012  # default of a NamedTuple
 
 
 def scalar(p: Problem) -> Callable[[Tensor], Tensor]:
     return lambda point: as_tensor(p.net(point)).squeeze(-1)
 
 
-def diagonal_of(transform: Callable[..., Any], function: Callable[[Problem], Any]) -> Way:
-    """The whole matrix of every sample, of which the diagonal is used."""
+def diagonal_of(transform: Callable[..., Any], function: Callable[[Problem], Any]) -> Method:
+    """Return a method that takes the diagonal of the full matrix of each sample."""
     return lambda p, x, v: as_tensor(vmap(transform(function(p)))(x)).diagonal(dim1=1, dim2=2)
 
 
-def trace_of(transform: Callable[..., Any], function: Callable[[Problem], Any]) -> Way:
+def trace_of(transform: Callable[..., Any], function: Callable[[Problem], Any]) -> Method:
     diagonal = diagonal_of(transform, function)
     return lambda p, x, v: diagonal(p, x, v).sum(1)
 
 
 def hutchinson_vjp(p: Problem, x: Tensor, v: Tensor) -> Tensor:
-    """The flow-matching libraries' estimate: a vector-Jacobian product of each sample under `vmap`."""
+    """The estimate of flow-matching libraries: a vector-Jacobian product per sample under `vmap`."""
 
     def one(point: Tensor, direction: Tensor) -> Tensor:
         pulled = as_tensor(vjp(p.net, point)[1](direction)[0])
@@ -61,7 +61,7 @@ def hutchinson_vjp(p: Problem, x: Tensor, v: Tensor) -> Tensor:
 
 
 def hutchinson_jvp(p: Problem, x: Tensor, v: Tensor) -> Tensor:
-    """The same forwards, over the whole batch."""
+    """The same in forward mode, over the whole batch."""
     return (as_tensor(jvp(p.net, (x,), (v[0],))[1]) * v[0]).sum(1)
 
 
@@ -86,7 +86,7 @@ def gradient_of_scalar(p: Problem) -> Any:
 
 
 def by_autograd(p: Problem, x: Tensor, v: Tensor) -> Tensor:
-    """`v_m^T (dF/dx) v_m` of every direction by nested autograd, `[M, b]`; F is the field, or the scalar's gradient."""
+    """Return `v_m^T (dF/dx) v_m` by nested autograd, `[M, b]`; F is the field, or the gradient of the scalar."""
     x = x.detach().requires_grad_()
     output = as_tensor(p.net(x))
     if p.case.kind == "energy":
@@ -111,7 +111,7 @@ def true_form(p: Problem, x: Tensor, v: Tensor) -> Tensor:
 def our_diagonal(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
     import fastssm
 
-    sign = -1.0 if p.case.kind == "energy" else 1.0  # that of the score of an energy
+    sign = -1.0 if p.case.kind == "energy" else 1.0  # the score of an energy is the negative gradient
     return sign * fastssm.jacobian_diag(p.net, x, **options)
 
 
@@ -146,7 +146,7 @@ def our_form(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
 
 
 def along_given_axes(p: Problem, x: Tensor, v: Tensor) -> Tensor:
-    """The exact divergence with its directions given: the engine multiplies by them at both ends of the network."""
+    """The exact divergence with given axes as directions, which are multiplied at both ends of the network."""
     import fastssm
 
     dim = x.shape[1]
@@ -155,9 +155,9 @@ def along_given_axes(p: Problem, x: Tensor, v: Tensor) -> Tensor:
 
 
 def from_both_ends(p: Problem, x: Tensor, v: Tensor, tile: int = 16) -> Tensor:
-    """The exact divergence of three hidden layers of softplus, tangents from below and adjoints from above.
+    """The exact divergence of three hidden softplus layers, with tangents from below and adjoints from above.
 
-    `tr(W4 D3 W3 D2 W2 D1 W1) = <W4 D3 W3, (D2 W2 D1 W1)^T>`: nothing passes through an activation on the way.
+    `tr(W4 D3 W3 D2 W2 D1 W1) = <W4 D3 W3, (D2 W2 D1 W1)^T>`: no tangent passes the middle activation.
     """
     first, second, third, last = linears(p.net)
     found = []
@@ -171,8 +171,8 @@ def from_both_ends(p: Problem, x: Tensor, v: Tensor, tile: int = 16) -> Tensor:
     return torch.cat(found)
 
 
-HUTCHINSON: dict[str, Way] = {"vmap(vjp)": hutchinson_vjp, "jvp": hutchinson_jvp}
-JVP_OF_GRAD: dict[str, Way] = {"vmap(jvp(grad))": vmap_jvp_of_grad, "jvp(grad)": jvp_of_grad}
+HUTCHINSON: dict[str, Method] = {"vmap(vjp)": hutchinson_vjp, "jvp": hutchinson_jvp}
+JVP_OF_GRAD: dict[str, Method] = {"vmap(jvp(grad))": vmap_jvp_of_grad, "jvp(grad)": jvp_of_grad}
 OPERATORS = {
     "divergence, exact": Operator(
         "score",

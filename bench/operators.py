@@ -1,6 +1,6 @@
 """Write bench/results/operators.csv: ``python -m bench.operators`` from the root of the repository.
 
-Each operator against the ways of `torch.func`, interleaved in one process per operator and number of threads.
+Each operator is compared with `torch.func`, interleaved in one process per operator and number of threads.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 from bench import jobs
 from bench.harness import RESULTS, TIMES, WHO, environment, read, write
 from bench.measure import Row, interleaved, peak_mib
-from bench.operator_rivals import OPERATORS, Way
+from bench.operator_rivals import OPERATORS, Method
 from bench.problems import LOSSES, Answer, Case, Problem, Size, problem, relative_error
 from bench.table import header, line
 from bench.worker import reason
@@ -47,18 +47,18 @@ VALUE, GRADIENT = MODES = ("value", "value+gradient")
 OURS = {
     "fastssm torch": {"backend": "torch"},
     "fastssm cpu": {"backend": "cpu"},
-    "fastssm cpu, bf16": {"backend": "cpu", "precision": "bf16"},  # the products' operands rounded, on request
+    "fastssm cpu, bf16": {"backend": "cpu", "precision": "bf16"},  # rounded operands of products
 }
-CHUNKS = (256, 64, 16)  # samples at a time, from which a rival with whole matrices takes its fastest
+CHUNKS = (256, 64, 16)  # samples per call; a rival with full matrices uses its fastest
 CHECKED = 32  # samples compared with nested autograd in float64
-TOLERANCE = {"float32": 1e-3, "bf16": 3e-2}  # the largest relative error
+TOLERANCE = {"float32": 1e-3, "bf16": 3e-2}  # maximum relative error
 TARGET = 3.0
 Call = Callable[[], Answer]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process times."""
+    """The work of one process."""
 
     operator: str
     mode: str
@@ -69,21 +69,21 @@ class Job:
 
 
 class Clocked:
-    """A call, and the processor time of all threads that each time took, in milliseconds."""
+    """A call that records the processor time of all threads, in milliseconds."""
 
     def __init__(self, call: Call) -> None:
         self.call, self.cpu_ms = call, list[float]()
 
     def __call__(self) -> Answer:
-        """Call, and note the time."""
+        """Run the call and record its time."""
         before = time.process_time()
         answer = self.call()
         self.cpu_ms.append(1e3 * (time.process_time() - before))
         return answer
 
 
-def step(way: Way, p: Problem, mode: str, chunk: int) -> Call:
-    """Return the call that is timed: the values of all samples, in chunks, and with them an uneven sum's gradient."""
+def step(method: Method, p: Problem, mode: str, chunk: int) -> Call:
+    """Return the call to time: values of all samples in chunks, and the gradient of a weighted sum."""
     parameters = list(p.net.parameters())
     weights = torch.linspace(1, 2, len(p.x), dtype=p.x.dtype)
 
@@ -92,7 +92,7 @@ def step(way: Way, p: Problem, mode: str, chunk: int) -> Call:
         for start in range(0, len(p.x), chunk):
             part = slice(start, start + chunk)
             with torch.set_grad_enabled(mode == GRADIENT):
-                value = way(p, p.x[part], p.v[:, part])
+                value = method(p, p.x[part], p.v[:, part])
             values.append(value.detach())
             if mode == GRADIENT:
                 loss = (value * (weights[part] if value.ndim == 1 else weights[part, None])).sum()
@@ -104,53 +104,53 @@ def step(way: Way, p: Problem, mode: str, chunk: int) -> Call:
     return call
 
 
-def ways(name: str, mode: str) -> dict[str, Way]:
-    """Return everybody's way to an operator; those that were not taken for the value alone."""
+def methods(name: str, mode: str) -> dict[str, Method]:
+    """Return all methods for an operator; alternatives of fastssm only for the value."""
     operator = OPERATORS[name]
     ours = {name: partial(operator.ours, **options) for name, options in OURS.items()}
     return operator.rivals | ours | (operator.tried if mode == VALUE else {})
 
 
 def few(p: Problem, dtype: torch.dtype) -> Problem:
-    """Return the first samples of a problem in another dtype."""
+    """Return the first samples of a problem in a dtype."""
     return p._replace(net=deepcopy(p.net).to(dtype), x=p.x[:CHECKED].to(dtype), v=p.v[:, :CHECKED].to(dtype))
 
 
-def error_of(name: str, way: Way, p: Problem, mode: str, size: int) -> float:
-    """Return the largest relative error on a few samples, against nested autograd in float64."""
-    found = step(way, few(p, p.x.dtype), mode, size)()
+def error_of(name: str, method: Method, p: Problem, mode: str, size: int) -> float:
+    """Return the maximum relative error on a few samples against nested autograd in float64."""
+    found = step(method, few(p, p.x.dtype), mode, size)()
     exact = step(OPERATORS[name].truth, few(p, torch.float64), GRADIENT, CHECKED)()
     return relative_error(found, exact)
 
 
-def best_chunk(way: Way, p: Problem, mode: str) -> int:
-    """Return the number of samples at a time with which a rival takes the least time for each."""
+def best_chunk(method: Method, p: Problem, mode: str) -> int:
+    """Return the number of samples per call at which a rival has the least time per sample."""
     parts = {chunk: p._replace(x=p.x[:chunk], v=p.v[:, :chunk]) for chunk in CHUNKS}
-    calls = {str(chunk): step(way, part, mode, chunk) for chunk, part in parts.items()}
+    calls = {str(chunk): step(method, part, mode, chunk) for chunk, part in parts.items()}
     times = interleaved(calls, 0.0, fewest=1)
     return min(CHUNKS, key=lambda chunk: times[str(chunk)].min_ms / len(parts[chunk].x))
 
 
 def timings(job: Job) -> Iterator[Row]:
-    """Yield a row for every way: checked first, then timed in turns, then weighed."""
+    """Yield one row per method: checked, timed interleaved, and measured for memory."""
     operator = OPERATORS[job.operator]
     p = problem(Case(Size(*job.size), kind=operator.kind), LOSSES[0])
     p.net.requires_grad_(job.mode == GRADIENT)
     rows: dict[str, Row] = {}
     calls: dict[str, Clocked] = {}
-    for name, way in ways(job.operator, job.mode).items():
+    for name, method in methods(job.operator, job.mode).items():
         rows[name] = {"operator": job.operator, "mode": job.mode, "contender": name, "status": "ok"}
         try:
-            error = error_of(job.operator, way, p, job.mode, CHECKED)
+            error = error_of(job.operator, method, p, job.mode, CHECKED)
             whole = name.startswith("fastssm") or not operator.exact
-            chunk = len(p.x) if whole else best_chunk(way, p, job.mode)
+            chunk = len(p.x) if whole else best_chunk(method, p, job.mode)
         except Exception as problem_met:
             rows[name] |= {"status": reason(problem_met)}
             continue
         rows[name] |= {"max_rel_error": error, "chunk": chunk}
         bound = TOLERANCE["bf16" if "bf16" in name else "float32"]
         if error <= bound:
-            calls[name] = Clocked(step(way, p, job.mode, chunk))
+            calls[name] = Clocked(step(method, p, job.mode, chunk))
         else:
             rows[name] |= {"status": f"wrong: error above {bound:g}"}
     for name, timing in interleaved(calls, job.budget_s, job.rounds).items():
@@ -159,7 +159,7 @@ def timings(job: Job) -> Iterator[Row]:
 
 
 def compared(rows: Sequence[Row]) -> list[Row]:
-    """Add to our rows the ratio of time to that of the fastest rival, and the target."""
+    """Add the time ratio to the fastest rival, and the target, to rows of fastssm."""
     rivals = [row for row in rows if not row["contender"].startswith("fastssm") and "min_ms" in row]
     best = min(rivals, key=lambda row: row["min_ms"], default=None)
     for row in rows:
@@ -171,14 +171,14 @@ def compared(rows: Sequence[Row]) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure what the options ask for."""
+    """Run the benchmark of the command line."""
     options = argparse.ArgumentParser(prog="python -m bench.operators", description=__doc__)
     options.add_argument("--operators", nargs="+", default=tuple(OPERATORS), choices=tuple(OPERATORS), metavar="NAME")
     options.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
     options.add_argument("--threads", type=int, nargs="+", default=(1, 2))
     options.add_argument("--size", type=Size.parse, default=SIZE, metavar="d,H,L,B,M")
-    options.add_argument("--budget", type=float, default=3.0, help="seconds of interleaved rounds for each")
-    options.add_argument("--rounds", type=int, default=3, help="at least as many of them")
+    options.add_argument("--budget", type=float, default=3.0, help="seconds of interleaved rounds per job")
+    options.add_argument("--rounds", type=int, default=3, help="minimum number of rounds")
     options.add_argument("--quick", action="store_true", help="smoke run: a small size, one thread; writes nothing")
     options.add_argument("--out", type=Path, default=OUT)
     options.add_argument("--job", help=argparse.SUPPRESS)
@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measured(job: Job, kept: list[Row]) -> list[Row]:
-    """Return the kept rows with those of a job in their places, and print these."""
+    """Run a job, print its rows, and return the kept rows updated with them."""
     size = Size(*job.size)
     shown = size._replace(M=size.d) if OPERATORS[job.operator].exact else size
     case = Case(shown, kind=OPERATORS[job.operator].kind)
@@ -214,7 +214,7 @@ def measured(job: Job, kept: list[Row]) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row], which: str) -> Iterator[str]:
-    """Yield the table of a mode, or ("tried") of every way to the exact divergence."""
+    """Yield the table of a mode, or, for "tried", of all methods for the exact divergence."""
     if which == "tried":
         yield from tried_table(rows)
         return

@@ -1,4 +1,4 @@
-"""fastssm as a contender, called as a user calls it; and what is inside a call, for the overhead around it."""
+"""fastssm as a contender, and the bare arithmetic of its calls to measure their overhead."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from bench.steps import Prepare, eager
 
 
 class NotBuiltError(RuntimeError):
-    """A native engine that is asked for and not there."""
+    """A requested native engine is not available."""
 
 
 def loss(p: Problem, backend: str, own_directions: bool = False, **options: Any) -> Tensor:
@@ -28,7 +28,7 @@ def loss(p: Problem, backend: str, own_directions: bool = False, **options: Any)
 
 
 def fastssm(backend: str, **options: Any) -> Prepare:
-    """Time a loss on a backend, which must be there."""
+    """Time a loss on a backend, which must be available."""
     prepare = eager(partial(loss, backend=backend, **options))
 
     def checked(p: Problem, mode: str) -> Any:
@@ -49,7 +49,7 @@ def require(backend: str) -> None:
 
 
 def drawn(p: Problem) -> Tensor:
-    """Return the directions of the next call, and leave torch's generator where that call will find it."""
+    """Return the directions of the next call, and seed the generator of torch so that the call draws them."""
     from fastssm.directions import draw
 
     torch.manual_seed(1)
@@ -59,7 +59,7 @@ def drawn(p: Problem) -> Tensor:
 
 
 def bare_sweeps(p: Problem) -> Callable[[], Tensor]:
-    """The arithmetic inside one call of the PyTorch path, with nothing around it."""
+    """Return the bare arithmetic of one call on the PyTorch path."""
     from fastssm import Network, recognize, sweeps
     from fastssm.directions import Directions
 
@@ -77,7 +77,7 @@ def bare_sweeps(p: Problem) -> Callable[[], Tensor]:
 
 
 def bare_engine(p: Problem) -> Callable[[], Tensor]:
-    """One call of the CPU engine for the value and all gradients, without autograd: its operator under ``no_grad``."""
+    """Return one call of the CPU engine for value and gradients without autograd, under ``no_grad``."""
     from fastssm import Network, recognize
     from fastssm.sweeps import read
 
@@ -100,7 +100,7 @@ BARE = {"fastssm torch": bare_sweeps, "fastssm cpu": bare_engine}
 
 
 class Empty(torch.autograd.Function):
-    """What every autograd function does at least."""
+    """A minimal autograd function."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> Tensor:
@@ -110,12 +110,12 @@ class Empty(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, ...]:
-        """Scale what was saved."""
+        """Scale the saved tensors."""
         return tuple(t * factor for t in ctx.saved_tensors)
 
 
 def empty_function(p: Problem) -> Callable[[], Tensor]:
-    """What PyTorch itself asks for any autograd function of these parameters, forward and backward."""
+    """Return forward and backward of a minimal autograd function with the parameters."""
     parameters = list(p.net.parameters())
 
     def call() -> Tensor:

@@ -1,4 +1,4 @@
-"""Published packages as contenders: each function prepares a problem once and returns the call that is timed."""
+"""Published packages as contenders; each function prepares a problem and returns the call to time."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from bench.rivals import as_tensor, energies_only, sliced, squared_norm, trainab
 
 
 def torchebm(p: Problem) -> Callable[[], Tensor]:
-    """``torchebm.losses.SlicedScoreMatching``, with our directions in place of its random ones."""
+    """``torchebm.losses.SlicedScoreMatching`` with the given directions."""
     energies_only(p)
     if p.variance_reduced:
         raise NotImplementedError("torchebm 0.8 has no variance-reduced sliced loss")
@@ -26,7 +26,7 @@ def torchebm(p: Problem) -> Callable[[], Tensor]:
 
 
 def ebmkit(p: Problem) -> Callable[[], Tensor]:
-    """``ebm.losses.SlicedScoreMatching``, with our directions in place of its random ones."""
+    """``ebm.losses.SlicedScoreMatching`` with the given directions."""
     energies_only(p)
     loss = importlib.import_module("ebm.losses").SlicedScoreMatching(n_projections=len(p.v), vr=p.variance_reduced)
 
@@ -38,10 +38,10 @@ def ebmkit(p: Problem) -> Callable[[], Tensor]:
 
 
 def jet(p: Problem) -> Callable[[], Tensor]:
-    """Collapsed Taylor mode of jet-for-pytorch, plus autograd for the score that SSM-VR asks for."""
+    """Collapsed Taylor mode of jet-for-pytorch, plus autograd for the score of SSM-VR."""
     energies_only(p)
     module = importlib.import_module("jet")
-    _teach_softplus()
+    _register_softplus()
     transformed, zero = module.jet(p.net, (p.x,), collapsed=True), torch.zeros_like(p.x)
 
     def call() -> Tensor:
@@ -60,7 +60,7 @@ def _score_sqnorm(p: Problem) -> Tensor:
 
 @contextmanager
 def _given_directions(v: Tensor) -> Iterator[None]:
-    """Let ``torch.randn_like`` hand out our directions, one per call: ebmkit has no other door."""
+    """Make ``torch.randn_like`` return the given directions, one per call; ebmkit has no other entry for them."""
     original, remaining = torch.randn_like, iter(v)
     torch.randn_like = lambda *args, **kwargs: next(remaining)
     try:
@@ -69,8 +69,8 @@ def _given_directions(v: Tensor) -> Iterator[None]:
         torch.randn_like = original
 
 
-def _teach_softplus() -> None:
-    """Register softplus with jet-for-pytorch, which lacks it: its derivatives are those of the sigmoid it has."""
+def _register_softplus() -> None:
+    """Register softplus with jet-for-pytorch, which lacks it; its derivatives come from the sigmoid."""
     rules, primitives = importlib.import_module("jet._rules"), importlib.import_module("jet.primitives")
 
     def derivatives(x: Tensor, order: int) -> dict[int, Tensor]:

@@ -1,4 +1,4 @@
-"""Draw the figures of docs/benchmarks.md from the CSV files that are there: ``python -m bench.plot``."""
+"""Draw the figures of docs/benchmarks.md from the CSV files: ``python -m bench.plot``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from bench.targets import size_of
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 OKABE_ITO = {"black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "blue": "#0072B2"}
 OKABE_ITO |= {"vermilion": "#D55E00", "purple": "#CC79A7", "grey": "#8C8C8C"}
-Styles = dict[str, tuple[str, str]]  # colour and marker: both differ, so that neither is needed alone
+Styles = dict[str, tuple[str, str]]  # colour and marker; each is sufficient to distinguish contenders
 STYLES: Styles = {
     "func.vjp + compile": ("sky", "v"),
     "jvp(grad)": ("grey", "x"),
@@ -49,7 +49,7 @@ AUTOGRAD: Styles = {"autograd": ("grey", "^")}
 
 
 def lines(axis: Any, rows: Sequence[Row], styles: Styles, column: str, inverse: bool = False) -> None:
-    """Plot a column of the CSV file, or one over it, for each size of the grid."""
+    """Plot a column of the CSV file, or its inverse, for each size of the grid."""
     for name, (colour, marker) in styles.items():
         found = {size_of(row): float(row[column]) for row in rows if row["contender"] == name and row[column]}
         places = [i for i, size in enumerate(GRID) if size in found]
@@ -84,7 +84,7 @@ def speed_ups(axis: Any, rows: Sequence[Row], styles: Styles, loss: str) -> None
 
 
 def shares(axis: Any, rows: Sequence[Row], styles: Styles) -> None:
-    """Plot which share of the measured peak the products of the two sweeps would have to run at."""
+    """Plot the rate of the products of the two sweeps as a fraction of the measured peak."""
     lines(axis, [row for row in rows if row["loss"] == LOSSES[0]], AUTOGRAD | styles, "fraction_of_peak")
     axis.set(ylim=(0, 1.05), title=f"{LOSSES[0]}: the sweeps' arithmetic over the time, 1 thread")
     axis.set_ylabel("share of the measured FMA peak")
@@ -107,7 +107,7 @@ def memory(axis: Any, rows: Sequence[Row], styles: Styles) -> None:
 
 
 def draw(rows: Sequence[Row], figure: Path, styles: Styles, native: bool) -> None:
-    """Draw a figure: both losses with one thread, for the native engine the share of the peak, and memory."""
+    """Draw a figure: both losses with one thread, memory, and for the native engine the fraction of the peak."""
     if native:
         panels, grid = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
     else:

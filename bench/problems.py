@@ -1,4 +1,4 @@
-"""The problems that are timed, and the float64 answer every contender is checked against first."""
+"""The benchmark problems, and the float64 answers that contenders are checked against."""
 
 from copy import deepcopy
 from itertools import pairwise
@@ -14,7 +14,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"softplus": nn.Softplus, "tanh": nn.T
 
 
 class Size(NamedTuple):
-    """Features, hidden width, hidden layers, batch, projections: the letters of the CSV columns."""
+    """Features, hidden width, hidden layers, batch and projections, as in the CSV columns."""
 
     d: int
     H: int
@@ -24,14 +24,14 @@ class Size(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Size":
-        """Read ``"100,512,3,1024,1"``."""
+        """Parse a size such as ``"100,512,3,1024,1"``."""
         numbers = [int(part) for part in text.split(",")]
         if len(numbers) != len(cls._fields) or min(numbers) < 1:
-            raise ValueError(f"a size is five positive integers d,H,L,B,M; got {text!r}")
+            raise ValueError(f"a size must be five positive integers d,H,L,B,M, got {text!r}")
         return cls(*numbers)
 
     def __str__(self) -> str:
-        """Write it as :meth:`parse` reads it."""
+        """Return the size as text for :meth:`parse`."""
         return ",".join(map(str, self))
 
 
@@ -46,25 +46,25 @@ GRID = (
 
 
 class Case(NamedTuple):
-    """A network on its data: the size, the activation, and whether it gives an energy or the score itself."""
+    """A network and its data: size, activation, and kind of output (energy or score)."""
 
     size: Size
     activation: str = "softplus"
     kind: str = "energy"
 
     def columns(self) -> dict[str, Any]:
-        """Return what the CSV says about it."""
+        """Return the columns of the CSV file."""
         return {"kind": self.kind, "activation": self.activation} | self.size._asdict()
 
     def __str__(self) -> str:
-        """Name it, as in a file name."""
+        """Return the name, also used in file names."""
         return f"{self.size} {self.activation} {self.kind}"
 
 
 class Problem(NamedTuple):
-    """A network E: R^d -> R or s: R^d -> R^d, data ``x [B, d]``, directions ``v [M, B, d]`` and which of the losses.
+    """A network E: R^d -> R or s: R^d -> R^d, data ``x [B, d]``, directions ``v [M, B, d]`` and the loss.
 
-    The exact loss is SSM along the M = d directions ``sqrt(d) e_i``, which is what ``v`` then holds.
+    The exact loss is SSM along the M = d directions ``sqrt(d) e_i``, which are then ``v``.
     """
 
     net: nn.Sequential
@@ -75,19 +75,19 @@ class Problem(NamedTuple):
 
     @property
     def variance_reduced(self) -> bool:
-        """Whether the squared norm of the score takes the place of its squared projections."""
+        """Whether the loss uses the squared norm of the score instead of squared projections."""
         return self.loss == "SSM-VR"
 
 
 class Answer(NamedTuple):
-    """A loss and its gradient for every parameter (zeros where it does not depend on one)."""
+    """A loss and its gradient for every parameter (zeros if it does not depend on it)."""
 
     value: Tensor
     gradients: tuple[Tensor, ...]
 
 
 def problem(case: Case, loss: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Problem:
-    """Draw the problem in float64 and round it, so that every dtype sees the same numbers."""
+    """Draw a problem; every dtype gets the same rounded numbers."""
     size, activation = case.size, ACTIVATIONS[case.activation]
     widths = [size.d] + [size.H] * size.L
     with torch.random.fork_rng(devices=[]):
@@ -100,12 +100,12 @@ def problem(case: Case, loss: str, dtype: torch.dtype = torch.float32, seed: int
 
 
 def basis(size: Size) -> Tensor:
-    """Return the directions ``sqrt(d) e_i`` of every sample: with them, sliced score matching is exact."""
+    """Return the directions ``sqrt(d) e_i`` of every sample, for which sliced score matching is exact."""
     return (size.d**0.5 * torch.eye(size.d))[:, None].repeat(1, size.B, 1)
 
 
 def exact_answer(p: Problem) -> Answer:
-    """Nested autograd in float64, one direction after the other: no formula of any contender."""
+    """Return the answer by nested autograd in float64, independent of the formulas of the contenders."""
     net, x, v = deepcopy(p.net).double().requires_grad_(), p.x.double().requires_grad_(), p.v.double()
     score = net(x)
     if p.case.kind == "energy":
@@ -121,16 +121,16 @@ def exact_answer(p: Problem) -> Answer:
 
 
 def cached_answer(p: Problem, file: Path) -> Answer:
-    """Return the exact answer kept in ``file``, computing it the first time."""
+    """Return the exact answer, cached in ``file``."""
     if not file.exists():
         torch.save(tuple(exact_answer(p)), file)
     return Answer(*torch.load(file))
 
 
 def relative_error(found: Answer, exact: Answer) -> float:
-    """Largest of the relative errors of the value and, in the maximum norm, of each gradient found.
+    """Return the maximum of the relative errors of the value and, in the maximum norm, of each gradient.
 
-    A gradient that is zero (the last bias) is measured against the largest of all gradients.
+    The error of a zero gradient (the last bias) is relative to the largest gradient.
     """
     largest = torch.stack([g.abs().max() for g in exact.gradients]).max()
     pairs = [(found.value, exact.value), *zip(found.gradients, exact.gradients, strict=False)]
@@ -139,7 +139,7 @@ def relative_error(found: Answer, exact: Answer) -> float:
 
 
 def gradient_error(found: Answer, exact: Answer) -> float | None:
-    """Relative error of all gradients taken together as one vector, in the Euclidean norm; None without gradients."""
+    """Return the relative error of all gradients as one vector, in the Euclidean norm; None without gradients."""
     if not found.gradients:
         return None
     got, want = (torch.cat([g.double().flatten() for g in a.gradients]) for a in (found, exact))

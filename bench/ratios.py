@@ -1,4 +1,4 @@
-"""Ratios of times measured in one process, or through a third contender that ran in both."""
+"""Ratios of times within a process, or between processes through a contender that ran in both."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ KEPT, BRIDGE = "kept", "fastssm torch"
 
 
 def add_ratios(rows: Sequence[Row], kept: Sequence[Row], place: Callable[[Row], tuple[str, ...]]) -> None:
-    """Fill in ``ratio_to_...`` of fresh rows: own time over the other's, below 1 if faster.
+    """Set ``ratio_to_...`` of fresh rows: time over that of the other contender, below 1 if faster.
 
     Args:
-        rows: fresh rows, with the process each comes from.
-        kept: rows of an earlier run, with their ``ratio_to_fastssm``: rivals that were not measured again.
-        place: what rows that are compared with each other have in common.
+        rows: fresh rows, with their processes.
+        kept: rows of an earlier run with ``ratio_to_fastssm``, for rivals that were not measured now.
+        place: returns the key that comparable rows share.
     """
     processes = by_process(rows, kept, place)
     for row in (row for row in rows if row.get("min_ms") and comparable(row)):
@@ -48,7 +48,7 @@ def by_process(
 
 
 def ratio(times: Times, a: str, b: str, process: str) -> float | None:
-    """Return the time of ``a`` in a process over that of ``b``: there, else in another one, through a bridge."""
+    """Return the time of ``a`` in a process over that of ``b``, in the same process or through a bridge."""
     here = times[process]
     if b in here:
         return here[a] / here[b]
@@ -61,7 +61,7 @@ def ratio(times: Times, a: str, b: str, process: str) -> float | None:
 
 
 def best_rival(times: Times, name: str, process: str) -> dict[str, Any]:
-    """Return the rival that leaves ``name`` the least advantage, and the ratio to it."""
+    """Return the fastest rival of ``name``, and the ratio to it."""
     found = {rival: ratio(times, name, rival, process) for rival in (*RIVALS, *JAX_RIVALS)}
     ratios = {rival: value for rival, value in found.items() if value}
     if not ratios:

@@ -1,4 +1,4 @@
-"""Other people's ways to the same loss, each a function ``(problem) -> scalar``; sources in README.md."""
+"""Other implementations of the loss, each a function ``(problem) -> scalar``; sources are in README.md."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from bench.problems import EXACT_LOSS, Problem
 
 
 def sliced(projected_jacobian: Tensor, projected_score: Tensor, score_sqnorm: Tensor | None) -> Tensor:
-    """mean_b( mean_m v.Jv + mean_m (v.s)^2/2 ), or with |s|^2/2 where the squared norm is given."""
+    """Return mean_b( mean_m v.Jv + mean_m (v.s)^2/2 ), or with |s|^2/2 if the squared norm is given."""
     squares = projected_score.square().mean(0) if score_sqnorm is None else score_sqnorm
     return (projected_jacobian.mean(0) + squares / 2).mean()
 
 
 def autograd(p: Problem) -> Tensor:
-    """The authors' double backward: every direction gets its own copy of the batch; for the exact loss, the loop."""
+    """The authors' double backward with one copy of the batch per direction; a loop for the exact loss."""
     if p.loss == EXACT_LOSS:
         return autograd_loop(p)
     count, batch, features = p.v.shape
@@ -31,7 +31,7 @@ def autograd(p: Problem) -> Tensor:
 
 
 def autograd_loop(p: Problem) -> Tensor:
-    """The exact trace as it is usually written: one more backward for each coordinate."""
+    """The exact trace with one more backward pass per coordinate."""
     x = p.x.detach().requires_grad_()
     score = score_at(p, x)
     trace = x.new_zeros(())
@@ -42,13 +42,13 @@ def autograd_loop(p: Problem) -> Tensor:
 
 
 def score_at(p: Problem, x: Tensor) -> Tensor:
-    """Return the score at ``x``, which requires grad: the network's output, or minus the gradient of its energy."""
+    """Return the score at ``x``, which requires grad: the output, or the negative gradient of the energy."""
     output = as_tensor(p.net(x))
     return output if p.case.kind == "score" else -torch.autograd.grad(output.sum(), x, create_graph=True)[0]
 
 
 def func_vjp(p: Problem) -> Tensor:
-    """``torch.func``: reverse over reverse, the score shared by all directions (v.Jv = v.J^T v)."""
+    """``torch.func``: reverse over reverse, with the score shared by all directions (v.Jv = v.J^T v)."""
     score, pullback = vjp(score_function(p), p.x)[:2]
     rows = over_directions(lambda v: pullback(v)[0], p.v)
     return sliced((rows * p.v).sum(-1), (score * p.v).sum(-1), squared_norm(score) if p.variance_reduced else None)
@@ -65,8 +65,8 @@ def jvp_grad(p: Problem) -> Tensor:
 def taylor(p: Problem) -> Tensor:
     """Taylor mode by hand: values, tangents and one summed curvature row through one GEMM per layer.
 
-    For SSM-VR the curvature row is not carried: the hand-written adjoint row gives the score and,
-    with ``sum_l f'' (tangent_l)^2 adjoint_l``, the curvature too: three units forward instead of four.
+    SSM-VR needs no curvature row. The adjoint row gives the score and, with ``sum_l f'' (tangent_l)^2 adjoint_l``,
+    also the curvature. The forward pass then costs three units instead of four.
     """
     energies_only(p)
     count, activation = len(p.v), DERIVATIVES[p.case.activation]
@@ -89,7 +89,7 @@ def taylor(p: Problem) -> Tensor:
 
 
 def adjoint_sweep(record: list[tuple[Tensor, Tensor, Tensor]], readout: Tensor, count: int) -> Tensor:
-    """The second half of Taylor mode for SSM-VR: down once, collecting the curvature on the way."""
+    """The second half of Taylor mode for SSM-VR: a downward sweep that accumulates the curvature."""
     adjoint, curvature = readout, readout.new_zeros(())
     for weight, first, bend in reversed(record):
         curvature = curvature + (bend * adjoint).sum(-1)
@@ -98,10 +98,12 @@ def adjoint_sweep(record: list[tuple[Tensor, Tensor, Tensor]], readout: Tensor, 
 
 
 def finite_differences(p: Problem, step: float = 0.1) -> Tensor:
-    """FD-SSM: energies at x and x ± εv with |εv| = ``step``, the authors' default; no gradient in x at all."""
+    """FD-SSM: energies at x and x ± εv with |εv| = ``step``, the authors' default; no gradient in x."""
     energies_only(p)
     if p.variance_reduced:
-        raise NotImplementedError("FD-SSM has no variance-reduced form for energies: |score|^2 needs a gradient")
+        raise NotImplementedError(
+            "FD-SSM has no variance-reduced form for energies, because |score|^2 needs a gradient"
+        )
     count, batch, features = p.v.shape
     scale = step / features**0.5
     points = torch.cat([p.x[None], p.x + scale * p.v, p.x - scale * p.v])
@@ -112,7 +114,7 @@ def finite_differences(p: Problem, step: float = 0.1) -> Tensor:
 
 def energies_only(p: Problem) -> None:
     if p.case.kind != "energy":
-        raise NotImplementedError("written for energies")
+        raise NotImplementedError("only energies are supported")
 
 
 def softplus(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,7 +154,7 @@ def score_function(p: Problem) -> Any:
 
 
 def over_directions(function: Any, v: Tensor) -> Tensor:
-    """``vmap`` over the directions, without its overhead where there is one only."""
+    """``vmap`` over the directions, skipped for a single direction."""
     return as_tensor(function(v[0])[None] if len(v) == 1 else vmap(function)(v))
 
 

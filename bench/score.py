@@ -1,7 +1,7 @@
 """Write bench/results/score.csv: ``python -m bench.score`` from the root of the repository.
 
-Denoising score matching by everybody's way to a score that can be differentiated once more, interleaved in one process
-per network, size and number of threads.
+Denoising score matching with different implementations of a differentiable score, interleaved in one process per
+network, size and number of threads.
 """
 
 import argparse
@@ -35,12 +35,12 @@ COLUMNS = (
 )
 KEY = ("threads", "kind", *Size._fields, "mode", "contender")
 TOLERANCE = 1e-3
-Way = Callable[[Problem], Tensor]  # the loss; the noise is the problem's direction
+Method = Callable[[Problem], Tensor]  # computes the loss; the noise is the direction of the problem
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process times."""
+    """The work of one process."""
 
     kind: str
     size: tuple[int, ...]
@@ -49,7 +49,7 @@ class Job:
 
 
 def mismatch(p: Problem, score: Tensor) -> Tensor:
-    """The loss `mean_b |s + z / sigma|^2 / 2`."""
+    """Return the loss `mean_b |s + z / sigma|^2 / 2`."""
     return 0.5 * (score + p.v[0] / SIGMA).square().sum(1).mean()
 
 
@@ -58,7 +58,7 @@ def noisy(p: Problem) -> Tensor:
 
 
 def autograd(p: Problem) -> Tensor:
-    """Double backward, as everybody writes it; a score network is only called."""
+    """Double backward for an energy; one call for a score network."""
     point = noisy(p)
     if p.case.kind == "score":
         return mismatch(p, p.net(point))
@@ -67,7 +67,7 @@ def autograd(p: Problem) -> Tensor:
 
 
 def chain(p: Problem) -> Tensor:
-    """The gradient of an energy written out, `g <- (f' g) W`: operations of which autograd takes one derivative."""
+    """The explicit gradient of an energy, `g <- (f' g) W`, which autograd differentiates once."""
     if p.case.kind != "energy":
         raise NotImplementedError("the score of a score network is its output")
     activation, slopes, h = DERIVATIVES[p.case.activation], [], noisy(p)
@@ -87,8 +87,8 @@ def ours(p: Problem, backend: str) -> Tensor:
     return fastssm.denoising_loss(p.net, p.x, sigma=SIGMA, noise=p.v[0], backend=backend)
 
 
-def ways() -> dict[str, Way]:
-    """Return everybody's way by name; `torch.compile` has no second derivatives: it gets the gradient written out."""
+def methods() -> dict[str, Method]:
+    """Return all methods by name. `torch.compile` has no second derivatives, so it gets the explicit gradient."""
     return {
         "autograd": autograd,
         "written out": chain,
@@ -106,7 +106,7 @@ def exact(p: Problem) -> Answer:
 
 
 def timings(job: Job) -> Iterator[Row]:
-    """Yield a row for every way and mode: checked first, then timed in turns, then weighed."""
+    """Yield one row per method and mode: checked, timed interleaved, and measured for memory."""
     p = problem(Case(Size(*job.size), kind=job.kind), LOSSES[0])
     p = p._replace(v=torch.randn(1, *p.x.shape, generator=torch.Generator().manual_seed(1)))
     answer = exact(p)
@@ -114,9 +114,9 @@ def timings(job: Job) -> Iterator[Row]:
         torch.compiler.reset()
         rows: dict[str, Row] = {}
         calls: dict[str, Callable[[], object]] = {}
-        for name, way in ways().items():
+        for name, method in methods().items():
             rows[name] = {"loss": "denoising", "mode": mode, "contender": name, "status": "ok"}
-            step = torch_step(p, mode, partial(way, p), grad_mode=name == "autograd" and job.kind == "energy")
+            step = torch_step(p, mode, partial(method, p), grad_mode=name == "autograd" and job.kind == "energy")
             try:
                 error = relative_error(Answer(*step.call()), answer)
             except Exception as problem_met:
@@ -133,7 +133,7 @@ def timings(job: Job) -> Iterator[Row]:
 
 
 def compared(rows: list[Row]) -> list[Row]:
-    """Add to each row the ratio to autograd, and to ours that to the fastest rival."""
+    """Add the ratio to autograd to each row, and the ratio to the fastest rival to rows of fastssm."""
     timed = {row["contender"]: row["min_ms"] for row in rows if "min_ms" in row}
     rivals = {name: time for name, time in timed.items() if not name.startswith("fastssm")}
     best = min(rivals, key=lambda name: rivals[name])
@@ -145,12 +145,12 @@ def compared(rows: list[Row]) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure what the options ask for."""
+    """Run the benchmark of the command line."""
     options = argparse.ArgumentParser(prog="python -m bench.score", description=__doc__)
     options.add_argument("--sizes", type=Size.parse, nargs="*", default=SIZES, metavar="d,H,L,B,1")
     options.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     options.add_argument("--threads", type=int, nargs="+", default=(1, 2))
-    options.add_argument("--budget", type=float, default=2.0, help="seconds of interleaved rounds for each mode")
+    options.add_argument("--budget", type=float, default=2.0, help="seconds of interleaved rounds per mode")
     options.add_argument(
         "--quick", action="store_true", help="smoke run: the smallest size, one thread; writes nothing"
     )
@@ -172,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measured(job: Job, kept: list[Row]) -> list[Row]:
-    """Return the kept rows with those of a job in their places, and print these."""
-    case = Case(Size(*job.size)._replace(M=0), kind=job.kind)  # there are no directions
+    """Run a job, print its rows, and return the kept rows updated with them."""
+    case = Case(Size(*job.size)._replace(M=0), kind=job.kind)  # no directions
     shared = environment() | case.columns() | {"threads": job.threads}
     fresh = [shared | row for row in jobs.run("bench.score", job)]
     for row in fresh:

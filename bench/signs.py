@@ -1,4 +1,4 @@
-"""Random signs: fastssm's counter-based generator against the three usual ways in PyTorch."""
+"""Random signs: the counter-based generator of fastssm against three methods in PyTorch."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Draw = Callable[[], torch.Tensor]
 
 
 def contenders(size: Size) -> tuple[dict[str, Draw], dict[str, Exception]]:
-    """Return ways to draw signs `[M, B, d]` in float32, and what keeps others from it."""
+    """Return methods to draw signs `[M, B, d]` in float32, and errors of unavailable ones."""
     shape = (size.M, size.B, size.d)
     found: dict[str, Draw] = {
         "torch.randint": lambda: torch.randint(2, shape, dtype=torch.float32).mul_(2).sub_(1),
@@ -41,5 +41,5 @@ def native(shape: tuple[int, int, int]) -> Draw:
     from fastssm.directions import rademacher
 
     if not torch.equal(draw(), rademacher(torch.tensor(0), shape)):
-        raise RuntimeError("the engine's signs are not those of fastssm.directions")
+        raise RuntimeError("the signs of the engine differ from those of fastssm.directions")
     return draw

@@ -1,4 +1,4 @@
-"""What is timed: a contender prepared on a problem, and how to read the answer from what it returns."""
+"""Timed steps: a contender prepared for a problem, and conversion of its result to an answer."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,9 +17,9 @@ class Step(NamedTuple):
     """One timed call.
 
     Attributes:
-        call: what the clock runs on.
-        read: from what the call returns to a value and gradients, off the clock; None for a yardstick, which has none.
-        flops: operations of one call, where they are not those of the loss.
+        call: the timed call.
+        read: converts the result of the call to a value and gradients, not timed; None for a yardstick, which has none.
+        flops: operations of one call, if they differ from those of the loss.
     """
 
     call: Callable[[], Any]
@@ -31,13 +31,13 @@ Prepare = Callable[[Problem, str], Step]
 
 
 def torch_step(p: Problem, mode: str, loss: Loss, grad_mode: bool = False) -> Step:
-    """Return the value alone (on a frozen net), or the value and the gradient of every parameter, by autograd.
+    """Return a step for the value (with a frozen net), or the value and the gradient of every parameter, by autograd.
 
     Args:
         p: the problem.
         mode: one of ``MODES``.
         loss: computes the loss.
-        grad_mode: whether it needs autograd even for the value.
+        grad_mode: whether the value requires autograd.
     """
     parameters = list(p.net.parameters())
 
@@ -54,15 +54,15 @@ def torch_step(p: Problem, mode: str, loss: Loss, grad_mode: bool = False) -> St
 
 
 def prepared(prepare: Callable[[Problem], Loss], grad_mode: bool = False) -> Prepare:
-    """Time what ``prepare`` returns once it has seen the problem."""
+    """Time the loss that ``prepare`` returns for a problem."""
     return lambda p, mode: torch_step(p, mode, prepare(p), grad_mode)
 
 
 def eager(function: Callable[[Problem], Tensor], grad_mode: bool = False) -> Prepare:
-    """Time a function of the problem."""
+    """Time a function of a problem."""
     return prepared(lambda p: partial(function, p), grad_mode)
 
 
 def compiled(function: Callable[[Problem], Tensor]) -> Prepare:
-    """``torch.compile`` with static shapes, as a training loop with a fixed batch would see it."""
+    """Time a function under ``torch.compile`` with static shapes, as in training with a fixed batch size."""
     return prepared(lambda p: partial(torch.compile(function, dynamic=False), p))

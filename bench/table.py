@@ -20,7 +20,7 @@ def timing_table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def speed_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield the same of GFLOP/s: the products of the two sweeps over the time (share of the measured peak)."""
+    """Yield the same table of GFLOP/s: operations of the two sweeps over time (fraction of the measured peak)."""
     yield from by_size([row for row in rows if row["gflops"] or row["status"] != "ok"], speed)
 
 
@@ -71,7 +71,7 @@ def training_table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def sign_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield one line per way to draw random signs: nanoseconds for each."""
+    """Yield one line per method to draw random signs: nanoseconds per sign."""
     yield from header(["signs", "ns each"])
     for row in (row for row in rows if row["mode"] == "signs"):
         yield line([row["contender"], scaled(row, 1e6 / count_signs(row), "{:.3f}")])
@@ -83,7 +83,7 @@ def count_signs(row: Row) -> int:
 
 
 def overhead_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield one line per contender and loss: microseconds around the arithmetic of a call."""
+    """Yield one line per contender and loss: microseconds of overhead per call."""
     yield from header(["overhead", *LOSSES])
     found = {(row["contender"], row["loss"]): row for row in rows if row["mode"] == "overhead"}
     for name in dict.fromkeys(name for name, _ in found):
@@ -91,14 +91,14 @@ def overhead_table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def scaled(row: Row | None, scale: float, form: str) -> str:
-    """Return the milliseconds of a row in another unit, or why there are none."""
+    """Return the time of a row in another unit, or its status."""
     if row is None:
         return ""
     return form.format(scale * float(row["min_ms"])) if row["min_ms"] else short(row)
 
 
 def target_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield one line per target: where, what, the bound, what was measured, and whether it is met."""
+    """Yield one line per target: size, quantity, bound, measured value, and whether it is met."""
     yield from header(["d,H,L,B,M", "of", "threads", "quantity", "target", "measured", "met"])
     for verdict in verdicts(rows):
         yield line(target_cells(verdict))
@@ -124,14 +124,14 @@ def measured(verdict: Verdict) -> str:
 
 
 def remarks(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield what kept a contender from running, once for each loss it concerns."""
+    """Yield why a contender did not run, once per loss."""
     for name, loss, status in dict.fromkeys((r["contender"], r["loss"], r["status"]) for r in rows):
         if status != "ok":
             yield f"- {name}, {loss}: {status}"
 
 
 def provenance(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield where the numbers come from; rows of another commit or torch are named."""
+    """Yield the machine, torch version, commit and date of the rows, with their contenders."""
     origins = [tuple(row[column] for column in ("machine", "torch", "commit", "date")) for row in rows]
     for origin in dict.fromkeys(origins):
         names = dict.fromkeys(row["contender"] for row, its in zip(rows, origins, strict=True) if its == origin)
@@ -149,7 +149,7 @@ def line(cells: Sequence[str] | Iterator[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table for each network, thread count and loss, then everything else that the file has."""
+    """Print a table per network, number of threads and loss, and then the other tables of the file."""
     parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
     parser.add_argument("csv", type=Path, nargs="?", default=OUT)
     parser.add_argument("--mode", choices=MODES, default=MODES[1])
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not chosen.threads or threads in chosen.threads:
             print(f"\n{', '.join((loss, *extra))}, {chosen.mode}, {threads} thread(s): milliseconds (x autograd)\n")
             print(*timing_table([row for row in timed if group(row) == (loss, threads, *extra)]), sep="\n")
-    print("\nPeak memory of loss and gradients above what is resident before the call\n")
+    print("\nPeak memory of loss and gradients above the resident memory before the call\n")
     print(*memory_table([row for row in everything if row["mode"] == "memory"]), sep="\n")
     for table in (overhead_table, sign_table, training_table, *([target_table] if "target" in everything[0] else [])):
         print("", *table(everything), sep="\n")
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def group(row: Row) -> tuple[str, ...]:
-    """Return what the rows of one table have in common; torch_path.csv has no column for the kind of network."""
+    """Return the key of a table; torch_path.csv has no column for the kind of network."""
     return (row["loss"], row["threads"], *(row[name] for name in ("kind", "activation") if name in row))
 
 

@@ -1,4 +1,4 @@
-"""What the CPU engine was to reach, and whether it does: a target is text such as ``x_autograd>=3.8``."""
+"""Performance targets of the CPU engine, as text such as ``x_autograd>=3.8``, and whether they are met."""
 
 from collections.abc import Callable, Iterator, Sequence
 from operator import ge, le
@@ -8,7 +8,7 @@ from bench.contenders import GEMMS
 from bench.measure import Row
 from bench.problems import EXACT_LOSS, GRID, Size
 
-ENERGY = {  # of the peak with one thread, against autograd, against the best rival
+ENERGY = {  # fraction of the peak with one thread, speed-up over autograd, speed-up over the best rival
     GRID[0]: (None, 7, 1.3),
     GRID[1]: (0.90, 3.8, 1.5),
     GRID[2]: (0.95, 2.6, 1.45),
@@ -21,7 +21,7 @@ SCORE = {GRID[0]: 5, GRID[3]: 1.5, GRID[4]: 1.3, GRID[5]: 3}
 
 
 def target(row: Row) -> str:
-    """Return the targets of a row, separated by spaces; nothing where none was set."""
+    """Return the targets of a row, separated by spaces; empty if it has none."""
     return " ".join(_targets(row)) if row["contender"] in _RULES else ""
 
 
@@ -82,7 +82,7 @@ _RULES: dict[str, dict[str, Rule]] = {
 
 
 class Verdict(NamedTuple):
-    """One target of one row: its bound, what was measured (None: nothing) and whether it is met."""
+    """A target of a row: its bound, the measured value (or None) and whether it is met."""
 
     row: Row
     quantity: str
@@ -93,7 +93,7 @@ class Verdict(NamedTuple):
 
 
 def verdicts(rows: Sequence[Row]) -> Iterator[Verdict]:
-    """Yield every target of the rows of a file with what was measured."""
+    """Yield every target of the rows of a file, with the measured value."""
     found = {_key(row): row for row in rows}
     for row in rows:
         for text in row["target"].split():
@@ -125,7 +125,7 @@ def _inverse(column: str) -> Callable[[Row, Found], float | None]:
 
 
 def _times_faster(**other: str) -> Callable[[Row, Found], float | None]:
-    """Time of the same row elsewhere over the time of this one."""
+    """Return the time of a reference row over the time of a row."""
 
     def quantity(row: Row, found: Found) -> float | None:
         mine, theirs = _number(row, "min_ms"), _number(found.get(_key(row, **other)), "min_ms")
@@ -169,5 +169,5 @@ QUANTITIES: dict[str, Callable[[Row, Found], float | None]] = {
 
 
 def size_of(row: Row) -> Size:
-    """Return the size of a row's problem."""
+    """Return the size of the problem of a row."""
     return Size(*(int(row[letter]) for letter in Size._fields))

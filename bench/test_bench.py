@@ -1,4 +1,4 @@
-"""The same contenders under pytest-benchmark: ``pytest bench/test_bench.py`` (the ordinary test run leaves it out)."""
+"""The contenders under pytest-benchmark: ``pytest bench/test_bench.py`` (not part of the normal test run)."""
 
 import pytest
 import torch

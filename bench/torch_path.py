@@ -22,14 +22,14 @@ FOR_MEMORY = ("autograd", "Taylor", "fastssm torch")
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser("torch_path", str(__doc__), OUT, (*RIVALS, *TORCH_PATH), budget=6.0)
-    options.add_argument("--no-memory", action="store_true", help="leave out the memory of large batches")
+    options.add_argument("--no-memory", action="store_true", help="skip the memory of large batches")
     chosen = settle(options.parse_args(argv), OUT)
     chosen.no_memory |= chosen.quick
     return chosen
 
 
 def jobs(chosen: argparse.Namespace, folder: str) -> Iterator[Job]:
-    """Yield, for a problem, a process of eager contenders and one of compiled ones; then memory and overhead."""
+    """Yield per problem a job with eager contenders and one with compiled ones, and then memory and overhead."""
     names = tuple(name for name in (*RIVALS, *TORCH_PATH) if name in (*chosen.contenders, *REFERENCES))
     for size in chosen.sizes:
         for threads in chosen.threads:
@@ -41,7 +41,7 @@ def jobs(chosen: argparse.Namespace, folder: str) -> Iterator[Job]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure what the options ask for."""
+    """Run the benchmark of the command line."""
     chosen = arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
         measure(jobs(chosen, folder), chosen, COLUMNS)

@@ -1,4 +1,4 @@
-"""Whole trainings from the command line, timed from start to exit: data, steps, evaluations, figure."""
+"""Time whole training commands from start to exit, including data, steps, evaluations and figure."""
 
 import json
 import os
@@ -17,15 +17,15 @@ BACKENDS = {"autograd": "reference", "fastssm torch": "torch", "fastssm cpu": "c
 
 
 def timed(command: str, contender: str, folder: Path) -> dict[str, Any]:
-    """Run ``fastssm COMMAND`` with the contender's backend; compare its test losses with those of autograd.
+    """Run ``fastssm COMMAND`` with the backend of a contender, and compare its test losses with autograd.
 
     Args:
         command: a key of ``COMMANDS``.
         contender: a key of ``BACKENDS``.
-        folder: where its files go; autograd's, if they are there, are compared with.
+        folder: output folder; if it contains the files of autograd, the losses are compared.
 
     Returns:
-        The milliseconds, and the largest relative difference of a test loss.
+        The milliseconds, and the maximum relative difference of a test loss.
     """
     require(BACKENDS[contender])
     out = folder / f"{command} {contender}"
@@ -42,7 +42,7 @@ def timed(command: str, contender: str, folder: Path) -> dict[str, Any]:
 
 
 def test_losses(out: Path) -> dict[str, float]:
-    """Return the test loss of every training under a folder."""
+    """Return the test loss of every run in a folder."""
     files = sorted(out.rglob("result.json"))
     return {str(file.parent.relative_to(out)): json.loads(file.read_text())["test_loss"] for file in files}
 

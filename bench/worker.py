@@ -1,6 +1,6 @@
-"""One process of the benchmark: checks, times and weighs some contenders on one problem; rows go to stdout as JSON.
+"""A benchmark process: check contenders on one problem, measure time and memory, and print rows as JSON.
 
-``bench.harness`` starts it with OMP_NUM_THREADS set, so that a contender that crashes takes nobody with it.
+``bench.harness`` starts it with OMP_NUM_THREADS set. A contender that crashes ends only its own process.
 """
 
 import json
@@ -20,12 +20,12 @@ from bench.problems import LOSSES, Answer, Case, Problem, Size, cached_answer, g
 from bench.steps import BACKWARD, MODES, Step
 from bench.yardsticks import arithmetic
 
-BEGUN = "begun: "
+STARTED = "started: "
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does with ``contenders`` on ``case``: a task of ``TASKS``."""
+    """The work of one process: a task of ``TASKS`` with ``contenders`` on ``case``."""
 
     case: Case
     threads: int
@@ -37,12 +37,12 @@ class Job:
     modes: tuple[str, ...] = MODES
 
     def to_json(self) -> str:
-        """Write the job for a command line."""
+        """Return the job as JSON, for a command line."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """Read what :meth:`to_json` wrote."""
+        """Parse the result of :meth:`to_json`."""
         fields = json.loads(text)
         size, *rest = fields.pop("case")
         lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
@@ -50,12 +50,12 @@ class Job:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """Modes of the rows it yields."""
+        """Modes of the rows of the job."""
         return self.modes if self.task == "time" else (self.task,)
 
 
 def checked_step(contender: Contender, p: Problem, mode: str, folder: str) -> tuple[Step | None, Row]:
-    """Prepare a contender and compare its first result with the exact answer; say what is wrong, if anything is."""
+    """Prepare a contender, and compare its first result with the exact answer."""
     try:
         step = contender.prepare(p, mode)
         if step.read is None:
@@ -71,14 +71,14 @@ def checked_step(contender: Contender, p: Problem, mode: str, folder: str) -> tu
     return step, row | {"status": "ok"}
 
 
-def begun(name: str, p: Problem, mode: str, folder: str) -> tuple[Step | None, Row]:
-    """Check a contender, and leave its name for the case that it takes the process down."""
-    print(BEGUN + name, flush=True)
+def start(name: str, p: Problem, mode: str, folder: str) -> tuple[Step | None, Row]:
+    """Print the name of a contender, in case it crashes the process, and check it."""
+    print(STARTED + name, flush=True)
     return checked_step(CONTENDERS[name], p, mode, folder)
 
 
 def exact_for(contender: Contender, p: Problem, folder: Path) -> Answer:
-    """Return the exact answer for the directions this contender is going to use."""
+    """Return the exact answer for the directions that this contender will use."""
     key = f"{p.case} {p.loss}"
     if contender.own_directions is None:
         return cached_answer(p, folder / f"{key}.pt")
@@ -92,11 +92,11 @@ def reason(error: Exception) -> str:
 
 
 def timings(job: Job) -> Iterator[Row]:
-    """Time every contender that gives the right answer, interleaved, for each loss and mode."""
+    """Time all contenders with correct answers, interleaved, for each loss and mode."""
     for loss in job.losses:
         for mode in job.modes:
             torch.compiler.reset()
-            checked = {name: begun(name, problem(job.case, loss), mode, job.folder) for name in job.contenders}
+            checked = {name: start(name, problem(job.case, loss), mode, job.folder) for name in job.contenders}
             steps = {name: step for name, (step, _) in checked.items() if step}
             times = interleaved({name: step.call for name, step in steps.items()}, job.budget_s)
             speeds = {n: (steps[n].flops or arithmetic(job.case, loss)) / t.min_ms / 1e6 for n, t in times.items()}
@@ -109,15 +109,15 @@ def timings(job: Job) -> Iterator[Row]:
 
 
 def fraction(name: str, speeds: dict[str, float]) -> float | None:
-    """Return the speed in units of the measured peak of the same arithmetic, if that ran in this process."""
+    """Return the speed as a fraction of the measured peak in the same arithmetic, if measured in this process."""
     peak = PEAK_BF16 if "bf16" in name else PEAK
     return speeds[name] / speeds[peak] if peak in speeds else None
 
 
 def memory(job: Job) -> Iterator[Row]:
-    """Weigh one call of the first contender in a process that has loaded its code on a small network only.
+    """Measure the peak memory of one call of a contender that has only run on a small network before.
 
-    So what an engine keeps from call to call counts too. Afterwards a small batch checks the answer.
+    Memory that an engine keeps between calls therefore counts. A small batch then checks the answer.
     """
     (name,) = job.contenders
     contender, tiny = CONTENDERS[name], job.case._replace(size=Size(2, 8, 2, 8, 1))
@@ -131,7 +131,7 @@ def memory(job: Job) -> Iterator[Row]:
 
 
 def overhead(job: Job) -> Iterator[Row]:
-    """Time a step of fastssm less the arithmetic in it, and an autograd function that does nothing: the floor."""
+    """Time a step of fastssm minus its arithmetic, and an empty autograd function as a lower bound."""
     for loss in job.losses:
         p = problem(job.case, loss)
         checked = {name: checked_step(CONTENDERS[name], p, BACKWARD, job.folder) for name in job.contenders}
@@ -149,7 +149,7 @@ def less(whole: Timing, part: Timing) -> Timing:
 
 
 def sign_draws(job: Job) -> Iterator[Row]:
-    """Time who draws as many random signs as the problem has."""
+    """Time methods to draw the random signs of the problem."""
     draws, faults = signs.contenders(job.case.size)
     for name, timing in interleaved(draws, job.budget_s).items():
         yield {"loss": "", "mode": "signs", "contender": name, "status": "ok", **timing._asdict()}
@@ -177,7 +177,7 @@ TASKS: dict[str, Callable[[Job], Iterator[Row]]] = {
 
 
 def main() -> None:
-    """Run the job given on the command line."""
+    """Run the job on the command line."""
     job = Job.from_json(sys.argv[1])
     torch.set_num_threads(job.threads)
     warnings.simplefilter("ignore")

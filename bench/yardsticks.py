@@ -1,4 +1,4 @@
-"""What limits everybody: the arithmetic of a loss, its products alone through ``torch.mm``, and the peak of FMAs."""
+"""Reference limits: arithmetic of a loss, its products through ``torch.mm``, and peak FMA rate."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ ROUNDS = 2_000_000  # a few milliseconds
 
 
 class Products(NamedTuple):
-    """Matrix products of one layer, each of so many rows of ``inner`` and ``outer`` values: up, down, and for dW."""
+    """Rows of the products of a layer with ``inner`` inputs and ``outer`` outputs: up, down and weight gradient."""
 
     inner: int
     outer: int
@@ -29,16 +29,16 @@ class Products(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Multiplications and additions."""
+        """Number of multiplications and additions."""
         return 2.0 * self.inner * self.outer * (self.up + self.down + self.weight)
 
 
 def products(case: Case, loss: str) -> Iterator[Products]:
-    """Yield the products that the two sweeps need for the value and every gradient, layer by layer.
+    """Yield the products of the two sweeps for the value and every gradient, layer by layer.
 
-    In units of B rows an energy takes `3(M+2)` for each hidden layer and less for the first, which no curvature enters
-    and no gradient leaves; a score `3(M+1)`, and for its output layer `2M`, with variance reduction `2M+3`, since
-    `v.Jv = (W^T v).(f' zd)` needs no row of `W`'s outputs.
+    In units of B rows, an energy needs `3(M+2)` per hidden layer. The first layer needs less, because it has no input
+    curvature and no input gradient. A score needs `3(M+1)`, and `2M` for its output layer (`2M+3` with variance
+    reduction), because `v.Jv = (W^T v).(f' zd)` needs no output rows.
     """
     d, H, L, B, M = case.size
     variance_reduced = loss == "SSM-VR"
@@ -46,7 +46,7 @@ def products(case: Case, loss: str) -> Iterator[Products]:
         rows = (M + 1) * B
         yield Products(d, H, rows, 0, rows)
         yield from [Products(H, H, rows, rows, rows)] * (L - 1)
-        own = B if variance_reduced else 0  # the score itself, its cotangent, its weight's gradient
+        own = B if variance_reduced else 0  # the score, its cotangent, its weight gradient
         yield Products(H, d, own, M * B + own, M * B + own)
     elif variance_reduced:
         yield Products(d, H, (M + 2) * B, B, (M + 2) * B)
@@ -57,12 +57,12 @@ def products(case: Case, loss: str) -> Iterator[Products]:
 
 
 def arithmetic(case: Case, loss: str) -> float:
-    """Return the operations in the products of the value and every gradient, whoever computes them."""
+    """Return the operations of the products for the value and every gradient."""
     return sum(layer.flops for layer in products(case, loss))
 
 
 def bare_gemms(p: Problem, mode: str) -> Step:
-    """The products of the two sweeps over the whole batch through ``torch.mm``, into memory that is there already."""
+    """Prepare the products of the two sweeps over the whole batch through ``torch.mm``, into allocated memory."""
     calls = [call for layer in products(p.case, p.loss) for call in layer_gemms(layer)]
 
     def call() -> None:
@@ -87,13 +87,13 @@ def layer_gemms(layer: Products) -> Iterator[tuple[torch.Tensor, torch.Tensor, t
 
 
 def peak(kind: str) -> Prepare:
-    """Multiply-adds in registers, on as many threads as torch has."""
+    """Prepare multiply-adds in registers, on all threads of torch."""
 
     def prepare(p: Problem, mode: str) -> Step:
         function, threads = getattr(library(), f"peak_{kind}"), torch.get_num_threads()
         flops = function(threads, ROUNDS)
         if not flops:
-            raise NotImplementedError(f"this processor multiplies no {kind}")
+            raise NotImplementedError(f"this processor has no {kind} multiply-add")
         return Step(lambda: function(threads, ROUNDS), None, flops)
 
     return prepare
@@ -101,7 +101,7 @@ def peak(kind: str) -> Prepare:
 
 @cache
 def library() -> ctypes.CDLL:
-    """Compile ``peak.cpp`` for this very processor, once, and load it."""
+    """Compile ``peak.cpp`` for this processor if necessary, and load it."""
     if not LIBRARY.exists() or LIBRARY.stat().st_mtime < SOURCE.stat().st_mtime:
         LIBRARY.parent.mkdir(parents=True, exist_ok=True)
         partial = LIBRARY.with_suffix(f".{os.getpid()}")

@@ -15,7 +15,7 @@ import torch
 
 from bench import gpu, gpu_clocks, gpu_rows, gpu_watch, rivals
 from bench.gpu_clocks import CEILINGS
-from bench.gpu_contenders import CONTENDERS, Contender, exact, on, torch_way
+from bench.gpu_contenders import CONTENDERS, Contender, exact, on, torch_loss
 from bench.problems import Case, Size, exact_answer, problem, relative_error
 
 SIZE = "2,8,1,16,1"
@@ -67,7 +67,7 @@ def test_it_resumes(tmp_path: Path) -> None:
 def test_a_failed_row_is_measured_again_unless_all_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, one = tmp_path / "gpu.csv", ["Taylor"]
     with monkeypatch.context() as patch:
-        patch.setitem(CONTENDERS, "Taylor", Contender(torch_way(fails)))
+        patch.setitem(CONTENDERS, "Taylor", Contender(torch_loss(fails)))
         failed = bench(out, "--losses", "SSM", contenders=one)
     assert failed[0]["status"] == "ValueError: first line"
     assert bench(out, "--losses", "SSM", "--resume", "all", contenders=one) == failed
@@ -79,7 +79,7 @@ def fails(p: Any) -> torch.Tensor:
 
 
 def test_a_wrong_contender_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CONTENDERS, "Taylor", Contender(torch_way(lambda p: 1.1 * rivals.taylor(p))))
+    monkeypatch.setitem(CONTENDERS, "Taylor", Contender(torch_loss(lambda p: 1.1 * rivals.taylor(p))))
     (row,) = bench(tmp_path / "gpu.csv", "--losses", "SSM", contenders=["Taylor"])
     assert row["status"] == "wrong: error 0.1 above 0.001"
     assert row["wall_us"] == ""
@@ -126,7 +126,7 @@ def test_the_watcher_blames_the_contender_at_work(tmp_path: Path, end: str, stat
     chosen = argparse.Namespace(out=out, resume="", limit=None, patience=1.0)
     assert gpu_watch.supervise([sys.executable, "-c", DYING % end], chosen, said.append) == 0
     assert f"{'guilty'},,{status}" in out.read_text()
-    assert said == [f"the process {status}; another goes on"]
+    assert said == [f"the process {status}; restarting"]
 
 
 def test_a_note_of_the_run_before_is_no_blame(tmp_path: Path) -> None:
