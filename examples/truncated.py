@@ -1,4 +1,4 @@
-"""Fit truncated densities by generalized score matching.
+"""Fit truncated densities by generalised score matching.
 
 Standard score matching is biased for data with mass at a boundary; a weight that vanishes there removes the bias. The
 example estimates the precision matrix of a Gaussian truncated to a box, the positive orthant and the simplex, and then

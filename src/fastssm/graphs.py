@@ -104,7 +104,7 @@ class GraphedStep:
         if not on_one_gpu(inputs):
             return "the inputs are not all on one CUDA device"
         if isinstance(self.objective, DistributedDataParallel):
-            return "the gradient synchronization of DistributedDataParallel is not captured"
+            return "the gradient synchronisation of DistributedDataParallel is not captured"
         if any(t.requires_grad for t in inputs):
             return "an input requires grad"
         if self._graph is not None and _signatures(inputs) != _signatures(self._inputs):

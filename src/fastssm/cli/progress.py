@@ -66,7 +66,7 @@ class Bar:
         self.progress.console.print(text, markup=False, highlight=False)
 
     def step(self, step: int, loss: Tensor) -> None:
-        """Update the bar at most four times per second, because reading the loss synchronizes the device."""
+        """Update the bar at most four times per second, because reading the loss synchronises the device."""
         now = time.perf_counter()
         if now - self.shown < 0.25:
             return

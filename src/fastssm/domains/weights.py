@@ -1,4 +1,4 @@
-"""Weights of generalized score matching: functions of the distance to the boundary that vanish there."""
+"""Weights of generalised score matching: functions of the distance to the boundary that vanish there."""
 
 from __future__ import annotations
 
