@@ -20,7 +20,7 @@ int attribute(const Api& api, Device device, int which) {
   return value;
 }
 
-// A context made current for a while. Torch leaves that to the runtime, which may not have got to it in this thread.
+// Makes a context current during its lifetime: CUDA's runtime may not have done so yet in this thread.
 class Current {
  public:
   Current(const Api& api, Context context) : api_(api) {
@@ -77,7 +77,7 @@ class Gpu : public Launcher {
  private:
   struct Kernel {
     Function function;
-    size_t shared;  // bytes of dynamic shared memory that it may ask for by now
+    size_t shared;  // bytes of dynamic shared memory that it may use so far
   };
 
   Function prepared(const char* name, const Launch& how, size_t size, Stream stream) {
@@ -93,7 +93,7 @@ class Gpu : public Launcher {
     return kernel.function;
   }
 
-  // The driver may load a kernel's code only now, which it must not do while a stream is captured into a graph.
+  // The driver may load a kernel's code only at this point, and must not do so while a stream is captured into a graph.
   Function looked_up(const std::string& name, size_t size, Stream stream) {
     int state = 0;
     if (api_.capturing(stream, &state) == 0 && state == kCapturing)
@@ -123,7 +123,7 @@ struct Gpus {
   FastssmAsk ask = nullptr;
 };
 
-// Never destroyed: at the end of a process the driver may be gone before this is.
+// Never destroyed, since at the end of a process the driver may be unloaded first.
 Gpus& gpus() {
   static Gpus& all = *new Gpus;
   return all;

@@ -95,7 +95,7 @@ void test_transpose() {
 // ---- activations ----
 
 template <class T>
-const T constants[] = {T(0.7), T(6)};  // of whatever activation: a slope, a width, a frequency, a threshold
+const T constants[] = {T(0.7), T(6)};  // of any activation: a slope, a width, a frequency, a threshold
 
 template <class T>
 std::vector<T> points() {
