@@ -69,8 +69,9 @@ class Gpu : public Launcher {
     const Current current(api_, context_);
     const Function function = prepared(name, how, size, static_cast<Stream>(stream));
     void* arguments[] = {const_cast<void*>(parameters)};
-    const Result result = api_.launch(function, how.grid.x, how.grid.y, how.grid.z, how.threads, 1, 1,
-                                      static_cast<unsigned>(how.shared), static_cast<Stream>(stream), arguments, nullptr);
+    const Result result =
+        api_.launch(function, how.grid.x, how.grid.y, how.grid.z, how.threads, 1, 1, static_cast<unsigned>(how.shared),
+                    static_cast<Stream>(stream), arguments, nullptr);
     if (result) check(api_, result, words(name, how));
   }
 
@@ -97,7 +98,7 @@ class Gpu : public Launcher {
   Function looked_up(const std::string& name, size_t size, Stream stream) {
     int state = 0;
     if (api_.capturing(stream, &state) == 0 && state == kCapturing)
-      throw std::runtime_error("kernel " + name + " is not loaded yet, and its stream is being captured; run the same " +
+      throw std::runtime_error("kernel " + name + " is not loaded yet, and its stream is being captured; run the same "
                                "loss once before the capture");
     Function function = nullptr;
     check(api_, api_.function(&function, module_, name.c_str()), "kernel " + name);

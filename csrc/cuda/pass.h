@@ -46,7 +46,7 @@ class Pass {
   void terms(const Terms<T>& out);
   void terms_backward(const Terms<T>& given);
 
-  // loss = sum_b weight_b (jacobian_b + square_b)
+  // loss = sum_b weight_b (projected_jacobian_b + square_b)
   void total(const Objective<T>& objective, T* loss);
 
  private:
