@@ -31,9 +31,9 @@ RULES = (
     ("add_square", "return q + zd * zd;", ("q", "zd * zd")),
     ("curvature, of the first layer", "return d2 * q;", ("d2 * q",)),
     ("curvature", "return d1 * zk + d2 * q;", ("d1 * zk", "d2 * q")),
-    ("curved_tangent_down, hdb = 0", "return (bend + bend) * zd;", ("bend + bend",)),
-    ("curved_tangent_down", "return d1 * hdb + (bend + bend) * zd;", ("d1 * hdb", "bend + bend")),
-    ("add_inner", "return inner + bar * z;", ("inner", "bar * z")),
+    ("curved_tangent_down, hdb = 0", "return (d2_cg + d2_cg) * zd;", ("d2_cg + d2_cg",)),
+    ("curved_tangent_down", "return d1 * hdb + (d2_cg + d2_cg) * zd;", ("d1 * hdb", "d2_cg + d2_cg")),
+    ("add_inner", "return inner + adjoint * z;", ("inner", "adjoint * z")),
     ("value_down", "return d1 * hb + d2 * inner;", ("d1 * hb", "d2 * inner")),
     ("curved_value_down, hb = 0", "return d2 * inner + d3 * cg * q;", ("d2 * inner", "d3 * cg * q")),
     (

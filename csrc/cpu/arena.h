@@ -1,4 +1,4 @@
-// Memory that stays with its thread from call to call: fresh pages cost more than the arithmetic done in them.
+// Memory that a thread keeps from call to call: new pages cost more than the arithmetic on them.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
   ~Arena() { release(); }
 
-  // Forget what was taken; after a call that had to grow, one block holds all of it from now on.
+  // Frees all that was taken. Where the last call needed several blocks, one block replaces them.
   void reset() {
     const size_t total = taken_;
     taken_ = used_ = 0;
@@ -28,11 +28,11 @@ class Arena {
     release();
     try {
       if (total <= kKept) grow(total);
-    } catch (const std::bad_alloc&) {  // the last call ended so; this one may need less
+    } catch (const std::bad_alloc&) {  // the last call failed for this reason; this one may need less
     }
   }
 
-  // Return n uninitialised elements, aligned to a cache line.
+  // Returns n uninitialised elements, aligned to a cache line.
   template <class T>
   T* take(int64_t n) {
     const size_t bytes = (static_cast<size_t>(n) * sizeof(T) + kLine - 1) / kLine * kLine;

@@ -6,40 +6,40 @@
 
 namespace fastssm::cpu {
 
-// Zero, or NaN where something in the sample or a parameter is not finite.
+// NaN where a number of the sample or a parameter is not finite, else zero.
 template <class T>
-T Lane<T>::broken_of_energy(int64_t r) const {
-  return broken_[r] + (energy_[r] + (model_.readout.bias ? model_.readout.bias[0] : T(0))) * T(0);
+T TileSweep<T>::nan_flag_of_energy(int64_t r) const {
+  return nan_flag_[r] + (energy_[r] + (model_.readout.bias ? model_.readout.bias[0] : T(0))) * T(0);
 }
 
 // Sliced score matching in three stacked products per layer: -E2 / M + mean_m E1_m^2 / 2.
 template <class T>
-void Lane<T>::sliced(const Objective<T>& objective) {
+void TileSweep<T>::sliced(const Objective<T>& objective) {
   const int64_t samples = tile_.samples, tangents = tile_.tangents;
   const T count = T(model_.problem.directions.count);
-  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 3 : 2, true, false);
+  for (int64_t l = 0; l < depth(); l++) layer_up(l, options_.gradients ? 3 : 2, true, false);
   const int64_t kinds = tangents + 1 + (depth() > 0);
   kernels_.dots(kinds * samples, pad(model_.readout.in), top().p, top().ld, model_.readout_row, energy_);
   const T* e2 = energy_ + (tangents + 1) * samples;
   for (int64_t r = 0; r < samples; r++) {
     const int64_t b = tile_.first + r;
-    const T broken = broken_of_energy(r);
+    const T nan_flag = nan_flag_of_energy(r);
     T sum(0), squares(0);
     for (int64_t m = 1; m <= tangents; m++) {
       const T e1 = energy_[m * samples + r];
       sum += e1;
       squares += e1 * e1;
     }
-    const T jacobian = broken - (depth() > 0 ? e2[r] / count : sum * T(0));
-    objective.jacobian[b] = jacobian + (tile_.leading() ? T(0) : objective.jacobian[b]);
+    const T jacobian = nan_flag - (depth() > 0 ? e2[r] / count : sum * T(0));
+    objective.projected_jacobian[b] = jacobian + (tile_.leading() ? T(0) : objective.projected_jacobian[b]);
     objective.square[b] = squares / (2 * count) + (tile_.leading() ? T(0) : objective.square[b]);
   }
-  if (use_.gradients) sliced_down(objective.weight);
+  if (options_.gradients) sliced_down(objective.weight);
 }
 
 // The cotangents at the top: none on E itself, c1 = E1 / M and c2 = -1 / M, each times the sample's weight.
 template <class T>
-void Lane<T>::sliced_down(const T* weight) {
+void TileSweep<T>::sliced_down(const T* weight) {
   const int64_t samples = tile_.samples, tangents = tile_.tangents, kinds = tangents + 1 + (depth() > 0);
   T *c1 = coefficients_ + samples, *c2 = coefficients_ + (tangents + 1) * samples;
   for (int64_t r = 0; r < samples; r++) {
@@ -55,27 +55,36 @@ void Lane<T>::sliced_down(const T* weight) {
     const Stage& s = stages_[l];
     const bool last = l == depth() - 1, outer = last && !model_.hidden[l].skip, fresh = l == 0;
     if (last && !outer)
-      kernels_.scaled(kinds * samples, s.shape.width, model_.readout_row, 0, coefficients_, s.bars, s.ld, false);
+      kernels_.scaled(kinds * samples, s.shape.width, model_.readout_row, 0, coefficients_, s.adjoints, s.ld, false);
     const int64_t passed = fresh ? 1 : tangents + 2;
     const bool kept = keep_above(l, passed);
-    kernels_.down({s.shape, outer ? Above::outer : Above::stack, c1, c2, model_.readout_row, false, nullptr, 0, nullptr,
-                   fresh, s.z, s.d2, s.d3, s.bars, bias_sum(l)});
+    kernels_.down({.shape = s.shape,
+                   .above = outer ? Above::outer : Above::stack,
+                   .tangent_coefficient = c1,
+                   .curvature_coefficient = c2,
+                   .readout = model_.readout_row,
+                   .fresh = fresh,
+                   .z = s.z,
+                   .d2 = s.d2,
+                   .d3 = s.d3,
+                   .adjoints = s.adjoints,
+                   .bias = bias_sum(l)});
     collect(l, tangents + 1 + !fresh);
-    below(l, passed, kept);
+    product_down(l, passed, kept);
   }
   if (depth() == 0) std::fill_n(entry_.p, samples * entry_.ld, T(0));
   leave();
 }
 
-// All terms: the chain g = dE/dh runs down right after the way up, and gives the score. Without tangents that is all, and
-// takes one derivative less.
+// All terms: the chain g = dE/dh runs down right after the sweep up, and gives the score. Without tangents that is all,
+// and needs one derivative less.
 template <class T>
-void Lane<T>::merged_terms() {
+void TileSweep<T>::merged_terms() {
   const int64_t samples = tile_.samples, tangents = tile_.tangents, width = pad(model_.problem.dim);
-  const int order = (use_.gradients ? 3 : 2) - (tangents == 0);
-  for (int64_t l = 0; l < depth(); l++) climb(l, order, false, tangents > 0 && !use_.each);
+  const int order = (options_.gradients ? 3 : 2) - (tangents == 0);
+  for (int64_t l = 0; l < depth(); l++) layer_up(l, order, false, tangents > 0 && !options_.each);
   kernels_.dots(samples, pad(model_.readout.in), top().p, top().ld, model_.readout_row, energy_);
-  std::fill_n(jacobian_, jacobians() * samples, T(0));
+  std::fill_n(projected_jacobian_, jacobian_rows() * samples, T(0));
   for (int64_t l = depth() - 1; l >= 0; l--) chain_step(l);
   for (int64_t r = 0; r < samples; r++) {
     T* s = score_.p + r * score_.ld;
@@ -88,38 +97,46 @@ void Lane<T>::merged_terms() {
     kernels_.pair_dots(samples, width, direction(m), first_.ld, score_.p, score_.ld, projected_ + m * samples);
   for (int64_t r = 0; r < samples; r++) {
     for (int64_t m = 0; depth() == 0 && m < tangents; m++)
-      jacobian_[(use_.each ? m : 0) * samples + r] += projected_[m * samples + r] * T(0);
-    for (int64_t m = 0; m < jacobians(); m++)
-      jacobian_[m * samples + r] = broken_of_energy(r) - jacobian_[m * samples + r] / averaged();
+      projected_jacobian_[(options_.each ? m : 0) * samples + r] += projected_[m * samples + r] * T(0);
+    for (int64_t m = 0; m < jacobian_rows(); m++)
+      projected_jacobian_[m * samples + r] = nan_flag_of_energy(r) - projected_jacobian_[m * samples + r] / averaged();
   }
 }
 
-// One layer of the chain, E2 = sum_l f'' q . g on the way; what leaves the first layer is dE/dx.
+// One layer of the chain, which also adds this layer's part of E2 = sum_l f'' q . g. The first layer's result is dE/dx.
 template <class T>
-void Lane<T>::chain_step(int64_t l) {
+void TileSweep<T>::chain_step(int64_t l) {
   const Layer<T>& layer = model_.hidden[l];
   const Stage& s = stages_[l];
   const bool last = l == depth() - 1;
   const T* g = last ? model_.readout_row : s.g;
-  T* bar = s.bars + s.shape.curve();
-  kernels_.chain({s.shape, g, last ? 0 : s.ld, s.z, s.d2, s.q, bar, jacobian_, use_.each});
+  T* adjoint = s.adjoints + s.shape.curvature_offset();
+  kernels_.chain({.shape = s.shape,
+                  .g = g,
+                  .g_ld = last ? 0 : s.ld,
+                  .z = s.z,
+                  .d2 = s.d2,
+                  .q = s.q,
+                  .adjoint = adjoint,
+                  .e2 = projected_jacobian_,
+                  .each = options_.each});
   if (layer.scale) {
-    std::copy_n(bar, s.shape.kind(), s.gz);
+    std::copy_n(adjoint, s.shape.kind_stride(), s.gz);
     for (int64_t r = 0; r < tile_.samples; r++)
-      for (int64_t j = 0; j < layer.out; j++) bar[r * s.ld + j] *= layer.scale[(tile_.first + r) * layer.out + j];
+      for (int64_t j = 0; j < layer.out; j++) adjoint[r * s.ld + j] *= layer.scale[(tile_.first + r) * layer.out + j];
   }
   const Rows out = l == 0 ? score_ : Rows{stages_[l - 1].g, stages_[l - 1].ld};
   for (int64_t r = 0; layer.skip && r < tile_.samples; r++)
     std::copy_n(g + (last ? 0 : r * s.ld), s.shape.width, out.p + r * out.ld);
-  model_.weights[l].down(tile_.samples, bar, s.ld, out.p, out.ld, layer.skip, scratch_);
+  model_.weights[l].down(tile_.samples, adjoint, s.ld, out.p, out.ld, layer.skip, scratch_);
 }
 
-// Carry k <- f' zk + c2 f'' q up, from k = dLoss/du = -dLoss/ds.
+// Carries k <- f' zk + c2 f'' q up, from k = dLoss/du = -dLoss/ds.
 template <class T>
-void Lane<T>::curvature_step(int64_t l) {
+void TileSweep<T>::curvature_step(int64_t l) {
   const Layer<T>& layer = model_.hidden[l];
   const Stage& s = stages_[l];
-  const int64_t curve = s.shape.curve();
+  const int64_t curve = s.shape.curvature_offset();
   const Rows in = entering(l);
   const T* entered = in.p + (tile_.tangents + 1) * tile_.samples * in.ld;
   model_.weights[l].up(tile_.samples, entered, in.ld, (layer.scale ? s.raw : s.z) + curve, s.ld, scratch_);
@@ -129,15 +146,22 @@ void Lane<T>::curvature_step(int64_t l) {
       s.z[at + j] = s.raw[at + j] * layer.scale[(tile_.first + r) * layer.out + j];
     std::fill(s.z + at + layer.out, s.z + at + s.shape.width, T(0));
   }
-  kernels_.curve({s.shape, s.z + curve, s.z, s.d2, s.q, coefficients_, layer.skip ? entered : nullptr, s.out + curve});
+  kernels_.curve({.shape = s.shape,
+                  .zk = s.z + curve,
+                  .d1 = s.z,
+                  .d2 = s.d2,
+                  .q = s.q,
+                  .c2 = coefficients_,
+                  .entered = layer.skip ? entered : nullptr,
+                  .out = s.out + curve});
 }
 
 // The gradient of any function of the terms: one curvature row carries both cotangents of the chain.
 template <class T>
-void Lane<T>::merged_down() {
+void TileSweep<T>::merged_down() {
   const int64_t samples = tile_.samples, tangents = tile_.tangents;
   for (int64_t r = 0; r < samples; r++) {
-    coefficients_[r] = -on_jacobian_[r] / averaged();
+    coefficients_[r] = -on_projected_jacobian_[r] / averaged();
     const T* from = on_score_.p + r * on_score_.ld;
     std::transform(from, from + first_.ld, direction(tangents) + r * first_.ld, [](T s) { return -s; });
   }
@@ -152,21 +176,29 @@ void Lane<T>::merged_down() {
     const bool last = l == depth() - 1;
     const int64_t passed = l == 0 ? 1 : tangents + 1;
     const bool kept = !last && keep_above(l, passed);
-    kernels_.down({s.shape, last ? Above::none : Above::stack, nullptr, nullptr, nullptr, true,
-                   last ? model_.readout_row : s.g, last ? 0 : s.ld, coefficients_, false, s.z, s.d2, s.d3, s.bars,
-                   bias_sum(l)});
+    kernels_.down({.shape = s.shape,
+                   .above = last ? Above::none : Above::stack,
+                   .merged = true,
+                   .chain = last ? model_.readout_row : s.g,
+                   .chain_ld = last ? 0 : s.ld,
+                   .c2 = coefficients_,
+                   .z = s.z,
+                   .d2 = s.d2,
+                   .d3 = s.d3,
+                   .adjoints = s.adjoints,
+                   .bias = bias_sum(l)});
     collect(l, tangents + 2);
-    below(l, passed, kept);
+    product_down(l, passed, kept);
   }
   if (depth() == 0) std::fill_n(entry_.p, samples * entry_.ld, T(0));
   leave();
 }
 
-template void Lane<float>::sliced(const Objective<float>&);
-template void Lane<double>::sliced(const Objective<double>&);
-template void Lane<float>::merged_terms();
-template void Lane<double>::merged_terms();
-template void Lane<float>::merged_down();
-template void Lane<double>::merged_down();
+template void TileSweep<float>::sliced(const Objective<float>&);
+template void TileSweep<double>::sliced(const Objective<double>&);
+template void TileSweep<float>::merged_terms();
+template void TileSweep<double>::merged_terms();
+template void TileSweep<float>::merged_down();
+template void TileSweep<double>::merged_down();
 
 }  // namespace fastssm::cpu

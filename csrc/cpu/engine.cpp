@@ -7,35 +7,35 @@
 namespace fastssm::cpu {
 namespace {
 
-constexpr int64_t kRows = 192;              // of a tile's stack: enough for the products, few enough for the caches
-constexpr int64_t kWideRows = 384;          // where one layer's gradient leaves the second-level cache
+constexpr int64_t kRows = 192;      // of a tile's stack: enough for fast products, few enough for the caches
+constexpr int64_t kWideRows = 384;  // where one layer's gradient exceeds the second-level cache
 constexpr int64_t kWide = 768;
-constexpr int64_t kMostTangents = 254;      // more directions are taken in turns
-constexpr double kWorthThread = 2e6;        // operations that outweigh waking a thread
-constexpr int64_t kSlice = 1 << 15;         // elements of a gradient that one thread adds up at a time
+constexpr int64_t kMaxTangents = 254;   // more directions are processed in chunks
+constexpr double kMinThreadWork = 2e6;  // operations; fewer are not worth another thread
+constexpr int64_t kSlice = 1 << 15;     // elements of a gradient that one worker adds up at a time
 
-// How the samples are cut into tiles, and the tiles shared out: lane i takes tiles [i, i + 1) * tiles / lanes.
-struct Cut {
-  int64_t size, tiles, lanes, tangents;
+// How samples are split into tiles, and tiles among workers: worker i takes tiles [i, i + 1) * tiles / workers.
+struct Tiling {
+  int64_t size, tiles, workers, tangents;
 };
 
 template <class T>
-Cut cut(const Problem<T>& problem, int64_t threads) {
+Tiling tiling(const Problem<T>& problem, int64_t threads) {
   int64_t widest = 1, parameters = 0;
   for (int64_t l = 0; l < problem.depth; l++) {
     widest = std::max(widest, problem.layers[l].out);
     parameters += problem.layers[l].in * problem.layers[l].out;
   }
-  const int64_t tangents = std::min(problem.directions.count, kMostTangents), samples = problem.samples;
+  const int64_t tangents = std::min(problem.directions.count, kMaxTangents), samples = problem.samples;
   const int64_t largest = std::max<int64_t>(1, (widest < kWide ? kRows : kWideRows) / (tangents + 2));
   const double work = 6.0 * double(samples) * double(problem.directions.count + 2) * double(parameters);
-  int64_t lanes = std::max<int64_t>(1, std::min({threads, samples, int64_t(std::min(work / kWorthThread, 1e6))}));
+  int64_t workers = std::max<int64_t>(1, std::min({threads, samples, int64_t(std::min(work / kMinThreadWork, 1e6))}));
   const int64_t least = (samples + largest - 1) / largest;
-  int64_t tiles = std::max((least + lanes - 1) / lanes * lanes, lanes);
+  int64_t tiles = std::max((least + workers - 1) / workers * workers, workers);
   const int64_t size = std::max<int64_t>(1, (samples + tiles - 1) / tiles);
   tiles = (samples + size - 1) / size;
-  lanes = std::max<int64_t>(1, std::min(lanes, tiles));
-  return {size, tiles, lanes, tangents};
+  workers = std::max<int64_t>(1, std::min(workers, tiles));
+  return {size, tiles, workers, tangents};
 }
 
 template <class T>
@@ -46,33 +46,33 @@ class Call {
       : problem_(problem),
         gradients_(gradients),
         runtime_(runtime),
-        use_{merged && problem.kind == Kind::energy, down, each},
-        cut_(cut(problem, runtime.threads)),
+        options_{merged && problem.kind == Kind::energy, down, each},
+        tiling_(tiling(problem, runtime.threads)),
         model_(problem, runtime, fresh(shared_arena())) {
-    for (int64_t lane = 0; lane < cut_.lanes; lane++) sums_.push_back(sums_of(lane));
+    for (int64_t worker = 0; worker < tiling_.workers; worker++) sums_.push_back(sums_of(worker));
   }
 
-  // Run `step(lane, tile)` for every tile and chunk of directions, then bring the sums to the caller's tensors.
+  // Runs `step(sweep, tile)` for every tile and chunk of directions, then adds the sums of all workers up.
   template <class Step>
   void run(const Step& step) {
     const auto one = [&](int64_t index) {
-      Arena& arena = fresh(lane_arena());
-      Lane<T> lane(model_, gradients_, sums_[index], use_, {0, cut_.size, 0, cut_.tangents}, arena);
-      const int64_t last = (index + 1) * cut_.tiles / cut_.lanes;
-      for (int64_t tile = index * cut_.tiles / cut_.lanes; tile < last; tile++) {
-        const int64_t first = tile * cut_.size, samples = std::min(cut_.size, problem_.samples - first);
+      Arena& arena = fresh(worker_arena());
+      TileSweep<T> sweep(model_, gradients_, sums_[index], options_, {0, tiling_.size, 0, tiling_.tangents}, arena);
+      const int64_t last = (index + 1) * tiling_.tiles / tiling_.workers;
+      for (int64_t tile = index * tiling_.tiles / tiling_.workers; tile < last; tile++) {
+        const int64_t first = tile * tiling_.size, samples = std::min(tiling_.size, problem_.samples - first);
         int64_t m = 0;
-        do {  // without directions there is one turn, of none
-          step(lane, Tile{first, samples, m, std::min(cut_.tangents, problem_.directions.count - m)});
-          m += cut_.tangents;
+        do {  // without directions there is one chunk, which is empty
+          step(sweep, Tile{first, samples, m, std::min(tiling_.tangents, problem_.directions.count - m)});
+          m += tiling_.tangents;
         } while (m < problem_.directions.count);
       }
       if (runtime_.gemms.release) runtime_.gemms.release();
     };
-    if (cut_.lanes == 1) {
+    if (tiling_.workers == 1) {
       one(0);
     } else {
-      runtime_.run(cut_.lanes, one);
+      runtime_.run(tiling_.workers, one);
     }
     finish();
   }
@@ -82,7 +82,7 @@ class Call {
     thread_local Arena arena;
     return arena;
   }
-  static Arena& lane_arena() {
+  static Arena& worker_arena() {
     thread_local Arena arena;
     return arena;
   }
@@ -91,25 +91,28 @@ class Call {
     return arena;
   }
 
-  // The first lane adds up matrices where the caller wants them, the others in memory of their own.
-  Sums<T> sums_of(int64_t lane) {
+  // The first worker adds up matrices in the caller's memory, the others in their own.
+  Sums<T> sums_of(int64_t worker) {
     Sums<T> sums;
     sums.hidden.resize(model_.hidden.size());
     if (!gradients_.layers) return sums;
     for (size_t l = 0; l < model_.hidden.size(); l++) {
       const Layer<T>& layer = model_.hidden[l];
-      sums.hidden[l] = {matrix(lane, gradients_.layers[l].weight, layer.in * layer.out), row(layer.out), false};
+      sums.hidden[l] = {matrix(worker, gradients_.layers[l].weight, layer.in * layer.out), row(layer.out), false};
     }
     if (!model_.given_readout) return sums;
     const LayerGradient<T>& out = gradients_.layers[problem_.depth - 1];
     const Layer<T>& readout = model_.readout;
-    sums.readout = problem_.kind == Kind::energy
-                       ? typename Sums<T>::Of{row(readout.in), nullptr, false}
-                       : typename Sums<T>::Of{matrix(lane, out.weight, readout.in * readout.out), row(readout.out), false};
+    sums.readout =
+        problem_.kind == Kind::energy
+            ? typename Sums<T>::OfLayer{row(readout.in), nullptr, false}
+            : typename Sums<T>::OfLayer{matrix(worker, out.weight, readout.in * readout.out), row(readout.out), false};
     return sums;
   }
 
-  T* matrix(int64_t lane, T* given, int64_t size) { return lane == 0 ? given : shared_arena().template take<T>(size); }
+  T* matrix(int64_t worker, T* given, int64_t size) {
+    return worker == 0 ? given : shared_arena().template take<T>(size);
+  }
 
   T* row(int64_t width) {
     T* out = shared_arena().template take<T>(pad(width));
@@ -120,7 +123,7 @@ class Call {
   void finish() {
     if (!gradients_.layers) return;
     for (size_t l = 0; l < model_.hidden.size(); l++) {
-      const auto of = [l](Sums<T>& sums) -> typename Sums<T>::Of& { return sums.hidden[l]; };
+      const auto of = [l](Sums<T>& sums) -> typename Sums<T>::OfLayer& { return sums.hidden[l]; };
       const Layer<T>& layer = model_.hidden[l];
       add_matrices(of, layer.in * layer.out);
       if (layer.bias) add_rows([&](Sums<T>& sums) { return of(sums).bias; }, layer.out, gradients_.layers[l].bias);
@@ -130,9 +133,9 @@ class Call {
     const Layer<T>& readout = model_.readout;
     if (problem_.kind == Kind::energy) {
       add_rows([](Sums<T>& sums) { return sums.readout.weight; }, readout.in, out.weight);
-      if (out.bias) out.bias[0] = T(0);  // a constant of the energy is no matter of the score
+      if (out.bias) out.bias[0] = T(0);  // a constant of the energy does not change the score
     } else {
-      add_matrices([](Sums<T>& sums) -> typename Sums<T>::Of& { return sums.readout; }, readout.in * readout.out);
+      add_matrices([](Sums<T>& sums) -> typename Sums<T>::OfLayer& { return sums.readout; }, readout.in * readout.out);
       if (out.bias) add_rows([](Sums<T>& sums) { return sums.readout.bias; }, readout.out, out.bias);
     }
   }
@@ -144,8 +147,8 @@ class Call {
     const int64_t slices = (size + kSlice - 1) / kSlice;
     const auto slice = [&](int64_t i) {
       const int64_t first = i * kSlice, count = std::min(kSlice, size - first);
-      for (size_t lane = 1; lane < sums_.size(); lane++)
-        if (of(sums_[lane]).started) runtime_.kernels.add(count, of(sums_[lane]).weight + first, total + first);
+      for (size_t worker = 1; worker < sums_.size(); worker++)
+        if (of(sums_[worker]).started) runtime_.kernels.add(count, of(sums_[worker]).weight + first, total + first);
     };
     if (sums_.size() > 1 && slices > 1) {
       runtime_.run(slices, slice);
@@ -157,14 +160,14 @@ class Call {
   template <class Of>
   void add_rows(const Of& of, int64_t width, T* out) {
     std::copy_n(of(sums_[0]), width, out);
-    for (size_t lane = 1; lane < sums_.size(); lane++) runtime_.kernels.add(width, of(sums_[lane]), out);
+    for (size_t worker = 1; worker < sums_.size(); worker++) runtime_.kernels.add(width, of(sums_[worker]), out);
   }
 
   const Problem<T>& problem_;
   const Gradients<T>& gradients_;
   const Runtime<T>& runtime_;
-  const Use use_;
-  const Cut cut_;
+  const SweepOptions options_;
+  const Tiling tiling_;
   const Model<T> model_;
   std::vector<Sums<T>> sums_;
 };
@@ -175,21 +178,21 @@ template <class T>
 void objective(const Problem<T>& problem, const Objective<T>& out, const Gradients<T>& gradients,
                const Runtime<T>& runtime) {
   Call<T> call(problem, gradients, runtime, out.variance_reduced, gradients.x || gradients.layers);
-  call.run([&](Lane<T>& lane, const Tile& tile) { lane.objective(tile, out); });
+  call.run([&](TileSweep<T>& sweep, const Tile& tile) { sweep.objective(tile, out); });
 }
 
 template <class T>
 void terms(const Problem<T>& problem, const Terms<T>& out, const Runtime<T>& runtime) {
   const Gradients<T> none{};
   Call<T> call(problem, none, runtime, true, false, out.each);
-  call.run([&](Lane<T>& lane, const Tile& tile) { lane.terms(tile, out); });
+  call.run([&](TileSweep<T>& sweep, const Tile& tile) { sweep.terms(tile, out); });
 }
 
 template <class T>
 void terms_backward(const Problem<T>& problem, const Terms<T>& given, const Gradients<T>& gradients,
                     const Runtime<T>& runtime) {
   Call<T> call(problem, gradients, runtime, true, true);
-  call.run([&](Lane<T>& lane, const Tile& tile) { lane.terms_backward(tile, given); });
+  call.run([&](TileSweep<T>& sweep, const Tile& tile) { sweep.terms_backward(tile, given); });
 }
 
 #define FASTSSM_INSTANTIATE(T)                                                                              \

@@ -1,4 +1,5 @@
-// The engine's three callers: tiles of samples over threads, and their gradients added up in a fixed order.
+// The engine's three entry points. They split samples into tiles, and tiles among threads, and add up gradients in a
+// fixed order.
 #pragma once
 
 #include "model.h"
@@ -14,7 +15,7 @@ void objective(const Problem<T>& problem, const Objective<T>& out, const Gradien
 template <class T>
 void terms(const Problem<T>& problem, const Terms<T>& out, const Runtime<T>& runtime);
 
-// The gradient of any function of the terms, given its cotangents: up again, then down; nothing was kept between.
+// The gradient of any function of the terms, given its cotangents. It repeats the sweep up: the forward keeps nothing.
 template <class T>
 void terms_backward(const Problem<T>& problem, const Terms<T>& given, const Gradients<T>& gradients,
                     const Runtime<T>& runtime);

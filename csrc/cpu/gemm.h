@@ -1,4 +1,4 @@
-// The seam to matrix products: row-major, nothing transposed, from one thread.
+// The interface of matrix products: row-major, never transposed, called from one thread.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,9 @@ template <class T>
 struct Gemms {
   const char* name;
   Gemm<T> gemm;
-  int64_t panel;      // widest b that it multiplies well, a multiple of kAlign
+  int64_t panel;      // the widest b that it multiplies efficiently, a multiple of kAlign
   NarrowGemm narrow;  // null for products in full precision
-  void (*release)();  // what a thread does when its products are done, or null
+  void (*release)();  // called by a thread after its last product, or null
 };
 
 }  // namespace fastssm::cpu

@@ -1,4 +1,4 @@
-// Which instruction set the kernels use.
+// Chooses the instruction set of the kernels.
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -21,7 +21,7 @@ Level choose() {
     if (asked && std::strcmp(asked, name(level)) == 0) {
       if (supported(level)) return level;
       throw std::runtime_error("FASTSSM_CPU_LEVEL=" + std::string(asked) +
-                               " asks for instructions that this processor or this build does not have; unset it.");
+                               " needs instructions that this processor or this build does not have; unset it.");
     }
   throw std::runtime_error("FASTSSM_CPU_LEVEL must be avx512, avx2 or baseline, got '" + std::string(asked) + "'.");
 }

@@ -9,7 +9,7 @@ namespace fastssm::cpu {
 namespace {
 
 static_assert(std::string_view(activation_names[kIdentity]) == "identity");
-constexpr int64_t kWorthThreads = 1 << 17;  // parameters to pack before threads pay
+constexpr int64_t kMinParallel = 1 << 17;  // parameters; packing fewer takes one thread
 
 }  // namespace
 
@@ -22,7 +22,7 @@ Model<T>::Model(const Problem<T>& given, const Runtime<T>& how, Arena& arena) : 
   if (!given_readout) {
     identity_.assign(last.out * last.out, T(0));
     for (int64_t i = 0; i < last.out; i++) identity_[i * last.out + i] = T(1);
-    readout = {identity_.data(), nullptr, nullptr, nullptr, last.out, last.out, kIdentity, nullptr, false};
+    readout = Layer<T>{.weight = identity_.data(), .in = last.out, .out = last.out, .activation = kIdentity};
   }
   widest = pad(std::max(readout.in, problem.dim + problem.extra));
   for (const Layer<T>& layer : hidden) widest = std::max(widest, pad(layer.out));
@@ -55,7 +55,7 @@ void Model<T>::pack() {
   for (const Layer<T>& layer : hidden) parameters += layer.in * layer.out;
   const auto one = [&](int64_t i) { pieces[i].first->pack(pieces[i].second); };
   const int64_t count = static_cast<int64_t>(pieces.size());
-  if (runtime.threads > 1 && parameters > kWorthThreads) {
+  if (runtime.threads > 1 && parameters > kMinParallel) {
     runtime.run(count, one);
   } else {
     for (int64_t i = 0; i < count; i++) one(i);

@@ -1,4 +1,4 @@
-// What all threads of a call read: the network split into hidden layers and a plain affine readout, packed.
+// What all workers of a call read: the hidden layers and a plain affine readout, with their matrices packed.
 #pragma once
 
 #include <functional>
@@ -9,7 +9,7 @@
 
 namespace fastssm::cpu {
 
-// How a call runs: its kernels and products, and its threads. `run(n, f)` calls f(0) ... f(n - 1), each once.
+// What a call runs on: its kernels, products and threads. `run(n, f)` calls f(0) ... f(n - 1), each once.
 template <class T>
 struct Runtime {
   const Kernels<T>& kernels;
@@ -28,7 +28,7 @@ struct Model {
   const Runtime<T>& runtime;
   std::vector<Layer<T>> hidden;
   Layer<T> readout;
-  bool given_readout;               // else the readout is the identity, after a network that ends in an activation
+  bool given_readout;               // false: the network ends in an activation, and the readout is the identity
   std::vector<Weights<T>> weights;  // of the hidden layers, and of a score's readout
   std::vector<const T*> biases;     // padded rows to add before each hidden layer's activation
   const T* readout_row;             // an energy's readout, padded
@@ -41,16 +41,16 @@ struct Model {
   std::vector<T> identity_;
 };
 
-// Where one thread adds up the gradients of weights. Matrices are as the caller's, rows of biases are padded.
+// Where one worker adds up the gradients of weights. Matrices have the caller's layout, rows of biases are padded.
 template <class T>
 struct Sums {
-  struct Of {
+  struct OfLayer {
     T* weight = nullptr;
     T* bias = nullptr;
     bool started = false;  // whether `weight` holds anything yet
   };
-  std::vector<Of> hidden;
-  Of readout;
+  std::vector<OfLayer> hidden;
+  OfLayer readout;
 };
 
 }  // namespace fastssm::cpu

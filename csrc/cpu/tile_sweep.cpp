@@ -1,4 +1,4 @@
-// What all sweeps share: a tile's buffers, the way through one layer, and what crosses the tile's border.
+// What all sweeps share: a tile's buffers, the steps through one layer, and the input and output of a tile.
 #include "tile_sweep.h"
 
 #include <algorithm>
@@ -7,18 +7,19 @@
 namespace fastssm::cpu {
 namespace {
 
-// Rows a multiple of a kilobyte apart would share a few lines of the first-level cache.
+// Avoids rows a multiple of a kilobyte apart, which would share a few lines of the first-level cache.
 int64_t spaced(int64_t width) { return pad(width) + (pad(width) % 256 == 0 ? kAlign : 0); }
 
 }  // namespace
 
 template <class T>
-Lane<T>::Lane(const Model<T>& model, const Gradients<T>& gradients, Sums<T>& sums, Use use, Tile largest, Arena& arena)
+TileSweep<T>::TileSweep(const Model<T>& model, const Gradients<T>& gradients, Sums<T>& sums, SweepOptions options,
+                        Tile largest, Arena& arena)
     : model_(model),
       kernels_(model.runtime.kernels),
       gradients_(gradients),
       sums_(sums),
-      use_(use),
+      options_(options),
       tile_(largest) {
   const int64_t samples = largest.samples, kinds = largest.tangents + 2, rows = kinds * samples;
   const auto take = [&](int64_t count, int64_t ld) { return arena.take<T>(count * ld); };
@@ -29,8 +30,8 @@ Lane<T>::Lane(const Model<T>& model, const Gradients<T>& gradients, Sums<T>& sum
   entry_ = {take(samples, in_ld), in_ld};
   score_ = {take(samples, in_ld), in_ld};
   on_score_ = {take(samples, in_ld), in_ld};
-  T* bars[2] = {nullptr, nullptr};
-  if (use.gradients && !use.merged) bars[0] = take(rows, widest), bars[1] = take(rows, widest);
+  T* adjoints[2] = {nullptr, nullptr};
+  if (options.gradients && !options.merged) adjoints[0] = take(rows, widest), adjoints[1] = take(rows, widest);
   for (const Layer<T>& layer : model.hidden) {
     Stage s{};
     s.ld = spaced(layer.out);
@@ -38,22 +39,22 @@ Lane<T>::Lane(const Model<T>& model, const Gradients<T>& gradients, Sums<T>& sum
     s.out = take(rows, s.ld);
     s.d2 = take(samples, s.ld);
     s.d3 = take(samples, s.ld);
-    s.q = use.merged ? take(samples, s.ld) : nullptr;
-    s.bars = use.merged ? take(rows, s.ld) : bars[stages_.size() % 2];
-    s.g = use.merged ? take(samples, s.ld) : nullptr;
+    s.q = options.merged ? take(samples, s.ld) : nullptr;
+    s.adjoints = options.merged ? take(rows, s.ld) : adjoints[stages_.size() % 2];
+    s.g = options.merged ? take(samples, s.ld) : nullptr;
     s.raw = layer.scale ? take(rows, s.ld) : nullptr;
-    s.gz = layer.scale && use.merged ? take(samples, s.ld) : nullptr;
+    s.gz = layer.scale && options.merged ? take(samples, s.ld) : nullptr;
     stages_.push_back(s);
   }
-  const int64_t lifted_ld = spaced(model.readout.in);
-  lifted_ = {model.problem.kind == Kind::score ? take(rows, lifted_ld) : nullptr, lifted_ld};
+  const int64_t pullback_ld = spaced(model.readout.in);
+  pullback_ = {model.problem.kind == Kind::score ? take(rows, pullback_ld) : nullptr, pullback_ld};
   projected_ = take(largest.tangents, samples);
-  jacobian_ = take(jacobians(), samples);
-  on_jacobian_ = take(1, samples);
+  projected_jacobian_ = take(jacobian_rows(), samples);
+  on_projected_jacobian_ = take(1, samples);
   energy_ = take(kinds, samples);
-  broken_ = take(1, samples);
+  nan_flag_ = take(1, samples);
   coefficients_ = take(kinds, samples);
-  turned_ = use.gradients ? take(widest, turned_ld()) : nullptr;
+  transposed_ = options.gradients ? take(widest, transposed_ld()) : nullptr;
   const auto& weights = model.weights;
   if (std::any_of(weights.begin(), weights.end(), [](const Weights<T>& w) { return w.narrow(); })) {
     const int64_t most = std::max(rows, widest) + 1;
@@ -63,12 +64,12 @@ Lane<T>::Lane(const Model<T>& model, const Gradients<T>& gradients, Sums<T>& sum
 }
 
 template <class T>
-int64_t Lane<T>::turned_ld() const {
+int64_t TileSweep<T>::transposed_ld() const {
   return spaced((tile_.tangents + 2) * tile_.samples);
 }
 
 template <class T>
-void Lane<T>::objective(const Tile& tile, const Objective<T>& objective) {
+void TileSweep<T>::objective(const Tile& tile, const Objective<T>& objective) {
   enter(tile);
   if (!objective.variance_reduced) {
     if (model_.problem.kind == Kind::energy) return sliced(objective);
@@ -81,39 +82,42 @@ void Lane<T>::objective(const Tile& tile, const Objective<T>& objective) {
     const T* s = score_.p + r * score_.ld;
     T norm(0);
     kernels_.pair_dots(1, pad(dim), s, 0, s, 0, &norm);
-    objective.jacobian[b] = tile.leading() ? jacobian_[r] : objective.jacobian[b] + jacobian_[r];
+    objective.projected_jacobian[b] =
+        tile.leading() ? projected_jacobian_[r] : objective.projected_jacobian[b] + projected_jacobian_[r];
     if (tile.leading()) objective.square[b] = norm / 2;
   }
-  if (!use_.gradients) return;
+  if (!options_.gradients) return;
   const T none(0);
   for (int64_t r = 0; r < tile.samples; r++) {
-    on_jacobian_[r] = objective.weight[tile.first + r];
-    kernels_.scaled(1, pad(dim), score_.p + r * score_.ld, 0, tile.leading() ? on_jacobian_ + r : &none,
+    on_projected_jacobian_[r] = objective.weight[tile.first + r];
+    kernels_.scaled(1, pad(dim), score_.p + r * score_.ld, 0, tile.leading() ? on_projected_jacobian_ + r : &none,
                     on_score_.p + r * on_score_.ld, 0, false);
   }
-  pull_back();
+  terms_down();
 }
 
 template <class T>
-void Lane<T>::terms(const Tile& tile, const Terms<T>& out) {
+void TileSweep<T>::terms(const Tile& tile, const Terms<T>& out) {
   enter(tile);
   find_terms();
   const int64_t dim = model_.problem.dim;
   for (int64_t m = 0; m < tile.tangents; m++)
     std::copy_n(projected_ + m * tile.samples, tile.samples,
                 out.projected + (tile.direction + m) * model_.problem.samples + tile.first);
-  for (int64_t m = 0; use_.each && m < tile.tangents; m++)
-    std::copy_n(jacobian_ + m * tile.samples, tile.samples,
-                out.jacobian + (tile.direction + m) * model_.problem.samples + tile.first);
+  for (int64_t m = 0; options_.each && m < tile.tangents; m++)
+    std::copy_n(projected_jacobian_ + m * tile.samples, tile.samples,
+                out.projected_jacobian + (tile.direction + m) * model_.problem.samples + tile.first);
   for (int64_t r = 0; r < tile.samples; r++) {
     const int64_t b = tile.first + r;
-    if (!use_.each) out.jacobian[b] = tile.leading() ? jacobian_[r] : out.jacobian[b] + jacobian_[r];
+    if (!options_.each)
+      out.projected_jacobian[b] =
+          tile.leading() ? projected_jacobian_[r] : out.projected_jacobian[b] + projected_jacobian_[r];
     std::copy_n(score_.p + r * score_.ld, dim, out.score + b * dim);
   }
 }
 
 template <class T>
-void Lane<T>::terms_backward(const Tile& tile, const Terms<T>& given) {
+void TileSweep<T>::terms_backward(const Tile& tile, const Terms<T>& given) {
   enter(tile);
   find_terms();
   const int64_t dim = model_.problem.dim;
@@ -121,17 +125,17 @@ void Lane<T>::terms_backward(const Tile& tile, const Terms<T>& given) {
     T* row = on_score_.p + r * on_score_.ld;
     std::fill(row, row + pad(dim), T(0));
     if (tile.leading()) std::copy_n(given.score + (tile.first + r) * dim, dim, row);
-    on_jacobian_[r] = given.jacobian[tile.first + r];
+    on_projected_jacobian_[r] = given.projected_jacobian[tile.first + r];
   }
   for (int64_t m = 0; m < tile.tangents; m++)
     kernels_.scaled(tile.samples, pad(dim), direction(m), first_.ld,
                     given.projected + (tile.direction + m) * model_.problem.samples + tile.first, on_score_.p,
                     on_score_.ld, true);
-  pull_back();
+  terms_down();
 }
 
 template <class T>
-void Lane<T>::find_terms() {
+void TileSweep<T>::find_terms() {
   if (model_.problem.kind == Kind::energy) {
     merged_terms();
   } else {
@@ -140,8 +144,8 @@ void Lane<T>::find_terms() {
 }
 
 template <class T>
-void Lane<T>::pull_back() {
-  for (int64_t r = 0; r < tile_.samples; r++)  // behind dim, the conditioning columns have no direction
+void TileSweep<T>::terms_down() {
+  for (int64_t r = 0; r < tile_.samples; r++)  // the conditioning columns, after dim, have no direction
     std::fill(on_score_.p + r * on_score_.ld + model_.problem.dim, on_score_.p + (r + 1) * on_score_.ld, T(0));
   if (model_.problem.kind == Kind::energy) {
     merged_down();
@@ -150,14 +154,14 @@ void Lane<T>::pull_back() {
   }
 }
 
-// Lay out x, the conditioning columns behind it, and the directions, whose tangents of those columns are zero.
+// Lays out x, the conditioning columns after it, and the directions, whose tangents of those columns are zero.
 template <class T>
-void Lane<T>::enter(const Tile& tile) {
+void TileSweep<T>::enter(const Tile& tile) {
   tile_ = tile;
   const Problem<T>& p = model_.problem;
   const Directions<T>& directions = p.directions;
   std::fill(first_.p, first_.p + (tile.tangents + 1) * tile.samples * first_.ld, T(0));
-  std::fill_n(broken_, tile.samples, T(0));
+  std::fill_n(nan_flag_, tile.samples, T(0));
   for (int64_t r = 0; r < tile.samples; r++) {
     std::copy_n(p.x + (tile.first + r) * p.dim, p.dim, first_.p + r * first_.ld);
     if (p.extra)
@@ -178,7 +182,7 @@ void Lane<T>::enter(const Tile& tile) {
 
 // out = rows W^T; the tangents of unit directions are columns of W, the same for every sample.
 template <class T>
-void Lane<T>::raise(int64_t l, int64_t kinds, T* out) const {
+void TileSweep<T>::product_up(int64_t l, int64_t kinds, T* out) const {
   const int64_t ld = stages_[l].ld, samples = tile_.samples;
   const Rows in = entering(l);
   const bool columns = l == 0 && along_axes();
@@ -189,27 +193,39 @@ void Lane<T>::raise(int64_t l, int64_t kinds, T* out) const {
 }
 
 template <class T>
-void Lane<T>::climb(int64_t l, int order, bool curvature, bool squares) {
+void TileSweep<T>::layer_up(int64_t l, int order, bool curvature, bool squares) {
   const Layer<T>& layer = model_.hidden[l];
   Stage& s = stages_[l];
   const bool fresh = l == 0;
   const int64_t kinds = tile_.tangents + 1 + (curvature && !fresh);
-  s.shape = {tile_.samples, tile_.tangents, pad(layer.out), s.ld};
-  raise(l, kinds, layer.scale ? s.raw : s.z);
+  s.shape = {.samples = tile_.samples, .tangents = tile_.tangents, .width = pad(layer.out), .ld = s.ld};
+  product_up(l, kinds, layer.scale ? s.raw : s.z);
   if (modulated(l)) modulate(l, kinds);
-  kernels_.up({s.shape, layer.activation, layer.constants, order, curvature, fresh, model_.biases[l], s.z, s.out, s.d2,
-               s.d3, squares ? s.q : nullptr, layer.skip ? entering(l).p : nullptr, broken_});
+  kernels_.up({.shape = s.shape,
+               .activation = layer.activation,
+               .constants = layer.constants,
+               .order = order,
+               .curvature = curvature,
+               .fresh = fresh,
+               .bias = model_.biases[l],
+               .z = s.z,
+               .out = s.out,
+               .d2 = s.d2,
+               .d3 = s.d3,
+               .q = squares ? s.q : nullptr,
+               .entered = layer.skip ? entering(l).p : nullptr,
+               .nan_flag = nan_flag_});
 }
 
 // z = scale * (W h + b) + shift in the value rows, scale * W h in the others.
 template <class T>
-void Lane<T>::modulate(int64_t l, int64_t kinds) {
+void TileSweep<T>::modulate(int64_t l, int64_t kinds) {
   const Layer<T>& layer = model_.hidden[l];
   Stage& s = stages_[l];
   T* raw = layer.scale ? s.raw : s.z;
   for (int64_t k = 0; k < kinds; k++)
     for (int64_t r = 0; r < tile_.samples; r++) {
-      const int64_t at = k * s.shape.kind() + r * s.ld, of = (tile_.first + r) * layer.out;
+      const int64_t at = k * s.shape.kind_stride() + r * s.ld, of = (tile_.first + r) * layer.out;
       for (int64_t j = 0; j < layer.out; j++) {
         if (k == 0 && layer.bias) raw[at + j] += layer.bias[j];
         s.z[at + j] = layer.scale ? raw[at + j] * layer.scale[of + j] : raw[at + j];
@@ -221,57 +237,58 @@ void Lane<T>::modulate(int64_t l, int64_t kinds) {
 
 // dscale = sum_r zb_r raw_r, dshift = zb, and the adjoints pass on times the scale.
 template <class T>
-void Lane<T>::modulate_down(int64_t l, int64_t kinds) {
+void TileSweep<T>::modulate_down(int64_t l, int64_t kinds) {
   const Layer<T>& layer = model_.hidden[l];
   Stage& s = stages_[l];
   const LayerGradient<T>* out = gradients_.layers ? gradients_.layers + l : nullptr;
   for (int64_t r = 0; r < tile_.samples; r++)
     for (int64_t j = 0; j < layer.out; j++) {
       const int64_t at = r * s.ld + j, of = (tile_.first + r) * layer.out + j;
-      const T shift = s.bars[at];
+      const T shift = s.adjoints[at];
       T scale(0);
       for (int64_t k = 0; layer.scale && k < kinds; k++) {
-        T& bar = s.bars[k * s.shape.kind() + at];
-        scale += bar * s.raw[k * s.shape.kind() + at];
-        bar *= layer.scale[of];
+        T& adjoint = s.adjoints[k * s.shape.kind_stride() + at];
+        scale += adjoint * s.raw[k * s.shape.kind_stride() + at];
+        adjoint *= layer.scale[of];
       }
-      if (s.gz) scale += s.gz[at] * s.raw[s.shape.curve() + at];
+      if (s.gz) scale += s.gz[at] * s.raw[s.shape.curvature_offset() + at];
       if (!out) continue;
       if (layer.scale) out->scale[of] = scale + (tile_.leading() ? T(0) : out->scale[of]);
       if (layer.shift) out->shift[of] = shift + (tile_.leading() ? T(0) : out->shift[of]);
-      if (layer.bias) sums_.hidden[l].bias[j] += s.bars[at];
+      if (layer.bias) sums_.hidden[l].bias[j] += s.adjoints[at];
     }
 }
 
-// Where a layer skips, what comes from above reaches below as it is; say whether there is anything to add to.
+// Where a layer skips, copies the adjoints from above to below. Returns whether it did, so that the product is added.
 template <class T>
-bool Lane<T>::keep_above(int64_t l, int64_t kinds) {
+bool TileSweep<T>::keep_above(int64_t l, int64_t kinds) {
   if (!model_.hidden[l].skip) return false;
-  std::copy_n(stages_[l].bars, kinds * stages_[l].shape.kind(), bars_below(l).p);
+  std::copy_n(stages_[l].adjoints, kinds * stages_[l].shape.kind_stride(), adjoints_below(l).p);
   return true;
 }
 
 template <class T>
-void Lane<T>::collect(int64_t l, int64_t kinds) {
+void TileSweep<T>::collect(int64_t l, int64_t kinds) {
   Stage& s = stages_[l];
-  if (modulated(l)) modulate_down(l, use_.merged ? kinds - 1 : kinds);
+  if (modulated(l)) modulate_down(l, options_.merged ? kinds - 1 : kinds);
   if (!gradients_.layers) return;
-  kernels_.transpose(kinds * tile_.samples, s.shape.width, s.bars, s.ld, turned_, turned_ld());
-  typename Sums<T>::Of& sum = sums_.hidden[l];
-  model_.weights[l].outer(kinds * tile_.samples, turned_, turned_ld(), entering(l).p, entering(l).ld, sum.weight,
-                          sum.started, scratch_);
+  kernels_.transpose(kinds * tile_.samples, s.shape.width, s.adjoints, s.ld, transposed_, transposed_ld());
+  typename Sums<T>::OfLayer& sum = sums_.hidden[l];
+  model_.weights[l].outer(kinds * tile_.samples, transposed_, transposed_ld(), entering(l).p, entering(l).ld,
+                          sum.weight, sum.started, scratch_);
   sum.started = true;
 }
 
 template <class T>
-void Lane<T>::below(int64_t l, int64_t kinds, bool accumulate) {
+void TileSweep<T>::product_down(int64_t l, int64_t kinds, bool accumulate) {
   if (l == 0 && !gradients_.x) return;
-  const Rows out = bars_below(l);
-  model_.weights[l].down(kinds * tile_.samples, stages_[l].bars, stages_[l].ld, out.p, out.ld, accumulate, scratch_);
+  const Rows out = adjoints_below(l);
+  model_.weights[l].down(kinds * tile_.samples, stages_[l].adjoints, stages_[l].ld, out.p, out.ld, accumulate,
+                         scratch_);
 }
 
 template <class T>
-void Lane<T>::leave() {
+void TileSweep<T>::leave() {
   const Problem<T>& p = model_.problem;
   if (!gradients_.x) return;
   const auto move = [&](T* out, const T* row, int64_t width) {
@@ -284,7 +301,7 @@ void Lane<T>::leave() {
   }
 }
 
-template class Lane<float>;
-template class Lane<double>;
+template class TileSweep<float>;
+template class TileSweep<double>;
 
 }  // namespace fastssm::cpu

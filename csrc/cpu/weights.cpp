@@ -6,8 +6,8 @@
 namespace fastssm::cpu {
 namespace {
 
-constexpr int64_t kNarrowest = 32;     // smaller products stay in full precision: they cost nothing
-constexpr int64_t kOuterRows = 256;    // block of the gradient that stays in the second-level cache
+constexpr int64_t kNarrowest = 32;   // smaller products stay in full precision, as they cost little
+constexpr int64_t kOuterRows = 256;  // block of the gradient, small enough for the second-level cache
 constexpr int64_t kOuterColumns = 64;
 
 int64_t even(int64_t n) { return n + n % 2; }
@@ -37,7 +37,7 @@ void Weights<T>::allocate(Arena& arena) {
   }
 }
 
-// First come the panels of W^T, then those of W; for bfloat16 each is narrowed as soon as it is there.
+// Pieces are the panels of W^T, then those of W. For bfloat16, a panel is narrowed right after it is packed.
 template <class T>
 void Weights<T>::pack(int64_t piece) const {
   const bool upward = piece < panels(out_);
@@ -97,14 +97,14 @@ void Weights<T>::down(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, 
 }
 
 template <class T>
-void Weights<T>::outer(int64_t rows, const T* turned, int64_t turned_ld, const T* b, int64_t ldb, T* c,
+void Weights<T>::outer(int64_t rows, const T* transposed, int64_t transposed_ld, const T* b, int64_t ldb, T* c,
                        bool accumulate, const NarrowScratch& scratch) const {
   const int64_t deep = even(rows);
   const bool whole = panel_ >= pad(in_);
   const int64_t height = whole ? out_ : kOuterRows, width = whole ? in_ : kOuterColumns;
   if constexpr (kSingle<T>) {
     if (narrow_) {
-      kernels_.narrow(out_, rows, turned, turned_ld, scratch.a, deep);
+      kernels_.narrow(out_, rows, transposed, transposed_ld, scratch.a, deep);
       kernels_.interleave(rows, in_, b, ldb, scratch.b, in_);
       for (int64_t j = 0; j < in_; j += width)
         for (int64_t i = 0; i < out_; i += height)
@@ -115,8 +115,8 @@ void Weights<T>::outer(int64_t rows, const T* turned, int64_t turned_ld, const T
   }
   for (int64_t j = 0; j < in_; j += width)
     for (int64_t i = 0; i < out_; i += height)
-      gemms_.gemm(std::min(height, out_ - i), std::min(width, in_ - j), rows, turned + i * turned_ld, turned_ld, b + j,
-                  ldb, c + i * in_ + j, in_, accumulate);
+      gemms_.gemm(std::min(height, out_ - i), std::min(width, in_ - j), rows, transposed + i * transposed_ld,
+                  transposed_ld, b + j, ldb, c + i * in_ + j, in_, accumulate);
 }
 
 template class Weights<float>;

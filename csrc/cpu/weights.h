@@ -1,4 +1,4 @@
-// A layer's matrix packed for the sweeps' products, and these products.
+// A layer's matrix, packed for the products of the sweeps, and these products.
 #pragma once
 
 #include "../engine/network.h"
@@ -19,12 +19,12 @@ class Weights {
  public:
   Weights(const Layer<T>& layer, const Gemms<T>& gemms, const Kernels<T>& kernels);
 
-  // Panels to pack, in any order and by any thread, once there is memory for them.
+  // Panels to pack, in any order and by any thread, after `allocate`.
   int64_t pieces() const { return panels(out_) + panels(in_); }
   void allocate(Arena& arena);
   void pack(int64_t piece) const;
 
-  // c = factor W e_k, and factor W^T e_k, in full padded rows: what the products below give for a unit vector.
+  // c = factor W e_k, and factor W^T e_k, in full padded rows: the products below for a unit vector.
   void column(int64_t k, T factor, T* c) const { unit(k, factor, in_, out_, up_, c); }
   void row(int64_t k, T factor, T* c) const { unit(k, factor, out_, in_, down_, c); }
   // c = rows W^T, in full padded rows.
@@ -32,8 +32,8 @@ class Weights {
   // c (+)= rows W, in full padded rows.
   void down(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, bool accumulate,
             const NarrowScratch& scratch) const;
-  // c [out, in] (+)= turned [out, rows] b [rows, in]
-  void outer(int64_t rows, const T* turned, int64_t turned_ld, const T* b, int64_t ldb, T* c, bool accumulate,
+  // c [out, in] (+)= transposed [out, rows] b [rows, in]
+  void outer(int64_t rows, const T* transposed, int64_t transposed_ld, const T* b, int64_t ldb, T* c, bool accumulate,
              const NarrowScratch& scratch) const;
 
   bool narrow() const { return narrow_; }

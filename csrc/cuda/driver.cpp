@@ -20,7 +20,7 @@ int attribute(const Api& api, Device device, int which) {
   return value;
 }
 
-// A context made current for a while. Torch leaves that to the runtime, which may not have got to it in this thread.
+// Makes a context current during its lifetime: CUDA's runtime may not have done so yet in this thread.
 class Current {
  public:
   Current(const Api& api, Context context) : api_(api) {
@@ -69,15 +69,16 @@ class Gpu : public Launcher {
     const Current current(api_, context_);
     const Function function = prepared(name, how, size, static_cast<Stream>(stream));
     void* arguments[] = {const_cast<void*>(parameters)};
-    const Result result = api_.launch(function, how.grid.x, how.grid.y, how.grid.z, how.threads, 1, 1,
-                                      static_cast<unsigned>(how.shared), static_cast<Stream>(stream), arguments, nullptr);
+    const Result result =
+        api_.launch(function, how.grid.x, how.grid.y, how.grid.z, how.threads, 1, 1, static_cast<unsigned>(how.shared),
+                    static_cast<Stream>(stream), arguments, nullptr);
     if (result) check(api_, result, words(name, how));
   }
 
  private:
   struct Kernel {
     Function function;
-    size_t shared;  // bytes of dynamic shared memory that it may ask for by now
+    size_t shared;  // bytes of dynamic shared memory that it may use so far
   };
 
   Function prepared(const char* name, const Launch& how, size_t size, Stream stream) {
@@ -93,11 +94,11 @@ class Gpu : public Launcher {
     return kernel.function;
   }
 
-  // The driver may load a kernel's code only now, which it must not do while a stream is captured into a graph.
+  // The driver may load a kernel's code only at this point, and must not do so while a stream is captured into a graph.
   Function looked_up(const std::string& name, size_t size, Stream stream) {
     int state = 0;
     if (api_.capturing(stream, &state) == 0 && state == kCapturing)
-      throw std::runtime_error("kernel " + name + " is not loaded yet, and its stream is being captured; run the same " +
+      throw std::runtime_error("kernel " + name + " is not loaded yet, and its stream is being captured; run the same "
                                "loss once before the capture");
     Function function = nullptr;
     check(api_, api_.function(&function, module_, name.c_str()), "kernel " + name);
@@ -123,7 +124,7 @@ struct Gpus {
   FastssmAsk ask = nullptr;
 };
 
-// Never destroyed: at the end of a process the driver may be gone before this is.
+// Never destroyed, since at the end of a process the driver may be unloaded first.
 Gpus& gpus() {
   static Gpus& all = *new Gpus;
   return all;

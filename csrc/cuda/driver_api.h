@@ -1,4 +1,4 @@
-// As much of CUDA's driver API as is used, declared here: the toolkit's cuda.h is not needed to build.
+// The part of CUDA's driver API that the engine uses. Declared here, so that a build needs no cuda.h.
 #pragma once
 
 #include <string>
@@ -35,10 +35,10 @@ struct Api {
   Result (*parameter)(Function, size_t index, size_t* offset, size_t* size);  // null in drivers before 12.4
 };
 
-// The driver of this machine, opened and initialised by the first call; raises std::runtime_error where that fails.
+// The driver of this machine, opened and initialised by the first call. Raises std::runtime_error where that fails.
 const Api& api();
 
-// Raise std::runtime_error, "`what` failed: ..." in the driver's words, unless the result is success.
+// Raises std::runtime_error, "`what` failed: ..." with the driver's message, unless the result is success.
 void check(const Api& api, Result result, const std::string& what);
 
 }  // namespace fastssm::cuda

@@ -8,16 +8,16 @@ namespace fastssm::cuda {
 // Sliced score matching in three stacked products per layer: -E2 / M + mean_m E1_m^2 / 2.
 template <class T>
 void Pass<T>::sliced(const Objective<T>& objective) {
-  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 3 : 2, true, false);
+  for (int64_t l = 0; l < depth(); l++) layer_up(l, options_.gradients ? 3 : 2, true, false);
   SlicedTop<T> top{};
   top.shape = top_shape(), top.curved = depth() > 0;
   top.h = this->top().p, top.readout = readout_.weight, top.bias = readout_.bias;
   top.count = count(), top.add = !tile_.leading();
   top.weight = of_tile(objective.weight, 1);
-  top.coefficients = use_.gradients ? coefficients_ : nullptr;
-  top.jacobian = of_tile(objective.jacobian, 1), top.square = of_tile(objective.square, 1);
+  top.coefficients = options_.gradients ? coefficients_ : nullptr;
+  top.projected_jacobian = of_tile(objective.projected_jacobian, 1), top.square = of_tile(objective.square, 1);
   over_samples(runtime_, "sliced_top", tile_.samples, tile_.tangents + 1 + top.curved, top);
-  if (use_.gradients) sliced_down();
+  if (options_.gradients) sliced_down();
 }
 
 // The cotangents at the top: none on E itself, c1 = E1 / M and c2 = -1 / M, each times the sample's weight.
@@ -37,19 +37,19 @@ void Pass<T>::sliced_down() {
     down.c1 = c1, down.c2 = c2, down.readout = last ? readout_.weight : nullptr;
     const int64_t height =
         over_rows(runtime_, "down", samples, largest_.samples, stages_[l].ld, down, down.back.walk, true);
-    descend(l, down.back, height, tangents + 1 + !down.fresh, down.fresh ? 1 : tangents + 2);
+    layer_down(l, down.back, height, tangents + 1 + !down.fresh, down.fresh ? 1 : tangents + 2);
   }
   leave(depth() > 0);
 }
 
-// All terms: the chain g = dE/dh runs down right after the way up, and gives the score; `sums`: E2 as well.
+// All terms: the chain g = dE/dh runs down right after the sweep up, and gives the score; with `sums` also E2.
 template <class T>
 void Pass<T>::merged_up(bool sums) {
-  for (int64_t l = 0; l < depth(); l++) climb(l, use_.gradients ? 3 : 2, false, true);
+  for (int64_t l = 0; l < depth(); l++) layer_up(l, options_.gradients ? 3 : 2, false, true);
   for (int64_t l = depth() - 1; l >= 0; l--) chain_step(l, sums);
 }
 
-// One layer of the chain, E2 = sum_l f'' q . g on the way; what leaves the first layer is dE/dx.
+// One layer of the chain, which also adds this layer's part of E2 = sum_l f'' q . g. The first layer's result is dE/dx.
 template <class T>
 void Pass<T>::chain_step(int64_t l, bool sums) {
   const Layer<T>& layer = hidden_[l];
@@ -61,14 +61,14 @@ void Pass<T>::chain_step(int64_t l, bool sums) {
   chain.g = last ? nullptr : s.g, chain.readout = readout_.weight;
   chain.d1 = s.d1, chain.d2 = s.d2, chain.q = s.q;
   chain.scale = of_tile(layer.scale, layer.out);
-  chain.bar = s.bars + chain.shape.curve();
+  chain.adjoint = s.adjoints + chain.shape.curvature_offset();
   chain.kept = layer.skip ? below.p : nullptr;
   chain.e2 = sums ? e2_ : nullptr, chain.add = !last;
   over_samples(runtime_, "chain", tile_.samples, divided_up(s.ld, kLanes<T> * kWarp), chain);
-  product_down(layer, tile_.samples, {chain.bar, s.ld}, below, layer.skip);
+  product_down(layer, tile_.samples, {chain.adjoint, s.ld}, below, layer.skip);
 }
 
-// Carry k <- f' zk + c2 f'' q up, from k = dLoss/du = -dLoss/ds.
+// Carries k <- f' zk + c2 f'' q up, from k = dLoss/du = -dLoss/ds.
 template <class T>
 void Pass<T>::curvature_step(int64_t l) {
   const Layer<T>& layer = hidden_[l];
@@ -76,13 +76,13 @@ void Pass<T>::curvature_step(int64_t l) {
   const Rows in = entering(l), entered{in.p + (tile_.tangents + 1) * tile_.samples * in.ld, in.ld};
   Curve<T> curve{};
   curve.shape = shape(l);
-  T* zk = s.z + curve.shape.curve();
+  T* zk = s.z + curve.shape.curvature_offset();
   product_up(layer, tile_.samples, entered, {zk, s.ld});
   curve.zk = zk, curve.d1 = s.d1, curve.d2 = s.d2, curve.q = s.q;
   curve.c2 = coefficients_;
   curve.scale = of_tile(layer.scale, layer.out);
   curve.entered = layer.skip ? entered.p : nullptr;
-  curve.out = s.out + curve.shape.curve();
+  curve.out = s.out + curve.shape.curvature_offset();
   over_rows(runtime_, "curve", tile_.samples, tile_.samples, s.ld, curve, curve.walk);
 }
 
@@ -104,7 +104,7 @@ void Pass<T>::merged_down() {
     down.readout = last ? readout_.weight : nullptr, down.chain = last ? nullptr : stages_[l].g;
     const int64_t height =
         over_rows(runtime_, "down", samples, largest_.samples, stages_[l].ld, down, down.back.walk, true);
-    descend(l, down.back, height, tangents + 2, l == 0 ? 1 : tangents + 1);
+    layer_down(l, down.back, height, tangents + 2, l == 0 ? 1 : tangents + 1);
   }
   leave(depth() > 0);
 }

@@ -1,120 +1,15 @@
 #include "engine.h"
 
-#include "launch.h"
 #include "pass.h"
 
 namespace fastssm::cuda {
-namespace {
-
-constexpr int64_t kTotalled = 64;  // samples that a thread adds up before there is a second block
-
-}  // namespace
-
-// ---- the terms of either kind ----------------------------------------------------------------------------------
-
-template <class T>
-void Pass<T>::find_terms(bool values) {
-  if (energy()) {
-    merged_up(values);
-  } else {
-    score_up(values);
-  }
-}
-
-// What a tile's sweep up has found; the caller adds what is wanted of it.
-template <class T>
-TermsTop<T> Pass<T>::terms_top() const {
-  TermsTop<T> top{};
-  top.samples = tile_.samples, top.tangents = tile_.tangents, top.dim = problem_.dim;
-  top.rows = score_.p, top.rows_ld = score_.ld;
-  top.v = first_.p + tile_.samples * first_.ld, top.v_ld = first_.ld;
-  top.count = count(), top.add = !tile_.leading();
-  top.h = this->top().p, top.h_ld = this->top().ld, top.h_width = readout_.in;
-  if (energy()) {
-    top.sign = T(-1);
-    top.readout = readout_.weight, top.constant = readout_.bias;
-    if (depth() > 0) top.e2 = e2_;
-    else top.rows = readout_.weight, top.rows_ld = 0;
-  } else {
-    top.sign = T(1);
-    top.bias = readout_.bias;
-    top.lifted = lifted_.p, top.lifted_ld = lifted_.ld;
-  }
-  return top;
-}
-
-template <class T>
-void Pass<T>::pull_back() {
-  if (energy()) {
-    merged_down();
-  } else {
-    score_down(true);
-  }
-}
-
-// ---- steps -----------------------------------------------------------------------------------------------------
-
-template <class T>
-void Pass<T>::objective(const Objective<T>& objective) {
-  if (!objective.variance_reduced) return energy() ? sliced(objective) : score_sliced(objective);
-  find_terms(true);
-  TermsTop<T> top = terms_top();
-  top.jacobian = of_tile(objective.jacobian, 1), top.square = of_tile(objective.square, 1);
-  if (use_.gradients) {
-    top.weight = of_tile(objective.weight, 1);
-    top.on_score = on_score().p, top.coefficients = coefficients_;
-  }
-  over_samples(runtime_, "terms_top", tile_.samples, tile_.tangents + 1, top);
-  if (use_.gradients) pull_back();
-}
-
-template <class T>
-void Pass<T>::terms(const Terms<T>& out) {
-  find_terms(true);
-  TermsTop<T> top = terms_top();
-  top.projected = out.projected + tile_.direction * problem_.samples + tile_.first;
-  top.projected_stride = problem_.samples;
-  top.jacobian = of_tile(out.jacobian, 1), top.score = of_tile(out.score, problem_.dim);
-  over_samples(runtime_, "terms_top", tile_.samples, tile_.tangents + 1, top);
-}
-
-template <class T>
-void Pass<T>::terms_backward(const Terms<T>& cotangents) {
-  find_terms(false);
-  Given<T> given{};
-  given.shape = shape(problem_.dim + problem_.extra, first_.ld);
-  given.dim = problem_.dim;
-  given.sign = T(energy() ? -1 : 1), given.count = count();
-  given.v = direction(0);
-  given.projected = cotangents.projected + tile_.direction * problem_.samples + tile_.first;
-  given.projected_stride = problem_.samples;
-  given.jacobian = of_tile(cotangents.jacobian, 1);
-  given.score = tile_.leading() ? of_tile(cotangents.score, problem_.dim) : nullptr;
-  given.rows = on_score().p, given.coefficients = coefficients_;
-  over_rows(runtime_, "given", tile_.samples, tile_.samples, first_.ld, given, given.walk);
-  pull_back();
-}
-
-template <class T>
-void Pass<T>::total(const Objective<T>& objective, T* loss) {
-  const int64_t blocks = std::max<int64_t>(1, std::min(kBlocks, divided_up(problem_.samples, kTotalled * kThreads)));
-  Total<T> total{problem_.samples, objective.jacobian, objective.square, objective.weight, nullptr, 0, loss};
-  if (blocks > 1) total.partial = static_cast<double*>(runtime_.allocate(blocks * sizeof(double)));
-  const size_t shared = kThreads / kWarp * 2 * sizeof(double);
-  start(runtime_, "total", {{static_cast<unsigned>(blocks)}, kThreads, shared}, total);
-  if (blocks == 1) return;
-  total.partials = blocks;
-  start(runtime_, "total", {{}, kThreads, shared}, total);
-}
-
-// ---- callers ---------------------------------------------------------------------------------------------------
 
 template <class T>
 void objective(const Problem<T>& problem, const int64_t* seed, const Objective<T>& out, T* loss,
                const Gradients<T>& gradients, const Runtime<T>& runtime) {
   if (small_objective(problem, seed, out, loss, gradients, runtime)) return;
-  const Use use{out.variance_reduced && problem.kind == Kind::energy, gradients.x || gradients.layers};
-  Pass<T> pass(problem, seed, gradients, runtime, use);
+  const bool merged = out.variance_reduced && problem.kind == Kind::energy;
+  Pass<T> pass(problem, seed, gradients, runtime, {.merged = merged, .gradients = gradients.x || gradients.layers});
   pass.run([&] { pass.objective(out); });
   pass.total(out, loss);
 }
@@ -122,14 +17,14 @@ void objective(const Problem<T>& problem, const int64_t* seed, const Objective<T
 template <class T>
 void terms(const Problem<T>& problem, const int64_t* seed, const Terms<T>& out, const Runtime<T>& runtime) {
   const Gradients<T> none{};
-  Pass<T> pass(problem, seed, none, runtime, {problem.kind == Kind::energy, false});
+  Pass<T> pass(problem, seed, none, runtime, {.merged = problem.kind == Kind::energy, .gradients = false});
   pass.run([&] { pass.terms(out); });
 }
 
 template <class T>
 void terms_backward(const Problem<T>& problem, const int64_t* seed, const Terms<T>& given,
                     const Gradients<T>& gradients, const Runtime<T>& runtime) {
-  Pass<T> pass(problem, seed, gradients, runtime, {problem.kind == Kind::energy, true});
+  Pass<T> pass(problem, seed, gradients, runtime, {.merged = problem.kind == Kind::energy, .gradients = true});
   pass.run([&] { pass.terms_backward(given); });
 }
 

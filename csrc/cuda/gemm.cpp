@@ -12,15 +12,10 @@ namespace {
 constexpr int kTensorCapability = 80;
 constexpr size_t kShared = 2 * 2 * kProductTile * (kProductDepth + 4) * sizeof(float);  // two stages of either side
 
-template <class T>
-View<T> turned(const View<T>& v) {
-  return {v.p, v.columns, v.rows, v.column_stride, v.row_stride};
-}
-
-// A side whose rows are counted along C and whose columns along the depth.
+// A side whose rows run along C, and whose columns run along the depth.
 Side side(const View<const float>& v) {
   const bool along_depth = v.column_stride == 1;
-  return {v.p, along_depth ? v.row_stride : v.column_stride, along_depth};
+  return {.p = v.p, .stride = along_depth ? v.row_stride : v.column_stride, .along_depth = along_depth};
 }
 
 void require(int capability, const char* precision) {
@@ -37,15 +32,23 @@ void tensor_product(const Runtime<float>& runtime, View<const float> a, View<con
                     bool accumulate) {
   const bool narrow = runtime.precision == Precision::bf16;
   require(runtime.launcher.limits().capability, narrow ? "bf16" : "tf32");
-  if (c.column_stride != 1) {  // then C^T = B^T A^T has contiguous rows
-    c = turned(c);
+  if (c.column_stride != 1) {  // compute C^T = B^T A^T, whose rows are contiguous
+    c = transposed(c);
     std::swap(a, b);
-    a = turned(a);
-    b = turned(b);
+    a = transposed(a);
+    b = transposed(b);
   }
-  const Product p{side(a), side(turned(b)), c.p, c.row_stride, c.rows, c.columns, a.columns, accumulate};
+  const Product p{.a = side(a),
+                  .b = side(transposed(b)),
+                  .c = c.p,
+                  .c_stride = c.row_stride,
+                  .m = c.rows,
+                  .n = c.columns,
+                  .k = a.columns,
+                  .accumulate = accumulate};
   const auto tiles = [](int64_t n) { return (n + kProductTile - 1) / kProductTile; };
-  const Launch how{{static_cast<unsigned>(tiles(p.m) * tiles(p.n))}, kProductThreads, kShared};
+  const Grid grid{static_cast<unsigned>(tiles(p.m) * tiles(p.n))};
+  const Launch how{.grid = grid, .threads = kProductThreads, .shared = kShared};
   runtime.launcher(narrow ? "product_bf16" : "product_tf32", how, p, runtime.stream);
 }
 

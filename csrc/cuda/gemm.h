@@ -1,16 +1,27 @@
-// Products on the tensor cores, for Runtime::precision.
+// Products of a call, in its precision: by the caller, or on the tensor cores.
 #pragma once
 
-#include "engine.h"
+#include "runtime.h"
 
 namespace fastssm::cuda {
 
-// c = a b, or += with `accumulate`, of operands rounded to tf32 or bfloat16 and accumulated in float32; views as for
-// Runtime::product. Raises where the device has no such tensor cores.
+// A matrix whose rows are contiguous, and lie ld apart.
+template <class T>
+View<T> matrix(T* p, int64_t rows, int64_t columns, int64_t ld) {
+  return {.p = p, .rows = rows, .columns = columns, .row_stride = ld, .column_stride = 1};
+}
+
+template <class T>
+View<T> transposed(const View<T>& v) {
+  return {.p = v.p, .rows = v.columns, .columns = v.rows, .row_stride = v.column_stride, .column_stride = v.row_stride};
+}
+
+// c = a b, or += with `accumulate`, of operands rounded to tf32 or bfloat16 and accumulated in float32. Views are as
+// for Runtime::product. Raises std::runtime_error where the device has no such tensor cores.
 void tensor_product(const Runtime<float>& runtime, View<const float> a, View<const float> b, View<float> c,
                     bool accumulate);
 
-// c = a b, or +=, in the precision that the call asks for.
+// c = a b, or +=, in the precision of the call.
 template <class T>
 void multiply(const Runtime<T>& runtime, View<const T> a, View<const T> b, View<T> c, bool accumulate) {
   if constexpr (sizeof(T) == sizeof(float)) {

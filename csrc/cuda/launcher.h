@@ -1,5 +1,5 @@
-// How host code starts kernels, whoever runs them: a GPU through its driver or, where there is none, the emulator of the
-// tests or nvcc's own PTX executed on the CPU.
+// How host code starts kernels. A launcher runs them on a GPU, through its driver; the tests have launchers for the
+// emulator and for nvcc's PTX executed on the CPU.
 #pragma once
 
 #include <cstddef>
@@ -17,9 +17,9 @@ struct Launch {
   size_t shared = 0;  // bytes of dynamic shared memory
 };
 
-// What a launch may ask of the device.
+// The limits of a device.
 struct Limits {
-  size_t shared_per_block;  // the opt-in maximum
+  size_t shared_per_block;  // bytes, the opt-in maximum
   int multiprocessors;
   int capability;  // 80 for 8.0
 };
@@ -28,7 +28,7 @@ class Launcher {
  public:
   virtual ~Launcher() = default;
   virtual const Limits& limits() const = 0;
-  // Every kernel takes one struct by value; raises std::runtime_error with the kernel's name where it cannot start.
+  // Starts a kernel, which takes one struct by value. Raises std::runtime_error with its name where that fails.
   virtual void launch(const char* kernel, const Launch& how, const void* parameters, size_t size, void* stream) = 0;
 
   template <class Parameters>
@@ -37,7 +37,7 @@ class Launcher {
   }
 };
 
-// The launcher of a device. Each runner of kernels has one of its own: driver.cpp for GPUs, the tests for all else.
+// The launcher of a device: driver.cpp defines it for GPUs, and the tests define their own.
 Launcher& launcher(int device);
 
 }  // namespace fastssm::cuda

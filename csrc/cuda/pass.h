@@ -1,49 +1,38 @@
 // One call of the engine on a device: the network split into hidden layers and a plain readout, buffers for a tile,
-// sums over tiles, and the two sweeps as launches and products.
+// sums over tiles, and the two sweeps as kernel launches and products.
 #pragma once
 
 #include <algorithm>
 #include <string>
 #include <vector>
 
-#include "engine.h"
+#include "../engine/network.h"
+#include "../engine/tile.h"
 #include "kernels/params.h"
+#include "runtime.h"
 
 namespace fastssm::cuda {
 
-// Some samples and some of their directions.
-struct Tile {
-  int64_t first;  // sample
-  int64_t samples;
-  int64_t direction;  // first one
-  int64_t tangents;
-  bool leading() const { return direction == 0; }  // what is not a sum over directions enters with the first ones
-};
-
-// What a call is for, as far as its buffers go.
-struct Use {
-  bool merged;     // an energy's merged sweep, not the stacked one
-  bool gradients;  // down as well as up
-};
-
-class Taker;
+class BumpAllocator;
 
 template <class T>
 class Pass {
  public:
   Pass(const Problem<T>& problem, const int64_t* seed, const Gradients<T>& gradients, const Runtime<T>& runtime,
-       Use use);
+       SweepOptions options);
   Pass(const Pass&) = delete;
   Pass& operator=(const Pass&) = delete;
 
-  // Run `step` for every tile of samples and every turn of directions, then bring the sums to where they belong.
+  // Runs `step` for every tile of samples and chunk of directions, then writes the sums to the caller's tensors.
   template <class Step>
   void run(const Step& step) {
     for (int64_t first = 0; first < problem_.samples; first += largest_.samples) {
       int64_t m = 0;
-      do {  // without directions there is one turn, of none
-        enter({first, std::min(largest_.samples, problem_.samples - first), m,
-               std::min(largest_.tangents, problem_.directions.count - m)});
+      do {  // without directions there is one chunk, which is empty
+        enter({.first = first,
+               .samples = std::min(largest_.samples, problem_.samples - first),
+               .direction = m,
+               .tangents = std::min(largest_.tangents, problem_.directions.count - m)});
         step();
         begun_ = true;
         m += largest_.tangents;
@@ -52,21 +41,21 @@ class Pass {
     if (gradients_.layers) finish();
   }
 
-  // Steps of `run`, each about the tile that it has entered.
+  // Steps of `run`, for its current tile.
   void objective(const Objective<T>& objective);
   void terms(const Terms<T>& out);
   void terms_backward(const Terms<T>& given);
 
-  // loss = sum_b weight_b (jacobian_b + square_b)
+  // loss = sum_b weight_b (projected_jacobian_b + square_b)
   void total(const Objective<T>& objective, T* loss);
 
  private:
-  // A hidden layer's stacks in a tile, and its rows for the value alone.
+  // A hidden layer's stacks in a tile, and its rows of the value alone.
   struct Stage {
     int64_t ld;
-    T* z;  // before a scale; without one its value row makes room for f'
+    T* z;  // before a scale; without a scale, f' overwrites its value row
     T* out;
-    T* bars;
+    T* adjoints;
     T* d1;
     T* d2;
     T* d3;
@@ -77,7 +66,7 @@ class Pass {
     T* p;
     int64_t ld;
   };
-  // A row that adds up over samples: first a partial one for each block.
+  // A row that adds up over samples: first one partial row for each block.
   struct Sum {
     T* partial;
     int64_t rows, ld;
@@ -87,11 +76,13 @@ class Pass {
   bool energy() const { return problem_.kind == Kind::energy; }
   T count() const { return problem_.directions.averaged(); }
   Rows entering(int64_t l) const { return l == 0 ? first_ : Rows{stages_[l - 1].out, stages_[l - 1].ld}; }
-  Rows bars_below(int64_t l) const { return l == 0 ? entry_ : Rows{stages_[l - 1].bars, stages_[l - 1].ld}; }
+  Rows adjoints_below(int64_t l) const { return l == 0 ? entry_ : Rows{stages_[l - 1].adjoints, stages_[l - 1].ld}; }
   Rows top() const { return entering(depth()); }
   T* direction(int64_t m) const { return first_.p + (m + 1) * tile_.samples * first_.ld; }
   Rows on_score() const { return {direction(tile_.tangents), first_.ld}; }  // an energy's with the sign of dE/dx
-  Shape shape(int64_t width, int64_t ld) const { return {tile_.samples, tile_.tangents, width, ld}; }
+  Shape shape(int64_t width, int64_t ld) const {
+    return {.samples = tile_.samples, .tangents = tile_.tangents, .width = width, .ld = ld};
+  }
   Shape shape(int64_t l) const { return shape(hidden_[l].out, stages_[l].ld); }
   Shape top_shape() const { return shape(readout_.in, top().ld); }
   template <class P>
@@ -99,20 +90,20 @@ class Pass {
     return rows ? rows + tile_.first * width : nullptr;
   }
 
-  // Memory (memory.cpp): the largest tile whose buffers fit, and these.
+  // Buffers (buffers.cpp): the largest tile whose buffers fit, and the buffers themselves.
   void split();
   void choose_tile();
   size_t bytes(int64_t samples);
-  void lay_out(Taker& taker, int64_t samples);
+  void lay_out(BumpAllocator& allocator, int64_t samples);
 
   // Products and steps common to all sweeps (steps.cpp).
   void product_up(const Layer<T>& layer, int64_t rows, Rows in, Rows out);
-  void product_down(const Layer<T>& layer, int64_t rows, Rows bars, Rows out, bool accumulate);
-  void product_outer(int64_t layer, int64_t rows, Rows bars, Rows entered, bool more);
+  void product_down(const Layer<T>& layer, int64_t rows, Rows adjoints, Rows out, bool accumulate);
+  void product_outer(int64_t layer, int64_t rows, Rows adjoints, Rows entered, bool more);
   void weighted_sum(Sum& sum, int64_t rows, Rows a, const T* coefficients);
   void enter(const Tile& tile);
-  void climb(int64_t l, int order, bool curvature, bool squares);
-  void descend(int64_t l, const Back<T>& back, int64_t height, int64_t kinds, int64_t passed);
+  void layer_up(int64_t l, int order, bool curvature, bool squares);
+  void layer_down(int64_t l, const Back<T>& back, int64_t height, int64_t kinds, int64_t passed);
   Back<T> back(int64_t l, bool anything_above) const;
   void leave(bool anything);
   void finish();
@@ -128,26 +119,26 @@ class Pass {
   void score_up(bool with_score);
   void score_sliced(const Objective<T>& objective);
   void score_down(bool with_score);
-  // Terms of either kind (terms.cpp): up to where they are known, what is asked for, and down from their cotangents.
+  // Terms of either kind (terms.cpp): the sweep up, what the kernel at the top gets from it, and the sweep down.
   void find_terms(bool values);
   TermsTop<T> terms_top() const;
-  void pull_back();
+  void terms_down();
 
   const Problem<T>& problem_;
   const int64_t* seed_;
   const Gradients<T>& gradients_;
   const Runtime<T>& runtime_;
-  const Use use_;
+  const SweepOptions options_;
   std::vector<Layer<T>> hidden_;
   Layer<T> readout_;
-  bool given_readout_;  // else the readout is the identity, after a network that ends in an activation
+  bool given_readout_;  // false: the network ends in an activation, and the readout is the identity
   Tile largest_{}, tile_{};
-  bool begun_ = false;  // whether sums hold anything yet
+  bool begun_ = false;  // whether sums hold anything
   std::vector<Stage> stages_;
-  Rows first_;       // x and the directions, conditioning columns behind x; then the curvature row
-  Rows entry_;       // adjoint of what entered
+  Rows first_;       // x with the conditioning columns after it, and the directions; then the curvature row
+  Rows entry_;       // adjoints of x and the conditioning columns
   Rows score_;       // dE/dx, or s before its bias
-  Rows lifted_;      // score nets: W^T v_m, then its adjoint
+  Rows pullback_;    // score nets: W^T v_m, then its adjoint
   T* e2_;            // [samples]
   T* coefficients_;  // [kinds, samples]
   T* identity_;      // a readout where none is given

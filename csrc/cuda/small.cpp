@@ -1,4 +1,4 @@
-// Whether a network is small enough for the whole-net kernels, what they keep where, and their launches.
+// The whole-net kernels: which networks they take, their layout of shared memory, and their launches.
 #include <algorithm>
 
 #include "../maths/activations.h"
@@ -9,9 +9,9 @@ namespace fastssm::cuda {
 namespace {
 
 constexpr int kLargestTile = 64;    // samples
-constexpr int kWorthwhileTile = 4;  // rather fewer directions at a time than fewer samples
-constexpr int kMostTangents = 8;
-constexpr int kMostDirections = 1 << 20;
+constexpr int kMinTile = 4;         // samples; below it, process fewer directions at a time instead
+constexpr int kMaxTangents = 8;
+constexpr int kMaxDirections = 1 << 20;
 
 template <class T>
 struct Names;
@@ -26,10 +26,10 @@ struct Names<double> {
                               *reduce = "small_reduce_double";
 };
 
-// Elements of a row, so that rows begin in different banks: an odd number of quads.
+// The distance between rows, an odd number of quads, so that rows begin in different banks.
 int spaced(int width) { return 4 * (quads(width) | 1); }
 
-// Hands out places, each the beginning of a quad.
+// Assigns offsets, each a multiple of four elements.
 struct Space {
   int used = 0;
   int take(int size) {
@@ -44,7 +44,7 @@ bool is_small(const Problem<T>& problem, Precision precision) {
   if (precision != Precision::full || problem.samples == 0) return false;
   if (problem.depth < 2 || problem.depth - 1 > kSmallDepth || problem.dim + problem.extra > kSmallWidth) return false;
   if (!plain(problem.layers[problem.depth - 1])) return false;
-  if (problem.directions.count > kMostDirections) return false;
+  if (problem.directions.count > kMaxDirections) return false;
   return std::all_of(problem.layers, problem.layers + problem.depth, [&](const Layer<T>& layer) {
     return layer.in <= kSmallWidth && layer.out <= kSmallWidth && !layer.scale && !layer.shift;
   });
@@ -93,13 +93,13 @@ Small<T> describe(const Problem<T>& problem, const int64_t* seed, const Objectiv
   p.variance_reduced = out.variance_reduced;
   p.gradients = gradients.x || gradients.layers;
   p.weight = out.weight;
-  p.jacobian = out.jacobian;
+  p.projected_jacobian = out.projected_jacobian;
   p.square = out.square;
   p.loss = loss;
   return p;
 }
 
-// Gives everything its place for the tile that `p` asks for; returns the bytes of shared memory.
+// Lays out shared memory for the tile of `p`. Returns its bytes.
 template <class T>
 size_t lay_out(Small<T>& p) {
   Space space;
@@ -111,7 +111,7 @@ size_t lay_out(Small<T>& p) {
   for (int l = 0; l < p.matrices; l++) {
     SmallLayer<T>& s = p.layers[l];
     s.ld_in = spaced(s.in);
-    s.ld = spaced(l < p.depth ? s.out : p.layers[0].in);  // a score's readout meets the directions as they entered
+    s.ld = spaced(l < p.depth ? s.out : p.layers[0].in);  // a score's readout multiplies the directions
     s.first_patch = p.patches;
     p.patches += quads(s.out) * quads(s.in);
     s.at_weight = space.take(4 * quads(s.out) * s.ld_in);
@@ -128,10 +128,10 @@ size_t lay_out(Small<T>& p) {
     if (chained) s.at_chain = space.take(p.tile * s.ld);
   }
   if (p.energy()) p.at_readout = space.take(top.out);
-  else p.at_lifted = space.take(p.tangents * p.tile * top.ld);
+  else p.at_pullback = space.take(p.tangents * p.tile * top.ld);
   p.at_energy = space.take(rows);
   p.at_weights = space.take(p.tile);
-  p.at_jacobian = space.take(p.tile);
+  p.at_projected_jacobian = space.take(p.tile);
   p.at_square = space.take(p.tile);
   p.at_total = space.take(p.tile);
   Space sums;
@@ -144,12 +144,12 @@ size_t lay_out(Small<T>& p) {
   return space.used * sizeof(T);
 }
 
-// Chooses the tile: as many samples as there are for each multiprocessor, or as fit.
+// Chooses the tile: as many samples as there are for each multiprocessor, or as many as fit.
 template <class T>
 size_t fit(Small<T>& p, const Limits& limits) {
   const int64_t share = (p.samples + limits.multiprocessors - 1) / limits.multiprocessors;
   const int wanted = static_cast<int>(std::min<int64_t>(share, kLargestTile));
-  for (p.tangents = std::min(p.count, kMostTangents);; p.tangents = (p.tangents + 1) / 2) {
+  for (p.tangents = std::min(p.count, kMaxTangents);; p.tangents = (p.tangents + 1) / 2) {
     p.tile = wanted;
     size_t shared = lay_out(p);
     while (shared > limits.shared_per_block && p.tile > 1) {
@@ -157,7 +157,7 @@ size_t fit(Small<T>& p, const Limits& limits) {
       shared = lay_out(p);
     }
     const bool fits = shared <= limits.shared_per_block;
-    if (fits && p.tile >= std::min(wanted, kWorthwhileTile)) return shared;
+    if (fits && p.tile >= std::min(wanted, kMinTile)) return shared;
     if (p.tangents == 1) return fits ? shared : 0;
   }
 }
@@ -176,9 +176,9 @@ bool small_objective(const Problem<T>& problem, const int64_t* seed, const Objec
   p.partials = static_cast<T*>(runtime.allocate(sizeof(T) * p.blocks * p.partial));
   const auto count = [](int n) { return Grid{static_cast<unsigned>(n)}; };
   const char* objective = p.energy() ? Names<T>::energy : Names<T>::score;
-  runtime.launcher(objective, {count(p.blocks), kSmallThreads, shared}, p, runtime.stream);
+  runtime.launcher(objective, {.grid = count(p.blocks), .threads = kSmallThreads, .shared = shared}, p, runtime.stream);
   const int reducers = (p.partial + kSmallThreads - 1) / kSmallThreads;
-  runtime.launcher(Names<T>::reduce, {count(reducers), kSmallThreads}, p, runtime.stream);
+  runtime.launcher(Names<T>::reduce, {.grid = count(reducers), .threads = kSmallThreads}, p, runtime.stream);
   return true;
 }
 

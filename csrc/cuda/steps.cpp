@@ -1,4 +1,4 @@
-// What all sweeps share: the way through one layer, up and down, and what crosses the border of a tile or a call.
+// What all sweeps share: the steps through one layer, up and down, and the input and output of a tile and a call.
 #include <cmath>
 
 #include "../maths/activations.h"
@@ -14,29 +14,31 @@ namespace fastssm::cuda {
 // out = in W^T
 template <class T>
 void Pass<T>::product_up(const Layer<T>& layer, int64_t rows, Rows in, Rows out) {
-  multiply<T>(runtime_, {in.p, rows, layer.in, in.ld, 1}, {layer.weight, layer.in, layer.out, 1, layer.in},
-              {out.p, rows, layer.out, out.ld, 1}, false);
+  multiply<T>(runtime_, matrix<const T>(in.p, rows, layer.in, in.ld),
+              transposed(matrix(layer.weight, layer.out, layer.in, layer.in)), matrix(out.p, rows, layer.out, out.ld),
+              false);
 }
 
-// out (+)= bars W
+// out (+)= adjoints W
 template <class T>
-void Pass<T>::product_down(const Layer<T>& layer, int64_t rows, Rows bars, Rows out, bool accumulate) {
-  multiply<T>(runtime_, {bars.p, rows, layer.out, bars.ld, 1}, {layer.weight, layer.out, layer.in, layer.in, 1},
-              {out.p, rows, layer.in, out.ld, 1}, accumulate);
+void Pass<T>::product_down(const Layer<T>& layer, int64_t rows, Rows adjoints, Rows out, bool accumulate) {
+  multiply<T>(runtime_, matrix<const T>(adjoints.p, rows, layer.out, adjoints.ld),
+              matrix(layer.weight, layer.out, layer.in, layer.in), matrix(out.p, rows, layer.in, out.ld), accumulate);
 }
 
-// dW += bars^T entered, where dW is wanted; `more`: not the first of this tile.
+// dW += adjoints^T entered, where dW is wanted; `more`: not the first of this tile.
 template <class T>
-void Pass<T>::product_outer(int64_t l, int64_t rows, Rows bars, Rows entered, bool more) {
+void Pass<T>::product_outer(int64_t l, int64_t rows, Rows adjoints, Rows entered, bool more) {
   if (!gradients_.layers) return;
   const Layer<T>& layer = problem_.layers[l];
-  multiply<T>(runtime_, {bars.p, layer.out, rows, 1, bars.ld}, {entered.p, rows, layer.in, entered.ld, 1},
-              {gradients_.layers[l].weight, layer.out, layer.in, layer.in, 1}, begun_ || more);
+  multiply<T>(runtime_, transposed(matrix<const T>(adjoints.p, rows, layer.out, adjoints.ld)),
+              matrix<const T>(entered.p, rows, layer.in, entered.ld),
+              matrix(gradients_.layers[l].weight, layer.out, layer.in, layer.in), begun_ || more);
 }
 
 // ---- up --------------------------------------------------------------------------------------------------------
 
-// Lay out x, the conditioning columns behind it, and the directions, whose tangents of those columns are zero.
+// Lays out x, the conditioning columns after it, and the directions, whose tangents of those columns are zero.
 template <class T>
 void Pass<T>::enter(const Tile& tile) {
   tile_ = tile;
@@ -55,12 +57,20 @@ void Pass<T>::enter(const Tile& tile) {
   over_rows(runtime_, "enter", count, count, first_.ld, rows, rows.walk);
   if (!given.seeded || tile.tangents == 0) return;
   const int64_t counters = tile.tangents * tile.samples * divided_up(first_.ld, signs_per_counter);
-  start(runtime_, "rademacher", {{static_cast<unsigned>(divided_up(counters, kThreads))}, kThreads},
-        Rademacher{seed_, tile.first, tile.samples, tile.direction, tile.tangents, dim, first_.ld, direction(0)});
+  const Grid grid{static_cast<unsigned>(divided_up(counters, kThreads))};
+  const Rademacher signs{.seed = seed_,
+                         .first_sample = tile.first,
+                         .samples = tile.samples,
+                         .first_projection = tile.direction,
+                         .projections = tile.tangents,
+                         .dim = dim,
+                         .ld = first_.ld,
+                         .out = direction(0)};
+  start(runtime_, "rademacher", {.grid = grid, .threads = kThreads}, signs);
 }
 
 template <class T>
-void Pass<T>::climb(int64_t l, int order, bool curvature, bool squares) {
+void Pass<T>::layer_up(int64_t l, int order, bool curvature, bool squares) {
   const Layer<T>& layer = hidden_[l];
   const Stage& s = stages_[l];
   const bool fresh = l == 0;
@@ -81,7 +91,7 @@ void Pass<T>::climb(int64_t l, int order, bool curvature, bool squares) {
 
 // ---- down ------------------------------------------------------------------------------------------------------
 
-// What the kernels down take of a layer. Where it skips, what comes from above reaches below as it is.
+// What the kernels down take of a layer. Where it skips, they also copy the adjoints from above to below.
 template <class T>
 Back<T> Pass<T>::back(int64_t l, bool anything_above) const {
   const Layer<T>& layer = hidden_[l];
@@ -91,8 +101,8 @@ Back<T> Pass<T>::back(int64_t l, bool anything_above) const {
   back.shape = shape(l);
   back.z = s.z, back.d1 = s.d1, back.d2 = s.d2;
   back.scale = of_tile(layer.scale, layer.out);
-  back.bars = s.bars;
-  back.kept = layer.skip && down && anything_above ? bars_below(l).p : nullptr;
+  back.adjoints = s.adjoints;
+  back.kept = layer.skip && down && anything_above ? adjoints_below(l).p : nullptr;
   back.kept_all = l > 0;
   back.add_partial = begun_, back.add_samples = !tile_.leading();
   if (!gradients_.layers) return back;
@@ -102,15 +112,15 @@ Back<T> Pass<T>::back(int64_t l, bool anything_above) const {
   return back;
 }
 
-// Behind the kernel down, whose grid was of this height: the gradient of the matrix from `kinds` rows of each sample,
-// and what `passed` of them bring below.
+// After the kernel down, whose grid had this height: the gradient of the matrix from `kinds` rows of each sample, and
+// the product that passes `passed` of them to the layer below.
 template <class T>
-void Pass<T>::descend(int64_t l, const Back<T>& back, int64_t height, int64_t kinds, int64_t passed) {
-  const Rows bars{stages_[l].bars, stages_[l].ld};
+void Pass<T>::layer_down(int64_t l, const Back<T>& back, int64_t height, int64_t kinds, int64_t passed) {
+  const Rows adjoints{stages_[l].adjoints, stages_[l].ld};
   if (!begun_) bias_sums_[l].rows = height;
-  product_outer(l, kinds * tile_.samples, bars, entering(l), false);
+  product_outer(l, kinds * tile_.samples, adjoints, entering(l), false);
   if (l > 0 || gradients_.x)
-    product_down(hidden_[l], passed * tile_.samples, bars, bars_below(l), back.kept != nullptr);
+    product_down(hidden_[l], passed * tile_.samples, adjoints, adjoints_below(l), back.kept != nullptr);
 }
 
 template <class T>
@@ -128,18 +138,24 @@ void Pass<T>::leave(bool anything) {
 
 template <class T>
 void Pass<T>::weighted_sum(Sum& sum, int64_t rows, Rows a, const T* coefficients) {
-  WeightedSum<T> parameters{{}, rows, a.ld, a.p, coefficients, sum.partial, begun_};
+  WeightedSum<T> parameters{.walk = {},
+                            .rows = rows,
+                            .ld = a.ld,
+                            .a = a.p,
+                            .coefficients = coefficients,
+                            .partial = sum.partial,
+                            .add = begun_};
   const int64_t most = (largest_.tangents + 2) * largest_.samples;
   const int64_t height = over_rows(runtime_, "weighted_sum", rows, most, a.ld, parameters, parameters.walk, true);
   if (!begun_) sum.rows = height;
 }
 
-// Bring the sums to the caller's tensors; what nothing was added to is zero.
+// Writes the sums to the caller's tensors, and zeros where nothing was added.
 template <class T>
 void Pass<T>::finish() {
   std::vector<Segment<T>> segments;
   const auto end = [&](const Sum& sum, T* out, int64_t width) {
-    if (out) segments.push_back({sum.partial, sum.rows, sum.ld, out, width});
+    if (out) segments.push_back({.partial = sum.partial, .rows = sum.rows, .ld = sum.ld, .out = out, .width = width});
   };
   for (int64_t l = 0; l < problem_.depth; l++) {
     const Layer<T>& layer = problem_.layers[l];
@@ -157,7 +173,7 @@ void Pass<T>::finish() {
     int64_t widest = 0;
     for (int i = 0; i < finish.count; i++) widest = std::max(widest, finish.segments[i].width);
     const Grid grid{static_cast<unsigned>(divided_up(widest, kFinished * kLanes<T>)), unsigned(finish.count)};
-    start(runtime_, "finish", {grid, kThreads, kThreads * size_t(kAccess)}, finish);
+    start(runtime_, "finish", {.grid = grid, .threads = kThreads, .shared = kThreads * size_t(kAccess)}, finish);
   }
 }
 

@@ -1,7 +1,8 @@
-// The CUDA engine's kernels in the dispatcher: the schemas, and all that surrounds a kernel, are declared in Python.
+// The CUDA engine's kernels in the dispatcher. Python declares the schemas, and registers everything else.
 //
-// With FASTSSM_EMULATED the same code is for CPU tensors, and whoever links it brings the launcher: the emulator of
-// tests/cuda, or nvcc's PTX executed on the CPU.
+// With FASTSSM_EMULATED the same code takes CPU tensors, and the program that links it defines the launcher: the
+// emulator of tests/cuda, or nvcc's PTX executed on the CPU.
+#include "../cuda/engine.h"
 #include "../engine/call.h"
 #include "runtime.h"
 
@@ -16,7 +17,7 @@ cuda::Precision precision_named(const std::string& name) {
   return name == "full" ? cuda::Precision::full : name == "tf32" ? cuda::Precision::tf32 : cuda::Precision::bf16;
 }
 
-// A kernel that was handed a pointer to another device's memory would end the process.
+// A kernel with a pointer to another device's memory would end the process.
 void check_devices(const Given& inputs, const Tensors& tensors, std::initializer_list<const Tensor*> others) {
   const auto device = inputs.x.device();
   const auto check = [&](const Tensor& t) {
@@ -35,7 +36,7 @@ const int64_t* seed_of(const Given& inputs) {
   return inputs.seed->const_data_ptr<int64_t>();
 }
 
-// Call f with a value of the type that the data are computed in.
+// Calls f with a value of the type to compute in.
 template <class F>
 auto in_dtype(const Tensor& x, cuda::Precision precision, const F& f) {
   const ScalarType dtype = x.scalar_type();
@@ -47,7 +48,7 @@ auto in_dtype(const Tensor& x, cuda::Precision precision, const F& f) {
   return dtype == ScalarType::Double ? f(double{}) : f(float{});
 }
 
-// What each sample's loss counts for.
+// The weight of each sample's loss.
 template <class T>
 Tensor shares(const Call<Stable, T>& call, const Given& inputs, const Optional& weight, bool mean) {
   const int64_t samples = call.problem.samples;
@@ -66,13 +67,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> objective(
     std::vector<int64_t> activations, std::vector<double> constants, std::vector<int64_t> flags, int64_t projections,
     StringHandle precision, bool variance_reduced, bool mean, bool needs_inputs, bool needs_tensors) {
   const cuda::Precision rounded = precision_named(taken(precision));
-  const Plan plan(taken(kind), std::move(activations), std::move(constants), std::move(flags));
+  const Structure structure(taken(kind), std::move(activations), std::move(constants), std::move(flags));
   const Given inputs{x, std::move(columns), std::move(v), std::move(seed), projections};
   check_devices(inputs, tensors, {weight ? &*weight : &x});
   return in_dtype(x, rounded, [&](auto zero) {
     using T = decltype(zero);
     Session<T> session(x, rounded);
-    Call<Stable, T> call(plan, inputs, tensors);
+    Call<Stable, T> call(structure, inputs, tensors);
     call.need_direction();
     const Needs needs{needs_inputs, needs_tensors};
     const int64_t samples = call.problem.samples;
@@ -80,10 +81,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> objective(
     const Gradients<T> gradients = call.gradients(needs);
     if (samples > 0) {
       const Tensor share = shares<T>(call, inputs, weight, mean);
-      cuda::objective<T>(call.problem, seed_of(inputs),
-                         {variance_reduced, share.const_data_ptr<T>(), jacobian.mutable_data_ptr<T>(),
-                          square.mutable_data_ptr<T>()},
-                         loss.mutable_data_ptr<T>(), gradients, session.runtime());
+      const Objective<T> out{.variance_reduced = variance_reduced,
+                             .weight = share.const_data_ptr<T>(),
+                             .projected_jacobian = jacobian.mutable_data_ptr<T>(),
+                             .square = square.mutable_data_ptr<T>()};
+      cuda::objective<T>(call.problem, seed_of(inputs), out, loss.mutable_data_ptr<T>(), gradients, session.runtime());
     } else {
       torch::stable::zero_(loss);
       call.clear();
@@ -97,21 +99,21 @@ std::tuple<Tensor, Tensor, Tensor> terms(const Tensor& x, Optional columns, Opti
                                          std::vector<double> constants, std::vector<int64_t> flags, int64_t projections,
                                          StringHandle precision) {
   const cuda::Precision rounded = precision_named(taken(precision));
-  const Plan plan(taken(kind), std::move(activations), std::move(constants), std::move(flags));
+  const Structure structure(taken(kind), std::move(activations), std::move(constants), std::move(flags));
   const Given inputs{x, std::move(columns), std::move(v), std::move(seed), projections};
   check_devices(inputs, tensors, {});
   return in_dtype(x, rounded, [&](auto zero) {
     using T = decltype(zero);
     Session<T> session(x, rounded);
-    const Call<Stable, T> call(plan, inputs, tensors);
+    const Call<Stable, T> call(structure, inputs, tensors);
     const Problem<T>& p = call.problem;
     const int64_t of_directions[] = {p.directions.count, p.samples}, of_scores[] = {p.samples, p.dim};
     Tensor projected = call.empty({of_directions, 2}), jacobian = call.empty({&p.samples, 1}),
            score = call.empty({of_scores, 2});
-    if (p.samples > 0)
-      cuda::terms<T>(p, seed_of(inputs),
-                     {projected.mutable_data_ptr<T>(), jacobian.mutable_data_ptr<T>(), score.mutable_data_ptr<T>()},
-                     session.runtime());
+    const Terms<T> out{.projected = projected.mutable_data_ptr<T>(),
+                       .projected_jacobian = jacobian.mutable_data_ptr<T>(),
+                       .score = score.mutable_data_ptr<T>()};
+    if (p.samples > 0) cuda::terms<T>(p, seed_of(inputs), out, session.runtime());
     return std::make_tuple(projected, jacobian, score);
   });
 }
@@ -121,13 +123,13 @@ Tensors terms_backward(const Tensor& on_projected, const Tensor& on_jacobian, co
                        std::vector<int64_t> activations, std::vector<double> constants, std::vector<int64_t> flags,
                        int64_t projections, StringHandle precision, bool needs_inputs, bool needs_tensors) {
   const cuda::Precision rounded = precision_named(taken(precision));
-  const Plan plan(taken(kind), std::move(activations), std::move(constants), std::move(flags));
+  const Structure structure(taken(kind), std::move(activations), std::move(constants), std::move(flags));
   const Given inputs{x, std::move(columns), std::move(v), std::move(seed), projections};
   check_devices(inputs, tensors, {&on_projected, &on_jacobian, &on_score});
   return in_dtype(x, rounded, [&](auto zero) {
     using T = decltype(zero);
     Session<T> session(x, rounded);
-    Call<Stable, T> call(plan, inputs, tensors);
+    Call<Stable, T> call(structure, inputs, tensors);
     const Problem<T>& p = call.problem;
     const Needs needs{needs_inputs, needs_tensors};
     const Tensor a = call.given(on_projected, p.directions.count * p.samples, "on_projected"),
@@ -135,9 +137,10 @@ Tensors terms_backward(const Tensor& on_projected, const Tensor& on_jacobian, co
                  c = call.given(on_score, p.samples * p.dim, "on_score");
     const Gradients<T> gradients = call.gradients(needs);
     if (p.samples > 0) {
-      // the engine reads them alone; Terms<T> is where forward passes write
+      // the engine only reads them; the pointers of Terms<T> are mutable for the forward pass
       const auto data = [](const Tensor& t) { return const_cast<T*>(t.const_data_ptr<T>()); };
-      cuda::terms_backward<T>(p, seed_of(inputs), {data(a), data(b), data(c)}, gradients, session.runtime());
+      const Terms<T> cotangents{.projected = data(a), .projected_jacobian = data(b), .score = data(c)};
+      cuda::terms_backward<T>(p, seed_of(inputs), cotangents, gradients, session.runtime());
     } else {
       call.clear();
     }
@@ -163,7 +166,7 @@ FASTSSM_IMPL(FASTSSM_KEY, library) {
   library.impl("terms_backward", TORCH_BOX(&terms_backward));
 }
 
-// What Python asks once the library is loaded: the name of what this torch lacks, and null if nothing.
+// Python calls this after it loads the library. Returns the name of a function that this torch lacks, or null.
 extern "C" __attribute__((visibility("default"))) const char* fastssm_missing_symbol() {
   return fastssm::stable::missing_symbol();
 }

@@ -1,7 +1,7 @@
-// What the engine asks for while it runs: torch's memory and torch's products, on torch's stream.
+// A call's runtime: torch's memory and torch's products, on torch's stream.
 #pragma once
 
-#include "../cuda/engine.h"
+#include "../cuda/runtime.h"
 #include "stable.h"
 
 #if defined(FASTSSM_EMULATED)
@@ -13,13 +13,13 @@
 #define FASTSSM_QUOTED(name) #name
 #define FASTSSM_NAME(name) FASTSSM_QUOTED(name)
 
-// Weak, since a torch without CUDA has no such function, and the library loads there too.
+// Weak, since the library also loads with a torch without CUDA, which has no such function.
 extern "C" __attribute__((weak, visibility("default"))) AOTITorchError FASTSSM_ADDMM(
     AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle a, AtenTensorHandle b, double beta, double alpha);
 
 namespace fastssm::stable {
 
-// The first of the functions behind these weak names that this torch does not have, or null.
+// The first of the weak functions that this torch does not have, or null.
 inline const char* missing_symbol() {
   if (!FASTSSM_ADDMM) return FASTSSM_NAME(FASTSSM_ADDMM);
 #if !defined(FASTSSM_EMULATED)
@@ -28,21 +28,21 @@ inline const char* missing_symbol() {
   return nullptr;
 }
 
-constexpr size_t kAligned = 256;  // torch's memory on a device has it anyway
+constexpr size_t kAligned = 256;  // torch's device memory has this alignment anyway
 
 inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
   using torch::stable::detail::from;
   call<3>("aten::mm", "out", {from(a), from(b), from(out)});
 }
 
-// out += a b, by the function that torch exports for what its compiler generates: the dispatcher's addmm takes factors of
-// the type Scalar, which torch's stable interface cannot hand over.
+// out += a b, by the function that torch exports for the code of its compiler. The dispatcher's addmm takes factors of
+// type Scalar, which torch's stable interface cannot pass.
 inline void multiply_and_add(const Tensor& a, const Tensor& b, const Tensor& out) {
   check(FASTSSM_ADDMM(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0), "addmm");
 }
 
-// The place of a call, and the memory it uses, given back at its end: torch hands it to nobody but what comes later on
-// the same stream.
+// The device and stream of a call, and its memory, which it frees at its end: torch reuses that memory only for later
+// work on the same stream.
 template <class T>
 class Session {
  public:
@@ -52,8 +52,11 @@ class Session {
     const auto product = [this](cuda::View<const T> a, cuda::View<const T> b, cuda::View<T> c, bool accumulate) {
       accumulate ? multiply_and_add(view(a), view(b), view(c)) : multiply(view(a), view(b), view(c));
     };
-    return {cuda::launcher(place_.device), place_.stream, product, [this](size_t bytes) { return allocate(bytes); },
-            precision_};
+    return {.launcher = cuda::launcher(place_.device),
+            .stream = place_.stream,
+            .product = product,
+            .allocate = [this](size_t bytes) { return allocate(bytes); },
+            .precision = precision_};
   }
 
  private:

@@ -1,5 +1,5 @@
-// What call.h asks of torch, by its stable interface: the library then links nothing of CUDA, and one that was built with
-// some torch runs with later ones.
+// What call.h needs of torch, by its stable interface: the library links nothing of CUDA, and runs with later versions
+// of torch than the one it was built with.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -13,8 +13,8 @@
 #include <type_traits>
 #include <vector>
 
-// What torch exports beside its stable interface of 2.10. Weak, since not every torch has them, and the library loads
-// there too; `missing_symbol` in runtime.h says which of those that it needs are absent.
+// Functions that torch exports outside its stable interface of 2.10. Weak, since the library also loads where torch
+// does not have them; `missing_symbol` in runtime.h returns which needed one is absent.
 extern "C" {
 __attribute__((weak, visibility("default"))) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
                                                                                              void** stream);
@@ -23,7 +23,7 @@ __attribute__((weak, visibility("default"))) const char* torch_exception_get_wha
 
 namespace fastssm::stable {
 
-// Raise in torch's own words, where it hands them on, unless one of its C functions succeeded.
+// Raises with torch's own message, where it provides one, unless one of its C functions succeeded.
 inline void check(AOTITorchError code, const char* what) {
   if (code == TORCH_SUCCESS) return;
   const char* why = torch_exception_get_what_without_backtrace ? torch_exception_get_what_without_backtrace() : nullptr;
@@ -63,7 +63,7 @@ struct Stable {
   }
 };
 
-// Where a call runs: the device of its data, current for as long as this lives, and torch's stream there.
+// The device of a call's data, current during the lifetime of this object, and torch's stream there.
 #if defined(FASTSSM_EMULATED)
 struct Place {
   explicit Place(const Tensor&) {}
@@ -81,7 +81,7 @@ struct Place {
 };
 #endif
 
-// A string argument. Torch 2.13's own conversion to std::string allocates one that nobody frees.
+// A string argument. Torch 2.13's own conversion to std::string leaks its memory.
 inline std::string taken(StringHandle given) {
   const char* text = nullptr;
   size_t length = 0;
@@ -92,7 +92,7 @@ inline std::string taken(StringHandle given) {
   return out;
 }
 
-// Call an operator of torch on the stack of its arguments, and return the tensor it returns.
+// Calls an operator of torch on the stack of its arguments, and returns its result, a tensor.
 template <size_t N>
 Tensor call(const char* name, const char* overload, std::array<StableIValue, N> stack) {
   check(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION), name);

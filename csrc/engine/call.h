@@ -1,9 +1,9 @@
-// A call of an engine on tensors: checked, laid out as network.h has it, and its gradients handed back. It serves both of
-// torch's interfaces: Torch is one of them, and has
+// A call of an engine on tensors: it checks them, describes them by the structs of network.h, and returns gradients. It
+// works with both C++ interfaces of torch. The template parameter Torch is one of them, and has
 //   Tensor, Tensors, Sizes                   its types
 //   prepared<T>(tensor)                      the same numbers as T, contiguous
-//   empty<T>(sizes, like)                    a new tensor of T where `like` is
-//   narrowed(gradient, like)                 a gradient in the dtype of what it belongs to
+//   empty<T>(sizes, like)                    a new tensor of T on the device of `like`
+//   narrowed(gradient, like)                 a gradient in the dtype of its tensor
 #pragma once
 
 #include <optional>
@@ -13,7 +13,7 @@
 
 namespace fastssm {
 
-// The tensors of a call that are not weights, and how many directions they stand for.
+// The tensors of a call that are not weights, and the number of directions.
 template <class Tensor>
 struct Inputs {
   Tensor x;
@@ -23,21 +23,21 @@ struct Inputs {
   int64_t projections;
 };
 
-// A shape in a sentence, put into words only where there is one.
-struct Shape {
+// A shape in an error message, formatted only where there is an error.
+struct ShapeText {
   const int64_t* sizes;
   size_t axes;
 };
 
-inline std::ostream& operator<<(std::ostream& out, const Shape& shape) {
+inline std::ostream& operator<<(std::ostream& out, const ShapeText& shape) {
   out << '[';
   for (size_t i = 0; i < shape.axes; i++) out << (i ? ", " : "") << shape.sizes[i];
   return out << ']';
 }
 
-constexpr int64_t kMostDirections = int64_t(1) << 32;
+constexpr int64_t kMaxDirections = int64_t(1) << 32;  // numbered with 32 bits
 
-// It owns whatever had to be widened or made contiguous.
+// Owns the tensors that had to be converted or made contiguous.
 template <class Torch, class T>
 class Call {
  public:
@@ -45,33 +45,35 @@ class Call {
   using Tensors = typename Torch::Tensors;
   using Sizes = typename Torch::Sizes;
 
-  Call(const Plan& plan, const Inputs<Tensor>& inputs, const Tensors& tensors)
+  Call(const Structure& structure, const Inputs<Tensor>& inputs, const Tensors& tensors)
       : x_(Torch::template prepared<T>(inputs.x)),
         columns_(prepared(inputs.columns)),
         v_(prepared(inputs.v)),
-        constants_(plan.constants.begin(), plan.constants.end()),
-        shared_(plan.shared()) {
-    require(tensors.size() == plan.tensors(), "the plan of this network has ", plan.tensors(), " tensors, got ",
-            tensors.size(), ".");
+        constants_(structure.constants.begin(), structure.constants.end()),
+        shared_(structure.shared()) {
+    require(tensors.size() == structure.tensors(), "the structure of this network has ", structure.tensors(),
+            " tensors, got ", tensors.size(), ".");
     require(x_.dim() == 2, "x must be a matrix, got ", shape(x_), ".");
     require(!columns_ || columns_->dim() == 2, "columns must be a matrix.");
     for (const Tensor& t : tensors) tensors_.push_back(Torch::template prepared<T>(t));
-    lay_out(plan);
-    problem = {plan.kind,
-               layers_.data(),
-               static_cast<int64_t>(layers_.size()),
-               data(x_),
-               columns_ ? data(*columns_) : nullptr,
-               x_.size(0),
-               x_.size(1),
-               columns_ ? columns_->size(1) : 0,
-               {inputs.projections, v_ ? data(*v_) : nullptr, inputs.seed.has_value(), 0}};
+    lay_out(structure);
+    const Directions<T> directions{
+        .count = inputs.projections, .v = v_ ? data(*v_) : nullptr, .seeded = inputs.seed.has_value(), .seed = 0};
+    problem = {.kind = structure.kind,
+               .layers = layers_.data(),
+               .depth = static_cast<int64_t>(layers_.size()),
+               .x = data(x_),
+               .columns = columns_ ? data(*columns_) : nullptr,
+               .samples = x_.size(0),
+               .dim = x_.size(1),
+               .extra = columns_ ? columns_->size(1) : 0,
+               .directions = directions};
     check();
   }
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
-  // Tensors for the gradients, and the views of them that the engine fills.
+  // Allocates the gradients, and returns pointers for the engine to fill.
   Gradients<T> gradients(Needs needs) {
     Gradients<T> out{};
     if (needs.inputs) {
@@ -87,14 +89,14 @@ class Call {
         T* bias = layer.bias ? pointers[shared++] : nullptr;
         T* scale = layer.scale ? pointers[own++] : nullptr;
         T* shift = layer.shift ? pointers[own++] : nullptr;
-        layer_gradients_.push_back({weight, bias, scale, shift});
+        layer_gradients_.push_back({.weight = weight, .bias = bias, .scale = scale, .shift = shift});
       }
       out.layers = layer_gradients_.data();
     }
     return out;
   }
 
-  // The gradients in the dtypes of what they belong to.
+  // Returns the gradients, each in the dtype of its tensor.
   std::vector<Tensor> found(const Inputs<Tensor>& inputs, const Tensors& tensors, Needs needs) const {
     std::vector<Tensor> out;
     auto next = found_.begin();
@@ -108,17 +110,17 @@ class Call {
     return out;
   }
 
-  // An objective is a mean over directions; the terms can do without.
+  // An objective is a mean over directions, so it needs one; the terms do not.
   void need_direction() const {
     require(problem.directions.count > 0, "there must be a direction, got ", problem.directions.count, ".");
   }
 
-  // No samples have a gradient of zero.
+  // Sets all gradients to zero: those of a call without samples.
   void clear() {
     for (Tensor& t : found_) zero_(t);
   }
 
-  // A cotangent of the terms, or anything else that must have so many elements.
+  // A cotangent of the terms, or another tensor that must have `size` elements.
   Tensor given(const Tensor& t, int64_t size, const char* name) const {
     require(t.numel() == size, name, " must have ", size, " elements, got ", shape(t), ".");
     return Torch::template prepared<T>(t);
@@ -133,27 +135,34 @@ class Call {
     return t ? std::optional<Tensor>(Torch::template prepared<T>(*t)) : std::nullopt;
   }
 
-  static Shape shape(const Tensor& t) { return {t.sizes().data(), static_cast<size_t>(t.dim())}; }
+  static ShapeText shape(const Tensor& t) { return {t.sizes().data(), static_cast<size_t>(t.dim())}; }
 
   static const T* data(const Tensor& t) { return t.template const_data_ptr<T>(); }
 
-  void lay_out(const Plan& plan) {
+  void lay_out(const Structure& structure) {
     const T* constants = constants_.data();
     size_t next = 0, own = shared_;
-    for (size_t l = 0; l < plan.flags.size(); l++) {
-      const int64_t flag = plan.flags[l], activation = plan.activations[l];
+    for (size_t l = 0; l < structure.flags.size(); l++) {
+      const int64_t flag = structure.flags[l], activation = structure.activations[l];
       const Tensor& weight = tensors_[next++];
       require(weight.dim() == 2, "weights must be matrices, got ", shape(weight), ".");
       const T* bias = flag & kBias ? data(tensors_[next++]) : nullptr;
       const T* scale = flag & kScale ? data(tensors_[own++]) : nullptr;
       const T* shift = flag & kShift ? data(tensors_[own++]) : nullptr;
-      layers_.push_back({data(weight), bias, scale, shift, weight.size(1), weight.size(0), static_cast<int>(activation),
-                         constants, (flag & kSkip) != 0});
+      layers_.push_back({.weight = data(weight),
+                         .bias = bias,
+                         .scale = scale,
+                         .shift = shift,
+                         .in = weight.size(1),
+                         .out = weight.size(0),
+                         .activation = static_cast<int>(activation),
+                         .constants = constants,
+                         .skip = (flag & kSkip) != 0});
       constants += activation_parameters[activation];
     }
   }
 
-  // The dispatcher's door is open to anybody: what would read beyond a tensor must not pass.
+  // Anyone may call the operators of the dispatcher, so this refuses all that would read beyond a tensor.
   void check() const {
     int64_t width = problem.dim + problem.extra;
     size_t next = 0, own = shared_;
@@ -172,8 +181,8 @@ class Call {
     const int64_t wanted = problem.kind == Kind::energy ? 1 : problem.dim, count = problem.directions.count;
     require(width == wanted, "the network must have ", wanted, " outputs, got ", width, ".");
     require(count >= 0, "there cannot be ", count, " directions.");
-    require(count <= kMostDirections, "directions are numbered with 32 bits, so there can be ", kMostDirections,
-            ", got ", count, ".");
+    require(count <= kMaxDirections, "directions are numbered with 32 bits, so there can be ", kMaxDirections, ", got ",
+            count, ".");
     require(!columns_ || columns_->size(0) == problem.samples, "columns must have a row per sample.");
     if (v_) fits(*v_, count * problem.samples * problem.dim);
     require(v_ || problem.directions.seeded || count == 0 || count == problem.dim,

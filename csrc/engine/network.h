@@ -1,4 +1,4 @@
-// Plain views of a network, a call of the engine and its results: pointers and sizes, nothing owned.
+// A network, a call of an engine and its results, as structs of pointers and sizes. They own nothing.
 #pragma once
 
 #include <cstdint>
@@ -10,26 +10,26 @@ enum class Kind { energy, score };
 // One layer: z = scale * (W h + b) + shift, h' = f(z) (+ h where it skips). Rows of W are contiguous.
 template <class T>
 struct Layer {
-  const T* weight;  // [out, in]
-  const T* bias;    // [out], or null
-  const T* scale;   // [samples, out], or null
-  const T* shift;   // [samples, out], or null
-  int64_t in;
-  int64_t out;
-  int activation;  // row of the table of activations
-  const T* constants;
-  bool skip;
+  const T* weight = nullptr;  // [out, in]
+  const T* bias = nullptr;    // [out], or null
+  const T* scale = nullptr;   // [samples, out], or null
+  const T* shift = nullptr;   // [samples, out], or null
+  int64_t in = 0;
+  int64_t out = 0;
+  int activation = 0;  // row of the table of activations
+  const T* constants = nullptr;
+  bool skip = false;
 };
 
 constexpr int kIdentity = 0;  // row of the table of activations
 
-// Whether a layer is a bare affine map: the top of a sweep is linear in what enters such a readout.
+// Whether a layer is a plain affine map. A sweep needs no derivatives of such a readout.
 template <class T>
 bool plain(const Layer<T>& layer) {
   return layer.activation == kIdentity && !layer.skip && !layer.scale && !layer.shift;
 }
 
-// Where the gradients of one layer go; null where not needed.
+// Where the gradients of one layer go. Pointers are null where no gradient is needed.
 template <class T>
 struct LayerGradient {
   T* weight;
@@ -38,18 +38,18 @@ struct LayerGradient {
   T* shift;
 };
 
-// M directions per sample: given (v), regenerated from a seed, or the scaled basis (neither). Without any, the terms are
-// the score alone, and an objective is not defined.
+// M directions per sample: given as v, generated from a seed, or without both the scaled basis. With M = 0 the terms
+// are the score alone, and an objective is not defined.
 template <class T>
 struct Directions {
   int64_t count;
   const T* v;  // [count, samples, dim], or null
   bool seeded;
   uint64_t seed;
-  T averaged() const { return T(count > 0 ? count : 1); }  // what sums over directions are divided by
+  T averaged() const { return T(count > 0 ? count : 1); }  // divisor of a mean over directions
 };
 
-// What every caller of the engine gives.
+// The input of every call of an engine.
 template <class T>
 struct Problem {
   Kind kind;
@@ -63,7 +63,7 @@ struct Problem {
   Directions<T> directions;
 };
 
-// The gradients of a call; inputs and layers are null where not needed.
+// The gradients of a call. `x` and `columns`, or `layers`, are null where no gradient is needed.
 template <class T>
 struct Gradients {
   T* x;        // [samples, dim]
@@ -71,22 +71,22 @@ struct Gradients {
   const LayerGradient<T>* layers;
 };
 
-// The sliced loss: what to weigh its samples with, and where its two terms per sample go.
+// The sliced loss: the weights of its samples, and where its two terms per sample go.
 template <class T>
 struct Objective {
   bool variance_reduced;
-  const T* weight;  // [samples]
-  T* jacobian;      // [samples]: mean_m v_m^T J v_m
-  T* square;        // [samples]: mean_m (v_m . s)^2 / 2, or |s|^2 / 2
+  const T* weight;        // [samples]
+  T* projected_jacobian;  // [samples]: mean_m v_m^T J v_m
+  T* square;              // [samples]: mean_m (v_m . s)^2 / 2, or |s|^2 / 2
 };
 
 // The terms of every sample, or the cotangents of them.
 template <class T>
 struct Terms {
-  T* projected;  // [count, samples]: v_m . s
-  T* jacobian;   // [samples]: mean_m v_m^T J v_m
-  T* score;      // [samples, dim]: s
-  bool each = false;  // jacobian is [count, samples]: v_m^T J v_m
+  T* projected;           // [count, samples]: v_m . s
+  T* projected_jacobian;  // [samples]: mean_m v_m^T J v_m
+  T* score;               // [samples, dim]: s
+  bool each = false;      // projected_jacobian is [count, samples]: v_m^T J v_m
 };
 
 }  // namespace fastssm

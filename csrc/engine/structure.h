@@ -1,4 +1,5 @@
-// The static part of a call, the structure of a network, as the operators of src/fastssm/backends/entries/dispatcher.py hand it over.
+// The structure of a network, which is the static part of a call, as the operators of
+// src/fastssm/backends/entries/dispatcher.py pass it.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@
 
 namespace fastssm {
 
-// Raise std::runtime_error, the words in a row, unless a condition holds.
+// Raises std::runtime_error, with the words joined as its message, unless the condition holds.
 template <class... Words>
 void require(bool condition, const Words&... words) {
   if (condition) return;
@@ -21,10 +22,11 @@ void require(bool condition, const Words&... words) {
   throw std::runtime_error(sentence.str());
 }
 
-constexpr int64_t kBias = 1, kScale = 2, kShift = 4, kSkip = 8;  // as fastssm.sweeps.plan has them
+constexpr int64_t kBias = 1, kScale = 2, kShift = 4, kSkip = 8;  // as fastssm.sweeps.structure has them
 
-struct Plan {
-  Plan(const std::string& name, std::vector<int64_t> rows, std::vector<double> parameters, std::vector<int64_t> bits)
+struct Structure {
+  Structure(const std::string& name, std::vector<int64_t> rows, std::vector<double> parameters,
+            std::vector<int64_t> bits)
       : kind(name == "energy" ? Kind::energy : Kind::score),
         activations(std::move(rows)),
         constants(std::move(parameters)),
@@ -45,7 +47,7 @@ struct Plan {
     return count;
   }
 
-  // How many tensors all samples share: weights and biases come first, scales and shifts after them.
+  // The number of tensors that all samples share. These, weights and biases, come first; scales and shifts follow.
   size_t shared() const {
     size_t count = 0;
     for (int64_t flag : flags) count += 1 + !!(flag & kBias);
@@ -58,14 +60,16 @@ struct Plan {
   std::vector<int64_t> flags;
 };
 
+// Which gradients a call computes.
 struct Needs {
-  bool inputs;
-  bool tensors;
+  bool inputs;   // of x and the conditioning columns
+  bool tensors;  // of the network's tensors
 };
 
+// Which loss a call computes.
 struct Form {
   bool variance_reduced;
-  bool mean;
+  bool mean;  // over samples, else the sum
 };
 
 }  // namespace fastssm

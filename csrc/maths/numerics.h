@@ -1,5 +1,5 @@
-// The vocabulary of the activation rules, for scalars on host and device; cpu/vec_math.h has the same for SIMD vectors.
-// What is composed of smaller pieces is a template over both, so that each formula is written once.
+// The functions that the activation rules use, for scalars on host and device; cpu/kernels/vec_math.h has them for SIMD
+// vectors. Functions composed of others are templates over both, so that each formula is written once.
 #pragma once
 
 #include <cmath>

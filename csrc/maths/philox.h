@@ -11,7 +11,7 @@ constexpr int philox_rounds = 10;
 constexpr uint32_t philox_multipliers[2] = {0xD2511F53, 0xCD9E8D57};
 constexpr uint32_t philox_weyl[2] = {0x9E3779B9, 0xBB67AE85};
 
-constexpr int signs_per_counter = 128;  // of Philox's four words one bit each
+constexpr int signs_per_counter = 128;  // one for each bit of Philox's four words
 
 struct PhiloxWords {
   uint32_t word[4];

@@ -1,4 +1,4 @@
-// What an engine must do, whichever it is and without torch: every value and gradient against reference.h.
+// Cases that test any engine without torch: every value and gradient against reference.h.
 #pragma once
 
 #include <cstdio>
@@ -16,7 +16,7 @@ using reference::Complex;
 
 inline int failures = 0;
 
-// Compare with what the largest number of a block, or of all of them where it is small, permits.
+// Compares with a tolerance relative to the largest number of a block, or of all blocks where that is small.
 template <class T>
 void expect_close(const std::vector<T>& found, const std::vector<double>& expected, double least, double tolerance,
                   const std::string& what) {
@@ -40,12 +40,12 @@ inline double largest(const Blocks<double>& blocks) {
 enum class Loss { sliced, reduced, terms };
 
 struct Cotangents {
-  std::vector<double> weight, projected, jacobian, score;
+  std::vector<double> weight, projected, projected_jacobian, score;
 };
 
 template <class T>
 struct Found {
-  std::vector<T> first, second, third;  // jacobian and square, or the three terms
+  std::vector<T> first, second, third;  // projected_jacobian and square, or the three terms
   Blocks<T> gradients;
 };
 
@@ -54,53 +54,94 @@ std::vector<T> as(const std::vector<double>& values) {
   return {values.begin(), values.end()};
 }
 
-// Directions: 0 as given, 1 from the seed 7, 2 the basis. An engine has the three callers, of any dtype.
-template <class T, class Engine>
-Found<T> evaluate(const Engine& engine, const reference::Problem& p, Loss loss, const Cotangents& on,
-                  int directions = 0, bool inputs = true, bool tensors = true) {
-  Blocks<T> values, constants;
-  Found<T> out;
-  for (const auto& block : p.values) values.push_back(as<T>(block)), out.gradients.emplace_back(block.size(), T(-99));
-  for (const auto& layer : p.network.layers) constants.push_back(as<T>(layer.constants));
+// The numbers of a problem as T, and the structs of network.h that point to them and to gradients.
+template <class T>
+struct Views {
+  Blocks<T> values, constants, gradients;
+  std::vector<T> v;
   std::vector<Layer<T>> layers;
   std::vector<LayerGradient<T>> layer_gradients;
-  int64_t width = p.network.dim + p.network.extra;
-  for (size_t l = 0; l < p.network.layers.size(); l++) {
-    const reference::Layer& layer = p.network.layers[l];
+
+  explicit Views(const reference::Problem& p) : v(as<T>(p.v)) {
+    for (const auto& block : p.values) values.push_back(as<T>(block)), gradients.emplace_back(block.size(), T(-99));
+    for (const auto& layer : p.network.layers) constants.push_back(as<T>(layer.constants));
+    int64_t width = p.network.dim + p.network.extra;
+    for (size_t l = 0; l < p.network.layers.size(); l++) {
+      add(l, p.network.layers[l], width);
+      width = p.network.layers[l].out;
+    }
+  }
+  Views(const Views&) = delete;
+  Views& operator=(const Views&) = delete;
+
+  // Directions: 0 as given, 1 from the seed 7, 2 the basis.
+  Problem<T> problem(const reference::Problem& p, int directions) {
+    const T* given = directions == 0 ? v.data() : nullptr;
+    return {.kind = p.network.energy ? Kind::energy : Kind::score,
+            .layers = layers.data(),
+            .depth = int64_t(layers.size()),
+            .x = values[0].data(),
+            .columns = p.network.extra ? values[1].data() : nullptr,
+            .samples = p.samples,
+            .dim = p.network.dim,
+            .extra = p.network.extra,
+            .directions = {.count = p.count, .v = given, .seeded = directions == 1, .seed = 7}};
+  }
+
+ private:
+  void add(size_t l, const reference::Layer& layer, int64_t width) {
     const auto at = [&](Blocks<T>& blocks, int which, bool there) {
       return there ? blocks[reference::block_of(l, which)].data() : nullptr;
     };
-    layers.push_back({at(values, 0, true), at(values, 1, layer.bias), at(values, 2, layer.scale),
-                      at(values, 3, layer.shift), width, layer.out, layer.activation, constants[l].data(), layer.skip});
-    layer_gradients.push_back({at(out.gradients, 0, true), at(out.gradients, 1, layer.bias),
-                               at(out.gradients, 2, layer.scale), at(out.gradients, 3, layer.shift)});
-    width = layer.out;
+    layers.push_back({.weight = at(values, 0, true),
+                      .bias = at(values, 1, layer.bias),
+                      .scale = at(values, 2, layer.scale),
+                      .shift = at(values, 3, layer.shift),
+                      .in = width,
+                      .out = layer.out,
+                      .activation = layer.activation,
+                      .constants = constants[l].data(),
+                      .skip = layer.skip});
+    layer_gradients.push_back({.weight = at(gradients, 0, true),
+                               .bias = at(gradients, 1, layer.bias),
+                               .scale = at(gradients, 2, layer.scale),
+                               .shift = at(gradients, 3, layer.shift)});
   }
-  const std::vector<T> v = as<T>(p.v), weight = as<T>(on.weight);
-  std::vector<T> cotangents[] = {as<T>(on.projected), as<T>(on.jacobian), as<T>(on.score)};
-  const Problem<T> problem{p.network.energy ? Kind::energy : Kind::score,
-                           layers.data(),
-                           int64_t(layers.size()),
-                           values[0].data(),
-                           p.network.extra ? values[1].data() : nullptr,
-                           p.samples,
-                           p.network.dim,
-                           p.network.extra,
-                           {p.count, directions == 0 ? v.data() : nullptr, directions == 1, 7}};
-  const Gradients<T> gradients{inputs ? out.gradients[0].data() : nullptr,
-                               inputs && p.network.extra ? out.gradients[1].data() : nullptr,
-                               tensors ? layer_gradients.data() : nullptr};
+};
+
+// Calls an engine, which has the three entry points for both dtypes. `directions` is as for Views::problem.
+template <class T, class Engine>
+Found<T> evaluate(const Engine& engine, const reference::Problem& p, Loss loss, const Cotangents& on,
+                  int directions = 0, bool inputs = true, bool tensors = true) {
+  Found<T> out;
+  Views<T> views(p);
+  const std::vector<T> weight = as<T>(on.weight);
+  std::vector<T> cotangents[] = {as<T>(on.projected), as<T>(on.projected_jacobian), as<T>(on.score)};
+  const Problem<T> problem = views.problem(p, directions);
+  const Gradients<T> gradients{.x = inputs ? views.gradients[0].data() : nullptr,
+                               .columns = inputs && p.network.extra ? views.gradients[1].data() : nullptr,
+                               .layers = tensors ? views.layer_gradients.data() : nullptr};
   out.first.resize(loss == Loss::terms ? p.count * p.samples : p.samples);
   out.second.resize(p.samples);
   out.third.resize(loss == Loss::terms ? p.samples * p.network.dim : 0);
   if (loss == Loss::terms) {
-    engine.terms(problem, Terms<T>{out.first.data(), out.second.data(), out.third.data()});
-    engine.terms_backward(problem, Terms<T>{cotangents[0].data(), cotangents[1].data(), cotangents[2].data()},
+    engine.terms(
+        problem,
+        Terms<T>{.projected = out.first.data(), .projected_jacobian = out.second.data(), .score = out.third.data()});
+    engine.terms_backward(problem,
+                          Terms<T>{.projected = cotangents[0].data(),
+                                   .projected_jacobian = cotangents[1].data(),
+                                   .score = cotangents[2].data()},
                           gradients);
   } else {
-    engine.objective(problem, Objective<T>{loss == Loss::reduced, weight.data(), out.first.data(), out.second.data()},
+    engine.objective(problem,
+                     Objective<T>{.variance_reduced = loss == Loss::reduced,
+                                  .weight = weight.data(),
+                                  .projected_jacobian = out.first.data(),
+                                  .square = out.second.data()},
                      gradients);
   }
+  out.gradients = std::move(views.gradients);
   return out;
 }
 
@@ -111,7 +152,7 @@ inline Complex loss_of(const reference::Problem& p, const Blocks<Complex>& value
   const reference::SampleTerms t = reference::terms(p, values, b, loss != Loss::sliced);
   Complex square = 0.0, out = 0.0;
   if (loss == Loss::terms) {
-    out = on.jacobian[b] * t.jacobian;
+    out = on.projected_jacobian[b] * t.projected_jacobian;
     for (int m = 0; m < p.count; m++) out += on.projected[m * p.samples + b] * t.projected[m];
     for (int j = 0; j < p.network.dim; j++) out += on.score[b * p.network.dim + j] * t.score[j];
     return out;
@@ -121,7 +162,7 @@ inline Complex loss_of(const reference::Problem& p, const Blocks<Complex>& value
   } else {
     for (Complex s : t.score) square += s * s / 2.0;
   }
-  return on.weight[b] * (t.jacobian + square);
+  return on.weight[b] * (t.projected_jacobian + square);
 }
 
 inline Found<double> expected(const reference::Problem& p, Loss loss, const Cotangents& on) {
@@ -135,8 +176,8 @@ inline Found<double> expected(const reference::Problem& p, Loss loss, const Cota
     for (Complex e : t.projected) sliced += std::norm(e) / (2.0 * p.count);
     for (Complex s : t.score) norm += std::norm(s) / 2.0;
     for (int m = 0; loss == Loss::terms && m < p.count; m++) out.first[m * p.samples + b] = t.projected[m].real();
-    if (loss != Loss::terms) out.first[b] = t.jacobian.real();
-    out.second.push_back(loss == Loss::terms ? t.jacobian.real() : loss == Loss::sliced ? sliced : norm);
+    if (loss != Loss::terms) out.first[b] = t.projected_jacobian.real();
+    out.second.push_back(loss == Loss::terms ? t.projected_jacobian.real() : loss == Loss::sliced ? sliced : norm);
     for (Complex s : t.score)
       if (loss == Loss::terms) out.third.push_back(s.real());
   }
@@ -274,7 +315,7 @@ void test_no_directions(const Engine& engine) {
   }
 }
 
-// What nobody asked for is not written, and leaves the rest as it is.
+// Gradients that are not needed are not written, and the others are the same without them.
 template <class Engine>
 void test_needs(const Engine& engine) {
   for (bool energy : {true, false}) {
@@ -296,24 +337,24 @@ void test_needs(const Engine& engine) {
   }
 }
 
-// A NaN or an infinity anywhere makes the loss NaN.
+// A NaN or an infinity in any input or parameter makes the loss NaN.
 template <class Engine>
 void test_not_finite(const Engine& engine) {
   for (const Case& c : cases()) {
     if (c.count > 10) continue;
     const reference::Problem p = reference::problem(c.network, c.samples, c.count, 11);
     const Cotangents on = cotangents(p, 12);
-    for (double broken : {std::nan(""), double(INFINITY), -double(INFINITY)})
+    for (double nan_flag : {std::nan(""), double(INFINITY), -double(INFINITY)})
       for (size_t k = 0; k < p.values.size(); k++) {
         if (p.values[k].empty()) continue;
         reference::Problem q = p;
-        q.values[k].back() = broken;
+        q.values[k].back() = nan_flag;
         for (Loss loss : {Loss::sliced, Loss::reduced}) {
           const Found<float> found = evaluate<float>(engine, q, loss, on);
           double sum = 0.0;
           for (int b = 0; b < p.samples; b++) sum += double(found.first[b]) + double(found.second[b]);
           if (!std::isnan(sum) && failures++ < 20)
-            std::printf("%s, %s: %g in block %zu gave %g\n", c.network.name, name(loss), broken, k, sum);
+            std::printf("%s, %s: %g in block %zu gave %g\n", c.network.name, name(loss), nan_flag, k, sum);
         }
       }
   }

@@ -100,7 +100,7 @@ inline Problem problem(const Network& network, int samples, int count, unsigned 
   return p;
 }
 
-// Whose rows belong to samples.
+// Whether the rows of a block belong to samples.
 inline bool per_sample(size_t block) { return block < 2 || (block - 2) % 4 >= 2; }
 
 inline std::vector<Series> run(const Problem& p, const Blocks<Complex>& values, int b, const double* v) {
@@ -126,7 +126,7 @@ inline std::vector<Series> run(const Problem& p, const Blocks<Complex>& values, 
 
 struct SampleTerms {
   std::vector<Complex> projected;  // [count]
-  Complex jacobian;
+  Complex projected_jacobian;
   std::vector<Complex> score;  // [dim]
 };
 
@@ -139,7 +139,7 @@ inline SampleTerms terms(const Problem& p, const Blocks<Complex>& values, int b,
     Complex along = 0.0, curved = 0.0;
     for (int j = 0; j < (p.network.energy ? 0 : dim); j++) along += v[j] * y[j].f, curved += v[j] * y[j].d1;
     out.projected.push_back(p.network.energy ? -y[0].d1 : along);
-    out.jacobian += (p.network.energy ? -y[0].d2 : curved) / double(p.count);
+    out.projected_jacobian += (p.network.energy ? -y[0].d2 : curved) / double(p.count);
     for (int j = 0; j < (p.network.energy ? 0 : dim); j++) out.score[j] = y[j].f;
   }
   for (int j = 0; p.count == 0 && !p.network.energy && j < dim; j++)

@@ -83,8 +83,8 @@ struct EachEngine : CpuEngine {
     const int64_t count = problem.directions.count, samples = problem.samples;
     std::vector<T> each(count * samples);
     cpu::terms<T>(problem, {out.projected, each.data(), out.score, true}, runtime<T>(how));
-    std::fill_n(out.jacobian, samples, T(0));
-    for (int64_t i = 0; i < count * samples; i++) out.jacobian[i % samples] += each[i] / T(count);
+    std::fill_n(out.projected_jacobian, samples, T(0));
+    for (int64_t i = 0; i < count * samples; i++) out.projected_jacobian[i % samples] += each[i] / T(count);
   }
 };
 

@@ -95,7 +95,7 @@ void test_transpose() {
 // ---- activations ----
 
 template <class T>
-const T constants[] = {T(0.7), T(6)};  // of whatever activation: a slope, a width, a frequency, a threshold
+const T constants[] = {T(0.7), T(6)};  // of any activation: a slope, a width, a frequency, a threshold
 
 template <class T>
 std::vector<T> points() {
@@ -126,7 +126,7 @@ T scale(T z, int order) {
   return most;
 }
 
-// Vectors agree with scalars, and no lane depends on its place or on another one.
+// Vectors agree with scalars, and a lane's result depends neither on its index nor on other lanes.
 template <int ID, class T>
 void test_activation() {
   constexpr int n = native_lanes<T>;

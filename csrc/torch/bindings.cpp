@@ -1,4 +1,4 @@
-// The module fastssm._C, and the engine's kernels in the dispatcher: two doors, one engine.
+// The module fastssm._C, and the engine's kernels in the dispatcher: two entries to one engine.
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 #include <pybind11/pybind11.h>
@@ -18,16 +18,16 @@ namespace {
 
 using Optional = std::optional<at::Tensor>;
 
-// ---- the dispatcher's door: schemas are declared in Python -------------------------------------------------------
+// ---- the dispatcher's entry: schemas are declared in Python -------------------------------------------------------
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objective_kernel(
     const at::Tensor& x, const Optional& columns, const Optional& v, const Optional& seed, at::TensorList tensors,
     const Optional& weight, c10::string_view kind, at::IntArrayRef activations, at::ArrayRef<double> constants,
     at::IntArrayRef flags, int64_t projections, c10::string_view precision, bool variance_reduced, bool mean,
     bool needs_inputs, bool needs_tensors) {
-  const Plan plan(std::string(kind), activations.vec(), constants.vec(), flags.vec());
-  return objective(plan, {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors, weight,
-                   {variance_reduced, mean}, {needs_inputs, needs_tensors});
+  const Structure structure(std::string(kind), activations.vec(), constants.vec(), flags.vec());
+  return objective(structure, {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors,
+                   weight, {variance_reduced, mean}, {needs_inputs, needs_tensors});
 }
 
 template <bool EACH>
@@ -37,8 +37,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> terms_kernel(const at::Tensor& x,
                                                             at::IntArrayRef activations, at::ArrayRef<double> constants,
                                                             at::IntArrayRef flags, int64_t projections,
                                                             c10::string_view precision) {
-  const Plan plan(std::string(kind), activations.vec(), constants.vec(), flags.vec());
-  return terms(plan, {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors, EACH);
+  const Structure structure(std::string(kind), activations.vec(), constants.vec(), flags.vec());
+  return terms(structure, {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors, EACH);
 }
 
 std::vector<at::Tensor> terms_backward_kernel(const at::Tensor& on_projected, const at::Tensor& on_jacobian,
@@ -48,8 +48,8 @@ std::vector<at::Tensor> terms_backward_kernel(const at::Tensor& on_projected, co
                                               at::ArrayRef<double> constants, at::IntArrayRef flags,
                                               int64_t projections, c10::string_view precision, bool needs_inputs,
                                               bool needs_tensors) {
-  const Plan plan(std::string(kind), activations.vec(), constants.vec(), flags.vec());
-  return terms_backward(plan, on_projected, on_jacobian, on_score,
+  const Structure structure(std::string(kind), activations.vec(), constants.vec(), flags.vec());
+  return terms_backward(structure, on_projected, on_jacobian, on_score,
                         {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors,
                         {needs_inputs, needs_tensors});
 }
@@ -61,7 +61,7 @@ TORCH_LIBRARY_IMPL(fastssm, CPU, library) {
   library.impl("terms_backward", terms_backward_kernel);
 }
 
-// ---- what tests ask for ------------------------------------------------------------------------------------------
+// ---- for tests ---------------------------------------------------------------------------------------------------
 
 cpu::Level level_named(const std::string& given) {
   for (cpu::Level level : {cpu::Level::avx512, cpu::Level::avx2, cpu::Level::baseline})
@@ -132,23 +132,24 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   using namespace fastssm;
   using namespace fastssm::on_tensors;
-  py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan")
+  py::class_<Structure, std::shared_ptr<Structure>>(m, "Structure")
       .def(py::init<const std::string&, std::vector<int64_t>, std::vector<double>, std::vector<int64_t>>());
   m.def("objective",
-        [](const std::shared_ptr<Plan>& plan, const at::Tensor& x, const std::optional<at::Tensor>& columns,
+        [](const std::shared_ptr<Structure>& structure, const at::Tensor& x, const std::optional<at::Tensor>& columns,
            const std::optional<at::Tensor>& v, const std::optional<at::Tensor>& seed,
            const std::vector<at::Tensor>& tensors, const std::optional<at::Tensor>& weight, int64_t projections,
            bool variance_reduced, bool mean, const std::string& precision) {
           const py::gil_scoped_release release;
-          return differentiable_objective(plan, {{x, columns, v, seed, projections}, is_bfloat16(precision)}, tensors,
-                                          weight, {variance_reduced, mean});
+          return differentiable_objective(structure, {{x, columns, v, seed, projections}, is_bfloat16(precision)},
+                                          tensors, weight, {variance_reduced, mean});
         });
-  m.def("terms", [](const std::shared_ptr<Plan>& plan, const at::Tensor& x, const std::optional<at::Tensor>& columns,
-                    const std::optional<at::Tensor>& v, const std::optional<at::Tensor>& seed,
-                    const std::vector<at::Tensor>& tensors, int64_t projections, const std::string& precision) {
-    const py::gil_scoped_release release;
-    return differentiable_terms(plan, {{x, columns, v, seed, projections}, is_bfloat16(precision)}, tensors);
-  });
+  m.def("terms",
+        [](const std::shared_ptr<Structure>& structure, const at::Tensor& x, const std::optional<at::Tensor>& columns,
+           const std::optional<at::Tensor>& v, const std::optional<at::Tensor>& seed,
+           const std::vector<at::Tensor>& tensors, int64_t projections, const std::string& precision) {
+          const py::gil_scoped_release release;
+          return differentiable_terms(structure, {{x, columns, v, seed, projections}, is_bfloat16(precision)}, tensors);
+        });
   m.def("refuse_second_backward", &refuse_second_backward);
   m.def("capability", &capability);
   m.def("build_info", &build_info);

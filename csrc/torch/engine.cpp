@@ -35,7 +35,7 @@ struct Aten {
   static Tensor narrowed(const Tensor& gradient, const Tensor& like) { return gradient.to(like.scalar_type()); }
 };
 
-// OpenMP's threads do not survive a fork: a child does all the shares itself, in the same order, to the same bits.
+// OpenMP's threads do not survive a fork, so a child does all the work in one thread, in the same order: same bits.
 bool forked() {
 #ifndef _WIN32
   static std::atomic<bool> child{false};
@@ -47,7 +47,7 @@ bool forked() {
 #endif
 }
 
-// Torch's products, too, wait for threads that a child does not have, unless they are told to use one.
+// Torch's products also wait for threads that a child does not have, unless they are set to use one.
 class OneThread {
  public:
   OneThread() : before_(at::get_num_threads()) { at::set_num_threads(1); }
@@ -75,17 +75,21 @@ cpu::Runtime<T> runtime(bool bfloat16) {
   TORCH_CHECK(!bfloat16 || (std::is_same_v<T, float> && torch_gemm::has_bfloat16()),
               "precision=\"bf16\" needs float32 data and a processor with AVX-512; use precision=\"full\".");
   forked();  // registers itself before the first threads start
-  return {cpu::kernels<T>(cpu::level()), torch_gemm::gemms<T>(bfloat16), at::get_num_threads(), run_in_threads};
+  return {.kernels = cpu::kernels<T>(cpu::level()),
+          .gemms = torch_gemm::gemms<T>(bfloat16),
+          .threads = at::get_num_threads(),
+          .run = run_in_threads};
 }
 
 template <class T>
 struct OnTensors : Call<Aten, T> {
-  OnTensors(const Plan& plan, const Inputs& inputs, at::TensorList tensors) : Call<Aten, T>(plan, inputs, tensors) {
+  OnTensors(const Structure& structure, const Inputs& inputs, at::TensorList tensors)
+      : Call<Aten, T>(structure, inputs, tensors) {
     if (inputs.seed) this->problem.directions.seed = static_cast<uint64_t>(inputs.seed->item<int64_t>());
   }
 };
 
-// Call f with a value of the type that the data are computed in.
+// Calls f with a value of the type to compute in.
 template <class F>
 auto in_dtype(const at::Tensor& x, const F& f) {
   const at::ScalarType dtype = x.scalar_type();
@@ -94,7 +98,7 @@ auto in_dtype(const at::Tensor& x, const F& f) {
   return dtype == at::kDouble ? f(double{}) : f(float{});
 }
 
-// What each sample's loss counts for.
+// The weight of each sample's loss.
 template <class T>
 at::Tensor shares(const OnTensors<T>& call, const std::optional<at::Tensor>& weight, bool mean) {
   const int64_t samples = call.problem.samples;
@@ -116,18 +120,21 @@ bool is_bfloat16(const std::string& precision) {
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objective(
-    const Plan& plan, const Inputs& inputs, at::TensorList tensors, const std::optional<at::Tensor>& weight, Form form,
-    Needs needs) {
+    const Structure& structure, const Inputs& inputs, at::TensorList tensors, const std::optional<at::Tensor>& weight,
+    Form form, Needs needs) {
   return in_dtype(inputs.x, [&](auto zero) {
     using T = decltype(zero);
-    OnTensors<T> call(plan, inputs, tensors);
+    OnTensors<T> call(structure, inputs, tensors);
     call.need_direction();
     const int64_t samples = call.problem.samples;
     at::Tensor jacobian = call.empty({samples}), square = call.empty({samples});
     const at::Tensor share = shares<T>(call, weight, form.mean);
     const T *w = share.const_data_ptr<T>(), *a = jacobian.const_data_ptr<T>(), *b = square.const_data_ptr<T>();
-    fastssm::cpu::objective<T>(call.problem, {form.variance_reduced, w, jacobian.data_ptr<T>(), square.data_ptr<T>()},
-                               call.gradients(needs), runtime<T>(inputs.bfloat16));
+    const Objective<T> out{.variance_reduced = form.variance_reduced,
+                           .weight = w,
+                           .projected_jacobian = jacobian.data_ptr<T>(),
+                           .square = square.data_ptr<T>()};
+    fastssm::cpu::objective<T>(call.problem, out, call.gradients(needs), runtime<T>(inputs.bfloat16));
     double loss = 0;
     for (int64_t i = 0; i < samples; i++) loss += double(w[i]) * (double(a[i]) + double(b[i]));
     return std::make_tuple(at::scalar_tensor(loss, jacobian.options()), jacobian, square,
@@ -135,32 +142,37 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objectiv
   });
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> terms(const Plan& plan, const Inputs& inputs, at::TensorList tensors,
-                                                     bool each) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> terms(const Structure& structure, const Inputs& inputs,
+                                                     at::TensorList tensors, bool each) {
   return in_dtype(inputs.x, [&](auto zero) {
     using T = decltype(zero);
-    const OnTensors<T> call(plan, inputs, tensors);
+    const OnTensors<T> call(structure, inputs, tensors);
     const Problem<T>& p = call.problem;
     at::Tensor projected = call.empty({p.directions.count, p.samples}), score = call.empty({p.samples, p.dim}),
                jacobian = each ? at::empty_like(projected) : call.empty({p.samples});
-    fastssm::cpu::terms<T>(p, {projected.data_ptr<T>(), jacobian.data_ptr<T>(), score.data_ptr<T>(), each},
-                           runtime<T>(inputs.bfloat16));
+    const Terms<T> out{.projected = projected.data_ptr<T>(),
+                       .projected_jacobian = jacobian.data_ptr<T>(),
+                       .score = score.data_ptr<T>(),
+                       .each = each};
+    fastssm::cpu::terms<T>(p, out, runtime<T>(inputs.bfloat16));
     return std::make_tuple(projected, jacobian, score);
   });
 }
 
-std::vector<at::Tensor> terms_backward(const Plan& plan, const at::Tensor& on_projected,
-                                       const at::Tensor& on_jacobian, const at::Tensor& on_score,
-                                       const Inputs& inputs, at::TensorList tensors, Needs needs) {
+std::vector<at::Tensor> terms_backward(const Structure& structure, const at::Tensor& on_projected,
+                                       const at::Tensor& on_jacobian, const at::Tensor& on_score, const Inputs& inputs,
+                                       at::TensorList tensors, Needs needs) {
   return in_dtype(inputs.x, [&](auto zero) {
     using T = decltype(zero);
-    OnTensors<T> call(plan, inputs, tensors);
+    OnTensors<T> call(structure, inputs, tensors);
     const Problem<T>& p = call.problem;
     const at::Tensor a = call.given(on_projected, p.directions.count * p.samples, "on_projected"),
                      b = call.given(on_jacobian, p.samples, "on_jacobian"),
                      c = call.given(on_score, p.samples * p.dim, "on_score");
-    fastssm::cpu::terms_backward<T>(p, {a.template data_ptr<T>(), b.template data_ptr<T>(), c.template data_ptr<T>()},
-                                    call.gradients(needs), runtime<T>(inputs.bfloat16));
+    const Terms<T> cotangents{.projected = a.template data_ptr<T>(),
+                              .projected_jacobian = b.template data_ptr<T>(),
+                              .score = c.template data_ptr<T>()};
+    fastssm::cpu::terms_backward<T>(p, cotangents, call.gradients(needs), runtime<T>(inputs.bfloat16));
     return call.found(inputs, tensors, needs);
   });
 }

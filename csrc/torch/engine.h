@@ -1,4 +1,4 @@
-// The engine on tensors: what both doors, autograd's and the dispatcher's, open on.
+// The engine on tensors, which both entries call: autograd's and the dispatcher's.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,17 +17,17 @@ struct Inputs : fastssm::Inputs<at::Tensor> {
 
 bool is_bfloat16(const std::string& precision);
 
-// The loss, its terms per sample, and the gradients of x, the columns and the tensors, as needed.
+// The loss, its terms per sample, and the gradients of x, the columns and the tensors, as `needs` says.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objective(
-    const Plan& plan, const Inputs& inputs, at::TensorList tensors, const std::optional<at::Tensor>& weight, Form form,
-    Needs needs);
+    const Structure& structure, const Inputs& inputs, at::TensorList tensors, const std::optional<at::Tensor>& weight,
+    Form form, Needs needs);
 
-// The terms; with `each`, the Jacobian's of every direction.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> terms(const Plan& plan, const Inputs& inputs, at::TensorList tensors,
-                                                     bool each = false);
+// The terms; with `each`, v_m^T J v_m of every direction.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> terms(const Structure& structure, const Inputs& inputs,
+                                                     at::TensorList tensors, bool each = false);
 
-std::vector<at::Tensor> terms_backward(const Plan& plan, const at::Tensor& on_projected,
-                                       const at::Tensor& on_jacobian, const at::Tensor& on_score,
-                                       const Inputs& inputs, at::TensorList tensors, Needs needs);
+std::vector<at::Tensor> terms_backward(const Structure& structure, const at::Tensor& on_projected,
+                                       const at::Tensor& on_jacobian, const at::Tensor& on_score, const Inputs& inputs,
+                                       at::TensorList tensors, Needs needs);
 
 }  // namespace fastssm::on_tensors

@@ -17,7 +17,7 @@ std::string& refusal() {
   return sentence;
 }
 
-// The identity on gradients; differentiating through it would be the second backward, which is refused.
+// The identity on gradients. Its backward would be the second differentiation, which raises.
 struct Once : torch::autograd::Function<Once> {
   static variable_list forward(AutogradContext* ctx, int64_t count, at::TensorList tensors) {
     ctx->saved_data["inputs"] = static_cast<int64_t>(tensors.size());
@@ -28,7 +28,7 @@ struct Once : torch::autograd::Function<Once> {
   static variable_list backward(AutogradContext*, variable_list) { TORCH_CHECK(false, refusal()); }
 };
 
-// Return gradients that refuse to be differentiated again, in themselves or in what they came from.
+// Returns gradients that raise when they are differentiated again.
 variable_list once(variable_list grads, const variable_list& given) {
   if (!at::GradMode::is_enabled() || grads.empty()) return grads;
   const auto count = static_cast<int64_t>(grads.size());
@@ -46,7 +46,7 @@ Needs needs_of(const Inputs& inputs, at::TensorList tensors) {
   return {inputs.x.requires_grad() || wants(inputs.columns), any};
 }
 
-// The gradients of the arguments (plan..., x, columns, tensors..., rest...) in the order of forward's own.
+// The gradients of forward's arguments (structure..., x, columns, tensors..., rest...), in that order.
 variable_list spread(variable_list grads, size_t before, bool has_columns, size_t count, size_t after, Needs needs) {
   variable_list out(before);
   size_t next = 0;
@@ -73,17 +73,17 @@ Needs saved_needs(AutogradContext* ctx) {
   return {ctx->saved_data["needs_inputs"].toBool(), ctx->saved_data["needs_tensors"].toBool()};
 }
 
-// Whether gradients can be handed over as they are: nobody asks for them again, and the factor is 1.
+// Whether gradients can be returned as they are: the graph is not kept, and the factor is 1.
 bool final(const at::Tensor& factor) {
   return !at::GradMode::is_enabled() && !torch::autograd::get_current_graph_task_keep_graph() &&
          factor.item<double>() == 1.0;
 }
 
 struct Objective : torch::autograd::Function<Objective> {
-  static variable_list forward(AutogradContext* ctx, const Plan* plan, const Inputs* inputs,
+  static variable_list forward(AutogradContext* ctx, const Structure* structure, const Inputs* inputs,
                                const std::optional<at::Tensor>* weight, Form form, Needs needs, const at::Tensor&,
                                const std::optional<at::Tensor>&, at::TensorList tensors) {
-    auto [loss, jacobian, square, grads] = objective(*plan, *inputs, tensors, *weight, form, needs);
+    auto [loss, jacobian, square, grads] = objective(*structure, *inputs, tensors, *weight, form, needs);
     ctx->set_materialize_grads(false);
     ctx->saved_data["grads"] = static_cast<int64_t>(grads.size());
     ctx->saved_data["columns"] = inputs->columns.has_value();
@@ -112,14 +112,15 @@ struct Objective : torch::autograd::Function<Objective> {
 };
 
 struct TermsFunction : torch::autograd::Function<TermsFunction> {
-  static variable_list forward(AutogradContext* ctx, const SharedPlan* plan, const Inputs* inputs, Needs needs,
-                               const at::Tensor& x, const std::optional<at::Tensor>& columns, at::TensorList tensors) {
-    auto [projected, jacobian, score] = terms(**plan, *inputs, tensors);
+  static variable_list forward(AutogradContext* ctx, const SharedStructure* structure, const Inputs* inputs,
+                               Needs needs, const at::Tensor& x, const std::optional<at::Tensor>& columns,
+                               at::TensorList tensors) {
+    auto [projected, jacobian, score] = terms(**structure, *inputs, tensors);
     variable_list saved = {x, columns.value_or(at::Tensor()), inputs->v.value_or(at::Tensor()),
                            inputs->seed.value_or(at::Tensor())};
     saved.insert(saved.end(), tensors.begin(), tensors.end());
     ctx->save_for_backward(std::move(saved));
-    ctx->saved_data["plan"] = c10::IValue::make_capsule(c10::make_intrusive<Held>(*plan));
+    ctx->saved_data["structure"] = c10::IValue::make_capsule(c10::make_intrusive<Held>(*structure));
     ctx->saved_data["projections"] = inputs->projections;
     ctx->saved_data["bfloat16"] = inputs->bfloat16;
     save(ctx, needs);
@@ -133,12 +134,12 @@ struct TermsFunction : torch::autograd::Function<TermsFunction> {
     const Inputs inputs{{saved[0], given(1), given(2), given(3), ctx->saved_data["projections"].toInt()},
                         ctx->saved_data["bfloat16"].toBool()};
     const Needs needs = saved_needs(ctx);
-    const auto held = ctx->saved_data["plan"].toCapsule();
-    const Plan& plan = *static_cast<Held*>(held.get())->plan;
+    const auto held = ctx->saved_data["structure"].toCapsule();
+    const Structure& structure = *static_cast<Held*>(held.get())->structure;
     variable_list grads;
     {
       const at::NoGradGuard guard;
-      grads = terms_backward(plan, on[0], on[1], on[2], inputs, tensors, needs);
+      grads = terms_backward(structure, on[0], on[1], on[2], inputs, tensors, needs);
     }
     variable_list dependent = on;
     for (const at::Tensor& t : with_inputs(inputs, tensors)) dependent.push_back(t);
@@ -147,8 +148,8 @@ struct TermsFunction : torch::autograd::Function<TermsFunction> {
 
  private:
   struct Held : torch::CustomClassHolder {
-    explicit Held(SharedPlan p) : plan(std::move(p)) {}
-    SharedPlan plan;
+    explicit Held(SharedStructure p) : structure(std::move(p)) {}
+    SharedStructure structure;
   };
 };
 
@@ -156,25 +157,25 @@ struct TermsFunction : torch::autograd::Function<TermsFunction> {
 
 void refuse_second_backward(const std::string& sentence) { refusal() = sentence; }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> differentiable_objective(const SharedPlan& plan, const Inputs& inputs,
-                                                                        at::TensorList tensors,
+std::tuple<at::Tensor, at::Tensor, at::Tensor> differentiable_objective(const SharedStructure& structure,
+                                                                        const Inputs& inputs, at::TensorList tensors,
                                                                         const std::optional<at::Tensor>& weight,
                                                                         Form form) {
   const Needs needs = needs_of(inputs, tensors);
   if (!needs.inputs && !needs.tensors) {
-    auto [loss, jacobian, square, none] = objective(*plan, inputs, tensors, weight, form, needs);
+    auto [loss, jacobian, square, none] = objective(*structure, inputs, tensors, weight, form, needs);
     return {loss, jacobian, square};
   }
   const variable_list out =
-      Objective::apply(plan.get(), &inputs, &weight, form, needs, inputs.x, inputs.columns, tensors);
+      Objective::apply(structure.get(), &inputs, &weight, form, needs, inputs.x, inputs.columns, tensors);
   return {out[0], out[1], out[2]};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> differentiable_terms(const SharedPlan& plan, const Inputs& inputs,
-                                                                    at::TensorList tensors) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> differentiable_terms(const SharedStructure& structure,
+                                                                    const Inputs& inputs, at::TensorList tensors) {
   const Needs needs = needs_of(inputs, tensors);
-  if (!needs.inputs && !needs.tensors) return terms(*plan, inputs, tensors);
-  const variable_list out = TermsFunction::apply(&plan, &inputs, needs, inputs.x, inputs.columns, tensors);
+  if (!needs.inputs && !needs.tensors) return terms(*structure, inputs, tensors);
+  const variable_list out = TermsFunction::apply(&structure, &inputs, needs, inputs.x, inputs.columns, tensors);
   return {out[0], out[1], out[2]};
 }
 

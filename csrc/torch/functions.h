@@ -1,4 +1,4 @@
-// The eager door: autograd functions whose forward already finds the gradients.
+// The eager entry: autograd functions whose forward computes the gradients too.
 #pragma once
 
 #include <memory>
@@ -7,19 +7,19 @@
 
 namespace fastssm::on_tensors {
 
-using SharedPlan = std::shared_ptr<const Plan>;
+using SharedStructure = std::shared_ptr<const Structure>;
 
 // The loss and its two terms per sample, differentiable once in x, the columns and the tensors.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> differentiable_objective(const SharedPlan& plan, const Inputs& inputs,
-                                                                        at::TensorList tensors,
+std::tuple<at::Tensor, at::Tensor, at::Tensor> differentiable_objective(const SharedStructure& structure,
+                                                                        const Inputs& inputs, at::TensorList tensors,
                                                                         const std::optional<at::Tensor>& weight,
                                                                         Form form);
 
-// The terms, differentiable once likewise.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> differentiable_terms(const SharedPlan& plan, const Inputs& inputs,
-                                                                    at::TensorList tensors);
+// The terms, differentiable once in the same tensors.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> differentiable_terms(const SharedStructure& structure,
+                                                                    const Inputs& inputs, at::TensorList tensors);
 
-// What a second differentiation says; set once from Python, where the sentence is written.
+// Sets the error message of a second differentiation. Python calls this once.
 void refuse_second_backward(const std::string& sentence);
 
 }  // namespace fastssm::on_tensors

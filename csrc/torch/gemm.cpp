@@ -32,7 +32,7 @@ void aten(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, 
   }
 }
 
-// at::native::cpublas falls back to slow code of its own where oneDNN has no kernel, so ask for the processor first.
+// at::native::cpublas falls back to slow code where oneDNN has no kernel, so check the processor first.
 bool has_micro_kernel() {
   return cpu::level() == cpu::Level::avx512 && at::globalContext().userEnabledMkldnn();
 }

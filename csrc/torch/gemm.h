@@ -1,4 +1,4 @@
-// Torch's matrix products behind the engine's seam.
+// Torch's matrix products, by the interface of cpu/gemm.h.
 #pragma once
 
 #include "../cpu/gemm.h"
@@ -6,7 +6,7 @@
 
 namespace fastssm::torch_gemm {
 
-// Whether products of bfloat16 can be had: oneDNN's micro-kernel, on AVX-512.
+// Whether there are products of bfloat16: by oneDNN's micro-kernel, on AVX-512.
 bool has_bfloat16();
 
 // oneDNN's micro-kernel where the processor has it, ATen's product otherwise.

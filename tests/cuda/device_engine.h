@@ -162,7 +162,8 @@ struct Engine {
     Call<T> call(problem);
     Arrays& arrays = call.arrays;
     const Objective<T> there{out.variance_reduced, arrays.in(out.weight, problem.samples),
-                             arrays.out(out.jacobian, problem.samples), arrays.out(out.square, problem.samples)};
+                             arrays.out(out.projected_jacobian, problem.samples),
+                             arrays.out(out.square, problem.samples)};
     const Gradients<T> wanted = call.gradients(gradients);
     cuda::objective<T>(call.problem(), call.seed(), there, arrays.out(&loss, 1), wanted, runtime<T>(arrays));
     arrays.bring();
@@ -173,7 +174,7 @@ struct Engine {
     Call<T> call(problem);
     Arrays& arrays = call.arrays;
     const Terms<T> there{arrays.out(out.projected, problem.directions.count * problem.samples),
-                         arrays.out(out.jacobian, problem.samples),
+                         arrays.out(out.projected_jacobian, problem.samples),
                          arrays.out(out.score, problem.samples * problem.dim)};
     cuda::terms<T>(call.problem(), call.seed(), there, runtime<T>(arrays));
     arrays.bring();
@@ -184,7 +185,7 @@ struct Engine {
     Arrays& arrays = call.arrays;
     const auto in = [&](T* p, int64_t count) { return const_cast<T*>(arrays.in<T>(p, count)); };
     const Terms<T> there{in(given.projected, problem.directions.count * problem.samples),
-                         in(given.jacobian, problem.samples), in(given.score, problem.samples * problem.dim)};
+                         in(given.projected_jacobian, problem.samples), in(given.score, problem.samples * problem.dim)};
     const Gradients<T> wanted = call.gradients(gradients);
     cuda::terms_backward<T>(call.problem(), call.seed(), there, wanted, runtime<T>(arrays));
     arrays.bring();

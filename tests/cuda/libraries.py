@@ -22,7 +22,7 @@ ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
 CACHE = ROOT / "build" / "cuda-tests"
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))
-FLAGS = ("-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-w", f"-I{CSRC}", f"-I{HERE}")
+FLAGS = ("-std=c++20", "-O1", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-w", f"-I{CSRC}", f"-I{HERE}")
 EMULATED = ("-x", "c++", f'-DFASTSSM_EMULATOR="{HERE}/emulator/emulator.h"')
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined")
 INSTRUMENTED = ("-fsanitize=thread", "-fno-threadsafe-statics")  # calls of observers/hooks.h; its library is not linked

@@ -19,8 +19,8 @@ from structures import Structures
 KERNELS = Path(
     os.environ.get("FASTSSM_CUDA_KERNELS", libraries.CSRC / "cuda" / "kernels" / "kernels.cu")
 )  # or a mutant
-HEADERS = ("params.h", "small_params.h", "gemm_params.h")
-STRUCTURES = Structures(*(libraries.CSRC / "cuda" / "kernels" / name for name in HEADERS))
+HEADERS = ("engine/tile.h", "cuda/kernels/params.h", "cuda/kernels/small_params.h", "cuda/kernels/gemm_params.h")
+STRUCTURES = Structures(*(libraries.CSRC / name for name in HEADERS))
 FLAVOUR = os.environ.get("FASTSSM_CUDA_FLAVOUR", "")  # of a run of the tests within the tests
 PTX_FILES = 8  # that the kernels of one architecture are compiled in
 GPU = "device"  # the flavour, and the machine, of a run on one

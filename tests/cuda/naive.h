@@ -30,7 +30,7 @@ template <class T>
 void expect_loss(T loss, const fastssm::Objective<T>& out, int64_t samples, double tolerance = 1e-7) {
   double sum = 0, size = 0;
   for (int64_t b = 0; b < samples; b++) {
-    const double part = double(out.weight[b]) * (double(out.jacobian[b]) + double(out.square[b]));
+    const double part = double(out.weight[b]) * (double(out.projected_jacobian[b]) + double(out.square[b]));
     sum += part, size += std::abs(part);
   }
   if (std::isfinite(sum)) cases::expect_close<T>({loss}, {sum}, size, tolerance, "the loss");

@@ -189,7 +189,7 @@ print(refusal(columns=torch.ones(3)))
 """
 SENTENCES = [
     "accepted",
-    "the plan of this network has 4 tensors, got 3.",
+    "the structure of this network has 4 tensors, got 3.",
     "a layer takes 4 inputs, but 2 reach it.",
     "kind must be energy or score, got other.",
     "precision must be full, tf32 or bf16, got double.",

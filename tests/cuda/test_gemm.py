@@ -13,7 +13,7 @@ from libraries import CSRC
 from structures import Structures
 from whole_net import PRECISIONS, WholeNet
 
-ENGINE = Structures(CSRC / "cuda" / "engine.h")
+ENGINE = Structures(CSRC / "cuda" / "runtime.h")
 SHAPES = [(1, 1, 1), (64, 64, 32), (65, 67, 33), (5, 130, 7), (16, 8, 100), (70, 3, 64), (128, 64, 96)]
 
 

@@ -100,9 +100,9 @@ class Given:
 
     def walk(self) -> tuple[dict[str, int], tuple[int, int]]:
         """Return some division of the rows among blocks, and the grid for it."""
-        rows, abreast = int(self.random.integers(1, 2 * self.samples + 1)), 2 ** int(self.random.integers(0, 7))
+        rows, row_threads = int(self.random.integers(1, 2 * self.samples + 1)), 2 ** int(self.random.integers(0, 7))
         packs = self.ld // lanes(self.dtype)
-        return {"rows": rows, "abreast": abreast}, (parts(packs, abreast), parts(self.samples, rows))
+        return {"rows": rows, "row_threads": row_threads}, (parts(packs, row_threads), parts(self.samples, rows))
 
     def optional(self, memory: Any, wanted: bool) -> Any:
         return memory if wanted else None
@@ -203,12 +203,12 @@ def back(
     d1, d2, d3 = (Rows(d.detach().numpy(), case.dtype, case.ld) for d in here.jet[1:])
     arguments = {
         "shape": case.shape, "walk": walk, "z": case.z.memory, "d1": d1.memory, "d2": d2.memory,
-        "scale": case.optional(case.scale, case.modulated), "bars": bars.memory, "kept": kept.memory,
+        "scale": case.optional(case.scale, case.modulated), "adjoints": bars.memory, "kept": kept.memory,
         "kept_all": index % 2 == 1, "partial": partial.memory, "add_partial": index % 3 == 0,
         "on_scale": case.optional(samples["on_scale"], case.modulated),
         "on_shift": case.optional(samples["on_shift"], case.modulated), "add_samples": index % 4 == 1,
     }  # fmt: skip
-    written = {"bars": bars, "partial": partial, "kept": kept, **samples}
+    written = {"adjoints": bars, "partial": partial, "kept": kept, **samples}
     return arguments, {**written, "d3": d3, "added": index % 4 == 1}
 
 
@@ -222,7 +222,7 @@ def run_down(machine: Machine, real: str, case: Given, here: Layer, bars: Rows, 
 
 def check_down(found: dict[str, Any], wanted: Any, case: Given, dtype: Any, what: str, curve: bool) -> None:
     on_z, on_tangents, on_curve, on_scale, on_shift = wanted
-    bars = found["bars"].values
+    bars = found["adjoints"].values
     close(bars[0], on_z, dtype, f"{what} value")
     close(bars[1:-1], on_tangents, dtype, f"{what} tangents")
     if curve:
@@ -255,17 +255,17 @@ def test_chain(machine: Machine, real: str) -> None:
     for index, (case, outer) in enumerate(itertools.product(every_case(dtype), (True, False))):
         readout, wide = exact(case.random.standard_normal(case.width), dtype)
         g, d1, d2, q = (case.rows(1) for _ in range(4))
-        bar, kept = case.unwritten(), case.unwritten()
+        adjoint, kept = case.unwritten(), case.unwritten()
         e2, _ = exact(np.ones(case.samples), dtype)
         machine.launch(
             f"chain_{real}", f"Chain<{real}>", (case.samples,), THREADS, THREADS * 16,
             shape=case.shape, g=None if outer else g.memory, readout=readout, d1=d1.memory, d2=d2.memory, q=q.memory,
-            scale=case.optional(case.scale, case.modulated), bar=bar.memory, kept=kept.memory, e2=e2,
+            scale=case.optional(case.scale, case.modulated), adjoint=adjoint.memory, kept=kept.memory, e2=e2,
             add=index % 3 == 0,
         )  # fmt: skip
         above = np.broadcast_to(wide, g.values[0].shape) if outer else g.values[0]
         what = f"chain {real} outer={outer} {SHAPES[index // 2]}"
-        close(bar.values[0], case.modulation["scale"] * d1.values[0] * above, dtype, what)
+        close(adjoint.values[0], case.modulation["scale"] * d1.values[0] * above, dtype, what)
         close(kept.values[0], above, dtype, f"{what} kept")
         close(e2 - (index % 3 == 0), (d2.values * q.values * above)[0].sum(1), dtype, f"{what} e2", 4)
 

@@ -26,7 +26,7 @@ SHAPES = [
 
 
 def blocks_for(rows: int, columns: int, dtype: Any, walk: dict[str, int]) -> tuple[int, int]:
-    return parts(parts(columns, lanes(dtype)), walk["abreast"]), parts(rows, walk["rows"])
+    return parts(parts(columns, lanes(dtype)), walk["row_threads"]), parts(rows, walk["rows"])
 
 
 @pytest.mark.parametrize("kind", SIGNS)
@@ -59,7 +59,7 @@ def test_enter(machine: Machine, real: str, directions: str) -> None:
         v, wide_v = exact(random((count, samples + 1, dim)), dtype)
         ld = padded(dim + extra, dtype, extra=1)
         kinds = 1 if directions == "none" else 1 + count
-        out, walk = aligned((kinds, samples, ld), dtype), {"rows": 3, "abreast": 4}
+        out, walk = aligned((kinds, samples, ld), dtype), {"rows": 3, "row_threads": 4}
         machine.launch(
             f"enter_{real}", f"Enter<{real}>", blocks_for(kinds * samples, ld, dtype, walk), THREADS,
             walk=walk, samples=samples, kinds=kinds, dim=dim, extra=extra, ld=ld, x=x, columns=columns,
@@ -78,7 +78,7 @@ def test_enter(machine: Machine, real: str, directions: str) -> None:
 def test_leave(machine: Machine, real: str, given: bool, add: bool) -> None:
     dtype = DTYPES[real]
     for samples, dim, extra in ((1, 1, 0), (3, 5, 2), (4, 16, 0), (2, 7, 6), (5, 130, 1)):
-        ld, walk = padded(dim + extra, dtype), {"rows": 2, "abreast": 8}
+        ld, walk = padded(dim + extra, dtype), {"rows": 2, "row_threads": 8}
         rows = Rows(np.random.default_rng(dim).standard_normal((samples, dim + extra)), dtype, ld)
         x, columns = aligned((samples, dim), dtype, 1.0), aligned((samples, extra), dtype, 1.0)
         machine.launch(
@@ -101,12 +101,12 @@ def test_identity(machine: Machine, real: str) -> None:
 
 
 @pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("abreast", [1, 8, 64])
-def test_weighted_sum_and_its_finish(machine: Machine, real: str, weighted: bool, abreast: int) -> None:
+@pytest.mark.parametrize("row_threads", [1, 8, 64])
+def test_weighted_sum_and_its_finish(machine: Machine, real: str, weighted: bool, row_threads: int) -> None:
     dtype = DTYPES[real]
     for count, width in ((1, 1), (7, 5), (50, 33), (200, 130), (13, 64)):
         random = np.random.default_rng(count).standard_normal
-        ld, walk = padded(width, dtype), {"rows": 16, "abreast": abreast}
+        ld, walk = padded(width, dtype), {"rows": 16, "row_threads": row_threads}
         rows = Rows(random((count, width)), dtype, ld)
         coefficients, wide = exact(random(count), dtype)
         blocks = blocks_for(count, ld, dtype, walk)
@@ -142,7 +142,7 @@ def test_total(machine: Machine, real: str) -> None:
             exact(random(samples), dtype) for _ in range(3)
         )
         partial, loss = aligned(4, np.float64), aligned(1, dtype)
-        rows = {"samples": samples, "jacobian": jacobian, "square": square, "weight": weight, "loss": loss}
+        rows = {"samples": samples, "projected_jacobian": jacobian, "square": square, "weight": weight, "loss": loss}
         blocks = min(4, parts(samples, THREADS))
         for stage in ((blocks, 0), (1, blocks)) if blocks > 1 else ((1, 0),):
             machine.launch(

@@ -30,7 +30,7 @@ class Top:
         self.random = np.random.default_rng(sum(shape)).standard_normal
         self.dim = 1 + self.width % 6
         self.added = float(self.width % 2)
-        self.results = {name: aligned(self.samples, dtype, self.added) for name in ("jacobian", "square")}
+        self.results = {name: aligned(self.samples, dtype, self.added) for name in ("projected_jacobian", "square")}
         self.weight, self.wide_weight = exact(self.random(self.samples), dtype)
 
     def rows(self, kinds: int, width: int = 0) -> Rows:
@@ -44,10 +44,10 @@ class Top:
         return {"samples": self.samples, "tangents": self.directions, "width": rows.width, "ld": rows.ld}
 
     def walk(self, ld: int) -> tuple[dict[str, int], tuple[int, int]]:
-        return {"rows": 2, "abreast": 4}, (parts(ld, 4 * lanes(self.dtype)), parts(self.samples, 2))
+        return {"rows": 2, "row_threads": 4}, (parts(ld, 4 * lanes(self.dtype)), parts(self.samples, 2))
 
     def agree(self, jacobian: Any, square: Any, what: str) -> None:
-        close(self.results["jacobian"] - self.added, jacobian, self.dtype, f"{what} jacobian", 4)
+        close(self.results["projected_jacobian"] - self.added, jacobian, self.dtype, f"{what} jacobian", 4)
         close(self.results["square"] - self.added, square, self.dtype, f"{what} square", 4)
 
 
@@ -79,17 +79,17 @@ def test_sliced_top(machine: Machine, real: str, shape: tuple[int, int, int], cu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_score_top(machine: Machine, real: str, shape: tuple[int, int, int], biased: bool) -> None:
     case = Top(shape, DTYPES[real])
-    h, lifted, v = case.rows(case.directions + 1), case.rows(case.directions), case.rows(case.directions, case.dim)
+    h, pullback, v = case.rows(case.directions + 1), case.rows(case.directions), case.rows(case.directions, case.dim)
     bias, wide = case.numbers(case.dim)
     share, along = aligned(case.samples, case.dtype), aligned((case.directions, case.samples), case.dtype)
     machine.launch(
         f"score_top_{real}", f"ScoreTop<{real}>", (case.samples,), THREADS, THREADS * 16, shape=case.shape(h),
-        h=h.memory, lifted=lifted.memory, lifted_ld=lifted.ld, v=v.memory, v_ld=v.ld, bias=bias if biased else None,
-        dim=case.dim, count=case.count, add=bool(case.added), weight=case.weight, share=share, along=along,
-        **case.results,
+        h=h.memory, pullback=pullback.memory, pullback_ld=pullback.ld, v=v.memory, v_ld=v.ld,
+        bias=bias if biased else None, dim=case.dim, count=case.count, add=bool(case.added), weight=case.weight,
+        share=share, along=along, **case.results,
     )  # fmt: skip
-    projected = per_sample(lifted.values, h.values[0]) + biased * per_sample(v.values, wide)
-    jacobian = per_sample(lifted.values, h.values[1:]).sum(0) / case.count
+    projected = per_sample(pullback.values, h.values[0]) + biased * per_sample(v.values, wide)
+    jacobian = per_sample(pullback.values, h.values[1:]).sum(0) / case.count
     case.agree(jacobian, (projected**2).sum(0) / 2 / case.count, f"score_top {real} {shape}")
     close(share, case.wide_weight / case.count, case.dtype, "share")
     close(along, projected * case.wide_weight / case.count, case.dtype, "along", 4)
@@ -102,7 +102,7 @@ def test_terms_top(machine: Machine, real: str, shape: tuple[int, int, int], kin
     rows = Rows(
         case.random((1 if kind == "flat energy" else case.samples, case.dim)), case.dtype, padded(case.dim, case.dtype)
     )
-    v, h, lifted = case.rows(case.directions, case.dim), case.rows(case.directions + 1), case.rows(case.directions)
+    v, h, pullback = case.rows(case.directions, case.dim), case.rows(case.directions + 1), case.rows(case.directions)
     (bias, wide_bias), (readout, _), (e2, wide_e2) = (
         case.numbers(case.dim),
         case.numbers(case.width),
@@ -116,13 +116,17 @@ def test_terms_top(machine: Machine, real: str, shape: tuple[int, int, int], kin
         tangents=case.directions, dim=case.dim, sign=-1.0 if energy else 1.0, rows=rows.memory,
         rows_ld=0 if kind == "flat energy" else rows.ld, bias=None if energy else bias, v=v.memory, v_ld=v.ld,
         count=case.count, h=h.memory, h_ld=h.ld, h_width=case.width, readout=readout if energy else None,
-        constant=None, e2=e2 if kind == "energy" else None, lifted=None if energy else lifted.memory,
-        lifted_ld=lifted.ld, add=bool(case.added), projected=projected, projected_stride=case.samples + 1,
+        constant=None, e2=e2 if kind == "energy" else None, pullback=None if energy else pullback.memory,
+        pullback_ld=pullback.ld, add=bool(case.added), projected=projected, projected_stride=case.samples + 1,
         score=score, weight=case.weight, on_score=on_score, coefficients=coefficients, **case.results,
     )  # fmt: skip
     s = np.broadcast_to(rows.values, (case.samples, case.dim))
     s, sign = (-s, -1) if energy else (s + wide_bias, 1)
-    jacobian = {"energy": -wide_e2, "flat energy": 0 * wide_e2, "score": per_sample(lifted.values, h.values[1:]).sum(0)}
+    jacobian = {
+        "energy": -wide_e2,
+        "flat energy": 0 * wide_e2,
+        "score": per_sample(pullback.values, h.values[1:]).sum(0),
+    }
     square = (0 if case.added else 0.5) * (s**2).sum(1)  # by the first directions alone
     case.agree(jacobian[kind] / case.count, square, f"terms_top {real} {kind} {shape}")
     close(projected[:, :-1], per_sample(v.values, s), case.dtype, "projected", 4)
@@ -146,7 +150,7 @@ def test_given(machine: Machine, real: str, shape: tuple[int, int, int]) -> None
     given = score if case.added else None
     machine.launch(
         f"given_{real}", f"Given<{real}>", blocks, THREADS, shape=case.shape(v), walk=walk, dim=dim, sign=sign,
-        count=case.count, v=v.memory, projected=projected, projected_stride=case.samples, jacobian=jacobian,
+        count=case.count, v=v.memory, projected=projected, projected_stride=case.samples, projected_jacobian=jacobian,
         score=given, rows=rows, coefficients=coefficients,
     )  # fmt: skip
     expected = sign * ((wide[..., None] * v.values).sum(0) + wide_score * case.added)
@@ -158,17 +162,18 @@ def test_given(machine: Machine, real: str, shape: tuple[int, int, int]) -> None
 @pytest.mark.parametrize("shape", SHAPES)
 def test_score_seed(machine: Machine, real: str, shape: tuple[int, int, int], along: bool, tangents: bool) -> None:
     case = Top(shape, DTYPES[real])
-    h, lifted = case.rows(case.directions + 1), case.rows(case.directions)
-    bars, u = case.rows(case.directions + 1), lifted.values
+    h, pullback = case.rows(case.directions + 1), case.rows(case.directions)
+    bars, u = case.rows(case.directions + 1), pullback.values
     before = bars.values
     (share, wide_share), (weights, wide) = case.numbers(case.samples), case.numbers(case.directions, case.samples)
     walk, blocks = case.walk(h.ld)
     machine.launch(
         f"score_seed_{real}", f"ScoreSeed<{real}>", blocks, THREADS, shape=case.shape(h), walk=walk, h=h.memory,
-        share=share, along=weights if along else None, lifted=lifted.memory, bars=bars.memory, tangents=tangents,
+        share=share, along=weights if along else None, pullback=pullback.memory, adjoints=bars.memory,
+        tangents=tangents,
     )  # fmt: skip
     wide = wide[..., None] * along
-    close(lifted.values, wide_share[:, None] * h.values[1:] + wide * h.values[0], case.dtype, "adjoint of u", 4)
+    close(pullback.values, wide_share[:, None] * h.values[1:] + wide * h.values[0], case.dtype, "adjoint of u", 4)
     value = (wide * u).sum(0) if along else before[0]
     below = wide_share[:, None] * u if tangents else before[1:]
     close(bars.values, np.stack([value, *below]), case.dtype, f"score_seed {real} {shape}", 4)

@@ -209,7 +209,7 @@ class Arguments:
             "Objective",
             variance_reduced=self.case.variance_reduced,
             weight=self.array(self.p.weight),
-            jacobian=self.jacobian,
+            projected_jacobian=self.jacobian,
             square=self.square,
         )
 

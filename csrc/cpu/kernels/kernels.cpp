@@ -1,5 +1,5 @@
-// Compiled once for every instruction set, with FASTSSM_LEVEL naming it. Whatever is defined here stays local to the
-// object file: the linker must never take a function of one level for that of another.
+// Compiled once for each instruction set, which FASTSSM_LEVEL names. All definitions here are local to the object file,
+// so that the linker never replaces a function of one level by that of another.
 #include "kernels.h"
 
 #include "../../maths/activations.h"
@@ -17,18 +17,18 @@ namespace fastssm::cpu {
 namespace {
 
 constexpr int64_t kChunk = 256;   // columns of one row that stay in the first-level cache between two passes
-constexpr int kAbreast = 4;  // vectors whose long chains of operations overlap
+constexpr int kUnroll = 4;        // vectors at a time, so that their long chains of operations overlap
 
 // ---- the table of activations ----------------------------------------------------------------------------------
 
-// Returns zero, or NaN where a z + bias is not finite: an activation that saturates would hide it.
+// Returns NaN where a z + bias is not finite, and zero otherwise: an activation that saturates would hide it.
 template <class T>
 using Jets = T (*)(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d2, T* d3);
 
 template <int ID, int ORDER, class T>
 T jets_of(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d2, T* d3) {
   constexpr int parameters = activation_parameters[ID];
-  T own[parameters + 1];  // a copy, as the stores below could change c for all the compiler knows
+  T own[parameters + 1];  // a copy: the compiler must assume that the stores below may change c
   for (int i = 0; i < parameters; i++) own[i] = c[i];
   const auto put = [&](int64_t j, const Jet<Native<T>>& jet) {
     store(f + j, jet.f);
@@ -36,26 +36,26 @@ T jets_of(int64_t n, const T* z, const T* bias, const T* c, T* f, T* d1, T* d2, 
     if constexpr (ORDER >= 2) store(d2 + j, jet.d2);
     if constexpr (ORDER >= 3) store(d3 + j, jet.d3);
   };
-  Native<T> broken(T(0));
+  Native<T> nan_flag(T(0));
   int64_t j = 0;
-  for (; j + kAbreast * native_lanes<T> <= n; j += kAbreast * native_lanes<T>) {
-    Native<T> at[kAbreast];
-    Jet<Native<T>> jets[kAbreast];
+  for (; j + kUnroll * native_lanes<T> <= n; j += kUnroll * native_lanes<T>) {
+    Native<T> at[kUnroll];
+    Jet<Native<T>> jets[kUnroll];
 #pragma GCC unroll 4
-    for (int i = 0; i < kAbreast; i++) at[i] = load(z + j + i * native_lanes<T>) + load(bias + j + i * native_lanes<T>);
+    for (int i = 0; i < kUnroll; i++) at[i] = load(z + j + i * native_lanes<T>) + load(bias + j + i * native_lanes<T>);
 #pragma GCC unroll 4
-    for (int i = 0; i < kAbreast; i++) broken = add_inner(broken, at[i], Native<T>(T(0)));
+    for (int i = 0; i < kUnroll; i++) nan_flag = add_inner(nan_flag, at[i], Native<T>(T(0)));
 #pragma GCC unroll 4
-    for (int i = 0; i < kAbreast; i++) jets[i] = jet<ID, ORDER>(at[i], own);
+    for (int i = 0; i < kUnroll; i++) jets[i] = jet<ID, ORDER>(at[i], own);
 #pragma GCC unroll 4
-    for (int i = 0; i < kAbreast; i++) put(j + i * native_lanes<T>, jets[i]);
+    for (int i = 0; i < kUnroll; i++) put(j + i * native_lanes<T>, jets[i]);
   }
   for (; j < n; j += native_lanes<T>) {
     const Native<T> at = load(z + j) + load(bias + j);
-    broken = add_inner(broken, at, Native<T>(T(0)));
+    nan_flag = add_inner(nan_flag, at, Native<T>(T(0)));
     put(j, jet<ID, ORDER>(at, own));
   }
-  return sum(broken);
+  return sum(nan_flag);
 }
 
 template <class T, int ID = 0>
@@ -78,15 +78,15 @@ void jets(int activation, int order, int64_t n, const T* z, const T* c, T* f, T*
 // ---- up --------------------------------------------------------------------------------------------------------
 
 template <bool CURVED, bool FRESH, class T>
-void lift(const Up<T>& a, int64_t at, int64_t n) {
-  const int64_t kind = a.shape.kind(), tangents = a.shape.tangents, curve = a.shape.curve();
+void tangents_up(const Up<T>& a, int64_t at, int64_t n) {
+  const int64_t stride = a.shape.kind_stride(), tangents = a.shape.tangents, curve = a.shape.curvature_offset();
   const bool keep = a.q != nullptr;
   for (int64_t j = at; j < at + n; j += native_lanes<T>) {
     const Native<T> d1 = load(a.z + j);
     Native<T> q(T(0));
     for (int64_t m = 1; m <= tangents; m++) {
-      const Native<T> zd = load(a.z + m * kind + j);
-      store(a.out + m * kind + j, tangent(d1, zd));
+      const Native<T> zd = load(a.z + m * stride + j);
+      store(a.out + m * stride + j, tangent(d1, zd));
       q = add_square(q, zd);
     }
     if (keep) store(a.q + j, q);
@@ -101,18 +101,20 @@ template <class T>
 void add_entered(const Up<T>& a, int64_t at, int64_t n) {
   const int64_t kinds = a.shape.tangents + 1 + (a.curvature && !a.fresh);
   for (int64_t k = 0; k < kinds; k++)
-    for (int64_t j = k * a.shape.kind() + at; j < k * a.shape.kind() + at + n; j += native_lanes<T>)
+    for (int64_t j = k * a.shape.kind_stride() + at; j < k * a.shape.kind_stride() + at + n; j += native_lanes<T>)
       store(a.out + j, load(a.out + j) + load(a.entered + j));
 }
 
 template <class T>
 void up(const Up<T>& a) {
   const Jets<T> run = find_jets<T>(a.activation, a.order);
-  const auto carry = !a.curvature ? lift<false, false, T> : a.fresh ? lift<true, true, T> : lift<true, false, T>;
+  const auto carry = !a.curvature ? tangents_up<false, false, T>
+                     : a.fresh    ? tangents_up<true, true, T>
+                                  : tangents_up<true, false, T>;
   for (int64_t r = 0; r < a.shape.samples; r++)
     for (int64_t j = 0; j < a.shape.width; j += kChunk) {
       const int64_t at = r * a.shape.ld + j, n = least(kChunk, a.shape.width - j);
-      a.broken[r] += run(n, a.z + at, a.bias + j, a.constants, a.out + at, a.z + at, a.d2 + at, a.d3 + at);
+      a.nan_flag[r] += run(n, a.z + at, a.bias + j, a.constants, a.out + at, a.z + at, a.d2 + at, a.d3 + at);
       carry(a, at, n);
       if (a.entered) add_entered(a, at, n);
     }
@@ -122,7 +124,7 @@ void up(const Up<T>& a) {
 
 template <Above ABOVE, bool MERGED, bool FRESH, class T>
 void down_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, int64_t end) {
-  const int64_t kind = a.shape.kind(), tangents = a.shape.tangents, curve = a.shape.curve();
+  const int64_t stride = a.shape.kind_stride(), tangents = a.shape.tangents, curve = a.shape.curvature_offset();
   for (int64_t j = column; j < end; j += native_lanes<T>) {
     Native<T> total(T(0)), readout(T(0));
     if constexpr (ABOVE == Above::outer) readout = load(a.readout + j);
@@ -132,30 +134,30 @@ void down_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, i
       Native<T> g(T(0));
       if constexpr (MERGED) g = load(a.chain + r * a.chain_ld + j);
       else if constexpr (ABOVE == Above::outer) g = readout * a.curvature_coefficient[r];
-      else g = load(a.bars + curve + at);
-      const Native<T> cg = MERGED ? g * a.c2[r] : g, bend = d2 * cg;
+      else g = load(a.adjoints + curve + at);
+      const Native<T> cg = MERGED ? g * a.c2[r] : g, d2_cg = d2 * cg;
       Native<T> inner(T(0)), q(T(0));
       if constexpr (!FRESH) inner = add_inner(inner, g, load(a.z + curve + at));
       for (int64_t m = 1; m <= tangents; m++) {
-        const Native<T> zd = load(a.z + m * kind + at);
-        T* bar = a.bars + m * kind + at;
+        const Native<T> zd = load(a.z + m * stride + at);
+        T* adjoint = a.adjoints + m * stride + at;
         q = add_square(q, zd);
         if constexpr (ABOVE == Above::none) {
-          store(bar, curved_tangent_down(bend, zd));
+          store(adjoint, curved_tangent_down(d2_cg, zd));
         } else {
           Native<T> hdb;
           if constexpr (ABOVE == Above::outer) hdb = readout * a.tangent_coefficient[(m - 1) * a.shape.samples + r];
-          else hdb = load(bar);
+          else hdb = load(adjoint);
           inner = add_inner(inner, hdb, zd);
-          store(bar, curved_tangent_down(d1, hdb, bend, zd));
+          store(adjoint, curved_tangent_down(d1, hdb, d2_cg, zd));
         }
       }
       Native<T> zb;
-      if constexpr (ABOVE == Above::stack) zb = curved_value_down(d1, load(a.bars + at), d2, inner, d3, cg, q);
+      if constexpr (ABOVE == Above::stack) zb = curved_value_down(d1, load(a.adjoints + at), d2, inner, d3, cg, q);
       else zb = curved_value_down(d2, inner, d3, cg, q);
-      store(a.bars + at, zb);
+      store(a.adjoints + at, zb);
       total += zb;
-      if constexpr (!MERGED && !FRESH) store(a.bars + curve + at, tangent(d1, g));
+      if constexpr (!MERGED && !FRESH) store(a.adjoints + curve + at, tangent(d1, g));
     }
     if (a.bias) store(a.bias + j, load(a.bias + j) + total);
   }
@@ -164,15 +166,15 @@ void down_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, i
 // A merged pass without tangents: zb = f' hb + f'' g zk.
 template <class T>
 void down_straight_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, int64_t end) {
-  const int64_t curve = a.shape.curve();
+  const int64_t curve = a.shape.curvature_offset();
   for (int64_t j = column; j < end; j += native_lanes<T>) {
     Native<T> total(T(0));
     for (int64_t r = first; r < last; r++) {
       const int64_t at = r * a.shape.ld + j;
-      const Native<T> hb = a.above == Above::none ? Native<T>(T(0)) : load(a.bars + at);
+      const Native<T> hb = a.above == Above::none ? Native<T>(T(0)) : load(a.adjoints + at);
       const Native<T> inner = add_inner(Native<T>(T(0)), load(a.chain + r * a.chain_ld + j), load(a.z + curve + at));
       const Native<T> zb = value_down(load(a.z + at), hb, load(a.d2 + at), inner);
-      store(a.bars + at, zb);
+      store(a.adjoints + at, zb);
       total += zb;
     }
     if (a.bias) store(a.bias + j, load(a.bias + j) + total);
@@ -181,7 +183,7 @@ void down_straight_block(const Down<T>& a, int64_t first, int64_t last, int64_t 
 
 template <class T>
 void down_score_block(const DownScore<T>& a, int64_t first, int64_t last, int64_t column, int64_t end) {
-  const int64_t kind = a.shape.kind(), tangents = a.shape.tangents;
+  const int64_t stride = a.shape.kind_stride(), tangents = a.shape.tangents;
   for (int64_t j = column; j < end; j += native_lanes<T>) {
     Native<T> total(T(0));
     for (int64_t r = first; r < last; r++) {
@@ -189,20 +191,20 @@ void down_score_block(const DownScore<T>& a, int64_t first, int64_t last, int64_
       const Native<T> d1 = load(a.z + at), d2 = load(a.d2 + at);
       Native<T> inner(T(0));
       for (int64_t m = 1; m <= tangents; m++) {
-        T* bar = a.bars + m * kind + at;
-        const Native<T> hdb = load(bar);
-        inner = add_inner(inner, hdb, load(a.z + m * kind + at));
-        store(bar, tangent(d1, hdb));
+        T* adjoint = a.adjoints + m * stride + at;
+        const Native<T> hdb = load(adjoint);
+        inner = add_inner(inner, hdb, load(a.z + m * stride + at));
+        store(adjoint, tangent(d1, hdb));
       }
-      const Native<T> hb = load(a.bars + at), zb = tangents > 0 ? value_down(d1, hb, d2, inner) : tangent(d1, hb);
-      store(a.bars + at, zb);
+      const Native<T> hb = load(a.adjoints + at), zb = tangents > 0 ? value_down(d1, hb, d2, inner) : tangent(d1, hb);
+      store(a.adjoints + at, zb);
       total += zb;
     }
     if (a.bias) store(a.bias + j, load(a.bias + j) + total);
   }
 }
 
-// Run a pass block by block, so that a column's sums stay in a register while its rows stay in the cache.
+// Runs a pass block by block, so that a column's sums stay in a register while its rows stay in the cache.
 template <class Pass>
 void in_blocks(const Pass& a, void (*pass)(const Pass&, int64_t, int64_t, int64_t, int64_t)) {
   const Shape& s = a.shape;
@@ -233,11 +235,11 @@ void down_score(const DownScore<T>& a) {
 
 // ---- the chain of a merged sweep -------------------------------------------------------------------------------
 
-// sum_j bend zd^2, in two chains of additions, so that they overlap
+// sum_j d2_g zd^2, in two chains of additions, so that they overlap
 template <class T>
-FASTSSM_INLINE T bent(int64_t width, const T* bend, const T* zd) {
+FASTSSM_INLINE T curvature_dot(int64_t width, const T* d2_g, const T* zd) {
   const auto add = [&](Native<T> e2, int64_t j) {
-    return add_inner(e2, load(bend + j), add_square(Native<T>(T(0)), load(zd + j)));
+    return add_inner(e2, load(d2_g + j), add_square(Native<T>(T(0)), load(zd + j)));
   };
   Native<T> even(T(0)), odd(T(0));
   int64_t j = 0;
@@ -255,7 +257,7 @@ void chain_straight(const Chain<T>& a) {
   const Shape& s = a.shape;
   for (int64_t r = 0; r < s.samples; r++)
     for (int64_t j = 0; j < s.width; j += native_lanes<T>)
-      store(a.bar + r * s.ld + j, tangent(load(a.z + r * s.ld + j), load(a.g + r * a.g_ld + j)));
+      store(a.adjoint + r * s.ld + j, tangent(load(a.z + r * s.ld + j), load(a.g + r * a.g_ld + j)));
 }
 
 template <class T>
@@ -269,22 +271,22 @@ void chain(const Chain<T>& a) {
       const Native<T> g = load(a.g + r * a.g_ld + j), d2 = load(a.d2 + at);
       if (a.each) store(a.q + at, curvature(d2, g));
       else e2 = add_inner(e2, curvature(d2, load(a.q + at)), g);
-      store(a.bar + at, tangent(load(a.z + at), g));
+      store(a.adjoint + at, tangent(load(a.z + at), g));
     }
     if (!a.each) a.e2[r] += sum(e2);
     for (int64_t m = 1; a.each && m <= s.tangents; m++)
-      a.e2[(m - 1) * s.samples + r] += bent(s.width, a.q + r * s.ld, a.z + m * s.kind() + r * s.ld);
+      a.e2[(m - 1) * s.samples + r] += curvature_dot(s.width, a.q + r * s.ld, a.z + m * s.kind_stride() + r * s.ld);
   }
 }
 
 template <class T>
 void curve(const Curve<T>& a) {
-  const bool bent = a.shape.tangents > 0;
+  const bool curved = a.shape.tangents > 0;
   for (int64_t r = 0; r < a.shape.samples; r++) {
     const Native<T> c2(a.c2[r]);
     for (int64_t j = r * a.shape.ld; j < r * a.shape.ld + a.shape.width; j += native_lanes<T>) {
       const Native<T> d1 = load(a.d1 + j), zk = load(a.zk + j);
-      const Native<T> k = bent ? curvature(d1, zk, c2 * load(a.d2 + j), load(a.q + j)) : tangent(d1, zk);
+      const Native<T> k = curved ? curvature(d1, zk, c2 * load(a.d2 + j), load(a.q + j)) : tangent(d1, zk);
       store(a.out + j, a.entered ? k + load(a.entered + j) : k);
     }
   }
@@ -293,9 +295,21 @@ void curve(const Curve<T>& a) {
 // ---- the table of kernels --------------------------------------------------------------------------------------
 
 template <class T>
-const Kernels<T> table = {up<T>,           down<T>, down_score<T>, chain<T>, curve<T>, dots<T>,   pair_dots<T>,
-                          weighted_sum<T>, scaled<T>, turn<T>,     add<T>,   signs<T>, jets<T>, narrow,
-                          interleave};
+const Kernels<T> table = {.up = up<T>,
+                          .down = down<T>,
+                          .down_score = down_score<T>,
+                          .chain = chain<T>,
+                          .curve = curve<T>,
+                          .dots = dots<T>,
+                          .pair_dots = pair_dots<T>,
+                          .weighted_sum = weighted_sum<T>,
+                          .scaled = scaled<T>,
+                          .transpose = transpose_rows<T>,
+                          .add = add<T>,
+                          .signs = signs<T>,
+                          .jets = jets<T>,
+                          .narrow = narrow,
+                          .interleave = interleave};
 
 }  // namespace
 

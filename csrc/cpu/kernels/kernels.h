@@ -1,27 +1,18 @@
 // The pointwise passes over a tile, compiled once per instruction set into a table of functions.
 //
-// A stack holds rows of one layer, kind after kind (the value, the tangents, the curvature), sample after sample:
-// row (kind, sample) starts at (kind * samples + sample) * ld. Widths are padded to whole vectors (`pad`), rows apart
-// by ld, and what lies in the padding is never read as a result.
+// engine/tile.h defines the layout of a stack. Here its width is padded to whole vectors (`pad`), and no result depends
+// on what lies in the padding.
 #pragma once
 
 #include <cstdint>
+
+#include "../../engine/tile.h"
 
 namespace fastssm::cpu {
 
 constexpr int64_t kAlign = 16;  // widths are multiples of this many elements: a whole number of vectors at any level
 
 inline int64_t pad(int64_t width) { return (width + kAlign - 1) / kAlign * kAlign; }
-
-// The layout shared by all stacks of a layer in a tile.
-struct Shape {
-  int64_t samples;
-  int64_t tangents;
-  int64_t width;  // padded
-  int64_t ld;
-  int64_t kind() const { return samples * ld; }
-  int64_t curve() const { return (tangents + 1) * kind(); }
-};
 
 // Up through an activation: z, zd_m, zk become h, hd_m, k; z is overwritten by f'.
 template <class T>
@@ -32,60 +23,59 @@ struct Up {
   int order;         // derivatives to keep: f' in place of z, f'' in d2, f''' in d3
   bool curvature;    // carry k
   bool fresh;        // zk is zero and not stored
-  const T* bias;     // [width], or null
+  const T* bias;     // [width]
   T* z;              // stack
   T* out;            // stack
   T* d2;             // [samples] rows
   T* d3;             // [samples] rows
   T* q;              // [samples] rows, or null where the squares' sum is not kept
   const T* entered;  // stack to add where the layer skips, or null
-  T* broken;         // [samples]: adds zero, or NaN where a z of the sample is not finite
+  T* nan_flag;       // [samples]: adds zero, or NaN where a z of the sample is not finite
 };
 
-enum class Above { stack, outer, none };  // how the adjoints come: as rows, as coefficients times one row, or zero
-
-// Down through the activation of an energy's layer, in place: hb, hdb_m, g become zb, zdb_m, zkb. A merged one without
-// tangents does not look at f'''.
+// Down through the activation of an energy's layer, in place: hb, hdb_m, g become zb, zdb_m, zkb. Without tangents, a
+// merged pass does not read f'''.
 template <class T>
 struct Down {
   Shape shape;
   Above above;
-  const T* tangent_coefficient;    // Above::outer: hdb_m = coefficient[m, sample] * readout
-  const T* curvature_coefficient;  // Above::outer: g = coefficient[sample] * readout
-  const T* readout;
-  bool merged;  // g is `chain` and the loss's cotangent rides on the curvature row: cg = c2 g
-  const T* chain;
-  int64_t chain_ld;  // 0: the same row for every sample
-  const T* c2;       // [samples]
-  bool fresh;        // zk is zero, so neither is its adjoint wanted
-  const T* z;        // stack: f', zd_m, zk
-  const T* d2;
-  const T* d3;
-  T* bars;  // stack
-  T* bias;  // [width]: adds sum over samples of zb, or null
+  const T* tangent_coefficient = nullptr;    // Above::outer: hdb_m = coefficient[m, sample] * readout
+  const T* curvature_coefficient = nullptr;  // Above::outer: g = coefficient[sample] * readout
+  const T* readout = nullptr;
+  bool merged = false;  // g is `chain`, and the curvature row carries the loss's cotangent: cg = c2 g
+  const T* chain = nullptr;
+  int64_t chain_ld = 0;   // 0: the same row for every sample
+  const T* c2 = nullptr;  // [samples]
+  bool fresh = false;     // zk is zero, so its adjoint is not needed
+  const T* z = nullptr;   // stack: f', zd_m, zk
+  const T* d2 = nullptr;
+  const T* d3 = nullptr;
+  T* adjoints = nullptr;  // stack
+  T* bias = nullptr;      // [width]: adds the sum over samples of zb; null where not needed
 };
 
-// Down through the activation of a score's layer, in place: hb, hdb_m become zb, zdb_m. Without tangents f'' is not seen.
+// Down through the activation of a score's layer, in place: hb, hdb_m become zb, zdb_m. Without
+// tangents it does not read f''.
 template <class T>
 struct DownScore {
   Shape shape;
   const T* z;  // stack: f', zd_m
   const T* d2;
-  T* bars;
+  T* adjoints;
   T* bias;
 };
 
-// The chain dE/dh through an activation: bar = f' g, and e2 += sum_j f'' q g, or with `each` f'' zd_m^2 g; without
-// tangents bar alone.
+// The chain dE/dh through an activation: adjoint = f' g, and e2 += sum_j f'' q g, or with `each` f'' zd_m^2 g. Without
+// tangents it writes `adjoint` alone.
 template <class T>
 struct Chain {
   Shape shape;
   const T* g;
   int64_t g_ld;  // 0: the same row for every sample
-  const T* z;  // stack: f', zd_m
+  const T* z;    // stack: f', zd_m
   const T* d2;
-  T* q;        // with `each` overwritten
-  T* bar;
+  T* q;  // overwritten with `each`
+  T* adjoint;
   T* e2;       // [samples], with `each` [tangents, samples]
   bool each;
 };

@@ -1,5 +1,5 @@
-// Rows of numbers, of which kernels.cpp makes its passes. It alone includes this, so that all of it is compiled once for
-// every instruction set, and local to that object file.
+// Operations on rows, for the passes of kernels.cpp. Only that file includes this one, so all of it is compiled once
+// for each instruction set, and is local to that object file.
 #pragma once
 
 #include <cstdint>
@@ -75,7 +75,7 @@ void scaled(int64_t rows, int64_t width, const T* a, int64_t a_ld, const T* coef
 }
 
 template <class T>
-void turn(int64_t rows, int64_t columns, const T* a, int64_t lda, T* out, int64_t ldo) {
+void transpose_rows(int64_t rows, int64_t columns, const T* a, int64_t lda, T* out, int64_t ldo) {
   for (int64_t r = 0; r < rows; r += kSamples)
     for (int64_t j = 0; j < columns; j += kColumns)
       transpose(a + r * lda + j, lda, out + j * ldo + r, ldo, least(kSamples, rows - r), least(kColumns, columns - j));

@@ -1,4 +1,4 @@
-// Rademacher signs by Philox, a register full of counters at a time; src/fastssm/directions.py defines which sign is where.
+// Rademacher signs by Philox, one vector of counters at a time. src/fastssm/directions.py defines which sign is where.
 #pragma once
 
 #if defined(__SSE2__)

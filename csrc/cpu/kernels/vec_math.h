@@ -1,4 +1,4 @@
-// The vocabulary of numerics.h for SIMD vectors: branch-free, correct with and without FMA.
+// The functions of numerics.h for SIMD vectors: branch-free, correct with and without FMA.
 //
 // Coefficients: mpmath.chebyfit(f, interval, n) in 50 digits, rounded; each f is named where it is used. The worst
 // errors are those of rounding, not of the fits.

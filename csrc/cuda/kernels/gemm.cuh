@@ -1,5 +1,5 @@
-// Products of float32 on the tensor cores: a block of four warps for 64 x 64 entries of C, its sides staged in shared
-// memory by 16-byte accesses, the next stage on its way in registers while the tensor cores work on this one.
+// Products of float32 on the tensor cores. A block of four warps computes 64 x 64 entries of C. It stages both sides in
+// shared memory by 16-byte accesses, and loads the next stage into registers while the tensor cores work on this one.
 #pragma once
 
 #include "gemm_params.h"
@@ -28,13 +28,13 @@ struct StagedSide {
         apart(given.along_depth ? kProductDepth + 4 : 1),
         deep(given.along_depth ? 1 : kProductTile + 8) {}
 
-  // Where quad q of this thread lies in a tile: its line, and how far along it.
+  // The position of quad q of this thread in a tile: its line, and the offset along it.
   FASTSSM_DEVICE int line(int q) const { return place(q) / across(); }
   FASTSSM_DEVICE int along(int q) const { return place(q) % across() * 4; }
   FASTSSM_DEVICE int place(int q) const { return threadIdx.x + q * kProductThreads; }
   FASTSSM_DEVICE int across() const { return (side.along_depth ? kProductDepth : kProductTile) / 4; }
 
-  // Load the tile of depth k ..., zeros beyond the matrix.
+  // Loads the tile from depth k on, with zeros beyond the matrix.
   FASTSSM_DEVICE void fetch(int64_t k, int64_t depth) {
     FASTSSM_UNROLL
     for (int q = 0; q < kProductQuads; q++) {
@@ -97,7 +97,7 @@ FASTSSM_DEVICE void product(const Product& p) {
     float* stage = memory + k / kProductDepth % 2 * (2 * kStage);
     a.stage(stage);
     b.stage(stage + kStage);
-    __syncthreads();  // one is enough: a stage is written again only after the next one's barrier
+    __syncthreads();  // one is enough: a stage is overwritten only after the next stage's barrier
     if (k + kProductDepth < p.k) {
       a.fetch(k + kProductDepth, p.k);
       b.fetch(k + kProductDepth, p.k);

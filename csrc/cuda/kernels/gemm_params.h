@@ -1,4 +1,4 @@
-// What the tensor-core products are told.
+// The parameters of the tensor-core products.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@ constexpr int kProductThreads = 128;
 constexpr int kProductTile = 64;   // rows and columns of C for a block
 constexpr int kProductDepth = 32;  // staged at a time
 
-// Where one side of a product lies: its lines, along which it is contiguous, and whether these run along the depth.
+// One side of a product: its lines, along which it is contiguous, and whether these run along the depth.
 struct Side {
   const float* p;
   int64_t stride;  // between lines

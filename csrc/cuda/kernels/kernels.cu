@@ -1,4 +1,4 @@
-// Every kernel, by the name that host code starts it with: nvcc and NVRTC compile this file, the emulator includes it.
+// All kernels, by the names that host code starts them with. nvcc, NVRTC and the emulator compile this file.
 #include "gemm.cuh"
 #include "pointwise.cuh"
 #include "random.cuh"

@@ -12,7 +12,7 @@ namespace fastssm::cuda {
 
 // A [16, depth] row by row, B [depth, 8] column by column, D [16, 8]. With g = lane / 4 and t = lane % 4, word i of a
 // lane's A is of row g + 8 (i % 2) and half i / 2 of the depth, word i of its B of column g and half i, and entry i of
-// its D is of row g + 8 (i / 2) and column 2 t + i % 2. What a word holds is up to the format.
+// its D is of row g + 8 (i / 2) and column 2 t + i % 2. The format defines what a word holds.
 struct Tf32 {
   static constexpr int depth = 8;
 

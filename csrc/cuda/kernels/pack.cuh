@@ -1,4 +1,4 @@
-// Sixteen bytes of numbers at once, and how the threads of a block share out rows and columns.
+// Packs of 16 bytes, and how the threads of a block divide rows and columns among them.
 #pragma once
 
 #include "portable.cuh"
@@ -15,7 +15,7 @@
 
 namespace fastssm::cuda {
 
-constexpr int kAhead = 4;  // directions whose loads are under way together
+constexpr int kAhead = 4;  // directions whose loads are issued together
 
 FASTSSM_DEVICE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -57,7 +57,7 @@ template <class T>
 FASTSSM_DEVICE void store(T* p, const Pack<T>& a) {
   *reinterpret_cast<Pack<T>*>(p) = a;
 }
-// These by CUDA's own function: for older architectures nvcc takes any other store apart, number by number.
+// These use CUDA's own function: for older architectures nvcc splits any other store into single numbers.
 FASTSSM_DEVICE void store(float* p, const Pack<float>& a) {
   __stwb(reinterpret_cast<float4*>(p), make_float4(a.lane[0], a.lane[1], a.lane[2], a.lane[3]));
 }
@@ -65,37 +65,37 @@ FASTSSM_DEVICE void store(double* p, const Pack<double>& a) {
   __stwb(reinterpret_cast<double2*>(p), make_double2(a.lane[0], a.lane[1]));
 }
 
-// The first n numbers, zeros behind them, from wherever.
+// The first n numbers and zeros after them, from any address.
 template <class T>
-FASTSSM_DEVICE Pack<T> load_loose(const T* p, int64_t n) {
+FASTSSM_DEVICE Pack<T> load_unaligned(const T* p, int64_t n) {
   return pack_of<T>([&](int i) { return i < n ? p[i] : T(0); });
 }
 
-// The first n numbers of a pack in a row of a stack, zeros behind them.
+// The first n numbers of a pack of a stack's row, and zeros after them.
 template <class T>
-FASTSSM_DEVICE Pack<T> load_some(const T* p, int64_t n) {
-  return n < kLanes<T> ? load_loose(p, n) : load(p);
+FASTSSM_DEVICE Pack<T> load_partial(const T* p, int64_t n) {
+  return n < kLanes<T> ? load_unaligned(p, n) : load(p);
 }
 
-// The first n numbers to wherever, perhaps on top of what is there.
+// Stores the first n numbers to any address, or adds them to what it holds.
 template <class T>
-FASTSSM_DEVICE void store_loose(T* p, int64_t n, const Pack<T>& a, bool add) {
+FASTSSM_DEVICE void store_unaligned(T* p, int64_t n, const Pack<T>& a, bool add) {
   FASTSSM_UNROLL
   for (int i = 0; i < kLanes<T>; i++)
     if (i < n) p[i] = add ? p[i] + a.lane[i] : a.lane[i];
 }
 
-// A thread's columns, and its first row, the end of its block's, and the step between its own.
+// A thread's first column and first row, the end of its block's rows, and the step between its rows.
 struct Place {
   int64_t column, row, end, step;
   FASTSSM_DEVICE Place(const Walk& walk, int64_t rows, int lanes)
-      : column((int64_t(blockIdx.x) * walk.abreast + threadIdx.x % walk.abreast) * lanes),
-        row(int64_t(blockIdx.y) * walk.rows + threadIdx.x / walk.abreast),
+      : column((int64_t(blockIdx.x) * walk.row_threads + threadIdx.x % walk.row_threads) * lanes),
+        row(int64_t(blockIdx.y) * walk.rows + threadIdx.x / walk.row_threads),
         end(least((int64_t(blockIdx.y) + 1) * walk.rows, rows)),
-        step(blockDim.x / walk.abreast) {}
+        step(blockDim.x / walk.row_threads) {}
 };
 
-// Fetch and use what belongs to tangents 1, 2, ..., with several fetched before the first is used.
+// Fetches and uses the data of tangents 1, 2, ..., and fetches several before it uses the first.
 template <class Fetch, class Use>
 FASTSSM_DEVICE void for_tangents(int64_t tangents, const Fetch& fetch, const Use& use) {
   for (int64_t first = 1; first <= tangents; first += kAhead) {

@@ -1,42 +1,31 @@
-// What the layer-wise kernels take: each one plain struct by value, the same for host and device.
+// The parameters of the layer-wise kernels. Each kernel takes one plain struct by value, the same for host and device.
 //
-// A stack holds rows of one layer for a tile of samples, kind after kind (the value, the tangents, the curvature),
-// sample after sample: row (kind, sample) starts at (kind * samples + sample) * ld, a multiple of 16 bytes. What lies
-// between width and ld is never read as a result. What the caller gave has no padding, and no alignment but its type's.
+// engine/tile.h defines the layout of a stack. Here each row starts at a multiple of 16 bytes, and no result depends on
+// what lies between width and ld. The caller's tensors have no padding, and are aligned to their type alone.
 #pragma once
 
-#include "../../maths/numerics.h"
+#include "../../engine/tile.h"
 
 namespace fastssm::cuda {
 
 constexpr int kWarp = 32;
 constexpr int kThreads = 256;  // of a block, at most
 constexpr int kAccess = 16;    // bytes
-constexpr int kSegments = 32;  // sums that one launch finishes
-constexpr int kFinished = 8;   // times 16 bytes of a sum that one block finishes
-constexpr int kMostConstants = 2;
+constexpr int kSegments = 32;  // sums for one launch of `finish`
+constexpr int kFinished = 8;   // times 16 bytes of a sum for one block of `finish`
+constexpr int kMaxConstants = 2;
 
 template <class T>
 constexpr int kLanes = kAccess / static_cast<int>(sizeof(T));
 
-// The layout shared by all stacks of a layer in a tile.
-struct Shape {
-  int64_t samples;
-  int64_t tangents;
-  int64_t width;
-  int64_t ld;
-  FASTSSM_HD int64_t kind() const { return samples * ld; }
-  FASTSSM_HD int64_t curve() const { return (tangents + 1) * kind(); }
-};
-
-// What a block goes over: `abreast` of its threads, a divisor of all, stand side by side with 16 bytes each, the others
-// below them; block (x, y) takes the x-th columns of the y-th `rows` rows.
+// How a block goes over rows. `row_threads` of its threads, a divisor of all, share a row, with 16 bytes each; the
+// others take the rows below. Block (x, y) takes the x-th columns of the y-th `rows` rows.
 struct Walk {
   int64_t rows;
-  int abreast;
+  int row_threads;
 };
 
-// Signs of some samples along some directions, in rows that end in zeros.
+// Random signs of some samples along some directions, in rows padded with zeros.
 struct Rademacher {
   const int64_t* seed;
   int64_t first_sample, samples, first_projection, projections;
@@ -45,7 +34,7 @@ struct Rademacher {
   void* out;  // [projections, samples, ld]
 };
 
-// The rows that enter the first layer: x and the columns behind it; with v or a basis the directions below them.
+// The input of the first layer: x and the conditioning columns after it; with v or a basis also the directions.
 template <class T>
 struct Enter {
   Walk walk;
@@ -59,7 +48,7 @@ struct Enter {
   T* out;
 };
 
-// What leaves the first layer downwards, to where the caller wants it.
+// The adjoints of the first layer's input, to the caller's gradients.
 template <class T>
 struct Leave {
   Walk walk;
@@ -81,7 +70,7 @@ template <class T>
 struct Up {
   Shape shape;
   Walk walk;
-  T constants[kMostConstants];
+  T constants[kMaxConstants];
   bool curvature;    // carry k
   bool fresh;        // zk is zero and not stored
   const T* bias;     // [width], or null
@@ -96,7 +85,7 @@ struct Up {
   T* q;
 };
 
-// What the ways down share: adjoints of what left a layer become those of what left its product, in place.
+// What the kernels down share. In place, they turn adjoints of a layer's output into adjoints of its product.
 template <class T>
 struct Back {
   Shape shape;
@@ -105,9 +94,9 @@ struct Back {
   const T* d1;
   const T* d2;
   const T* scale;
-  T* bars;        // stack
-  T* kept;        // stack for the adjoints as they came, where the layer skips, or null
-  bool kept_all;  // not only those of the value
+  T* adjoints;    // stack
+  T* kept;        // stack for a copy of the incoming adjoints, where the layer skips, or null
+  bool kept_all;  // copy all kinds, not only the value
   T* partial;     // a row for each y of the grid: sums over its samples of the value's adjoints, or null
   bool add_partial;
   T* on_scale;  // [samples, width], or null
@@ -115,15 +104,13 @@ struct Back {
   bool add_samples;
 };
 
-enum class Above : int { stack, outer, none };  // how adjoints come: as rows, as coefficients times one row, or zero
-
 // Down through the activation of an energy's layer: hb, hdb_m, g become zb, zdb_m, zkb.
 template <class T>
 struct Down {
   Back<T> back;
   Above above;
-  bool merged;         // g is the chain and the loss's cotangent rides on the curvature row: cg = c2 g
-  bool fresh;          // zk is zero, so neither is its adjoint wanted
+  bool merged;  // g is the chain, and the curvature row carries the loss's cotangent: cg = c2 g
+  bool fresh;   // zk is zero, so its adjoint is not needed
   const T* d3;
   const T* c1;         // [tangents, samples]; Above::outer: hdb_m = c1 readout
   const T* c2;         // [samples]; Above::outer: g = c2 readout
@@ -131,7 +118,7 @@ struct Down {
   const T* chain;      // rows; null for the readout
 };
 
-// The chain g = dE/dh through an activation: bar = scale f' g, and e2 += sum_j f'' q g.
+// The chain g = dE/dh through an activation: adjoint = scale f' g, and e2 += sum_j f'' q g.
 template <class T>
 struct Chain {
   Shape shape;
@@ -141,7 +128,7 @@ struct Chain {
   const T* d2;
   const T* q;
   const T* scale;
-  T* bar;
+  T* adjoint;
   T* kept;  // rows for g where the layer skips, or null
   T* e2;    // [samples], or null
   bool add;
@@ -152,7 +139,7 @@ template <class T>
 struct Curve {
   Shape shape;
   Walk walk;
-  const T* zk;  // rows before a scale, as are the others
+  const T* zk;  // rows, before a scale like all others
   const T* d1;
   const T* d2;
   const T* q;
@@ -174,17 +161,17 @@ struct SlicedTop {
   bool add;
   const T* weight;   // [samples], as all below
   T* coefficients;   // [kinds, samples]: weight E1 / count, then -weight / count; null without gradients
-  T* jacobian;
+  T* projected_jacobian;
   T* square;
 };
 
-// The top of a score's sweep, met from its narrow side: u_m . hd_m, and u_m . h + v_m . bias.
+// The top of a score's sweep, by the pullbacks u_m = W^T v_m: u_m . hd_m, and u_m . h + v_m . bias.
 template <class T>
 struct ScoreTop {
   Shape shape;  // of h
   const T* h;
-  const T* lifted;  // [tangents, samples] rows: u_m
-  int64_t lifted_ld;
+  const T* pullback;  // [tangents, samples] rows: u_m
+  int64_t pullback_ld;
   const T* v;  // rows
   int64_t v_ld;
   const T* bias;  // [dim], or null
@@ -194,45 +181,45 @@ struct ScoreTop {
   const T* weight;
   T* share;  // [samples]: weight / count; null without gradients
   T* along;  // [tangents, samples]: that times v_m . s
-  T* jacobian;
+  T* projected_jacobian;
   T* square;
 };
 
-// All terms where the score is there as rows, s = sign * rows + bias, and the cotangents of the variance-reduced loss.
+// All terms where the score is given as rows, s = sign * rows + bias, and the cotangents of the variance-reduced loss.
 template <class T>
 struct TermsTop {
   int64_t samples, tangents, dim;
   T sign;         // -1 for an energy, whose rows are dE/dx
-  const T* rows;  // apart by rows_ld, 0 for the same one everywhere
+  const T* rows;  // apart by rows_ld, 0 for the same row everywhere
   int64_t rows_ld;
   const T* bias;  // [dim], or null
   const T* v;     // rows
   int64_t v_ld;
   T count;
-  // an energy's: E = h . readout + constant, looked at for NaN; the chain's sum, null where nothing is curved
+  // of an energy: E = h . readout + constant, checked for NaN; the chain's sum, null without curvature
   const T* h;
   int64_t h_ld, h_width;
   const T* readout;
   const T* constant;
   const T* e2;
-  // a score's: sum_m u_m . hd_m
-  const T* lifted;
-  int64_t lifted_ld;
-  // results, null where not wanted
+  // of a score: sum_m u_m . hd_m
+  const T* pullback;
+  int64_t pullback_ld;
+  // results, null where not needed
   bool add;
   T* projected;  // [tangents, samples], directions apart by projected_stride
   int64_t projected_stride;
-  T* jacobian;
+  T* projected_jacobian;
   T* score;   // [samples, dim]
-  T* square;  // |s|^2 / 2, by the first directions
+  T* square;  // |s|^2 / 2, added with the first directions
   // cotangents of the loss: sign weight s as rows like v's, and sign weight / count
   const T* weight;
   T* on_score;
   T* coefficients;
 };
 
-// Given cotangents of the terms, as rows sign (on_score + sum_m on_projected v_m) and coefficients
-// sign on_jacobian / count.
+// The given cotangents of the terms, as rows sign (score + sum_m projected v_m) and coefficients
+// sign projected_jacobian / count.
 template <class T>
 struct Given {
   Shape shape;  // of the first rows
@@ -242,26 +229,26 @@ struct Given {
   const T* v;          // rows
   const T* projected;  // [tangents, samples], directions apart by projected_stride
   int64_t projected_stride;
-  const T* jacobian;
+  const T* projected_jacobian;
   const T* score;  // [samples, dim], or null
   T* rows;
   T* coefficients;
 };
 
-// Down from a score's readout: bars from u_m, and in place of u_m its adjoint, share hd_m (+ along_m h).
+// Down from a score's readout: adjoints from u_m, and in place of u_m its own adjoint, share hd_m (+ along_m h).
 template <class T>
 struct ScoreSeed {
   Shape shape;  // of h
   Walk walk;
   const T* h;
   const T* share;
-  const T* along;  // null where the value's adjoints are there already
-  T* lifted;       // [tangents, samples] rows
-  T* bars;         // stack
-  bool tangents;   // whether anybody needs those of the tangents
+  const T* along;  // null where the value's adjoints are given
+  T* pullback;     // [tangents, samples] rows
+  T* adjoints;     // stack
+  bool tangents;   // whether the adjoints of the tangents are needed
 };
 
-// Of some rows the sum in each column, weighted; one partial row for each y of the grid.
+// The weighted sum of some rows; one partial row for each y of the grid.
 template <class T>
 struct WeightedSum {
   Walk walk;
@@ -272,7 +259,7 @@ struct WeightedSum {
   bool add;
 };
 
-// Partial rows added up, at last; none of them leaves zeros.
+// Adds up partial rows. Without any, the sum is zero.
 template <class T>
 struct Segment {
   const T* partial;
@@ -287,11 +274,11 @@ struct Finish {
   Segment<T> segments[kSegments];
 };
 
-// sum_b weight_b (jacobian_b + square_b), a part for each block.
+// sum_b weight_b (projected_jacobian_b + square_b), one partial sum for each block.
 template <class T>
 struct Total {
   int64_t samples;
-  const T* jacobian;
+  const T* projected_jacobian;
   const T* square;
   const T* weight;
   double* partial;

@@ -1,4 +1,4 @@
-// The pointwise passes of the sweeps, one for each layer and direction: 16 bytes a thread, by the rules of sweep.h.
+// The pointwise passes of the sweeps, one for each layer and direction, by the rules of sweep.h: 16 bytes a thread.
 #pragma once
 
 #include "../../maths/activations.h"
@@ -10,7 +10,7 @@ namespace fastssm::cuda {
 // The scale of some columns of a sample, or ones.
 template <class T>
 FASTSSM_DEVICE Pack<T> scale_of(const T* scale, int64_t sample, int64_t width, int64_t column) {
-  return scale ? load_loose(scale + sample * width + column, width - column) : all(T(1));
+  return scale ? load_unaligned(scale + sample * width + column, width - column) : all(T(1));
 }
 
 // ---- up --------------------------------------------------------------------------------------------------------
@@ -21,36 +21,36 @@ FASTSSM_DEVICE void up_rows(const Up<T>& a) {
   const Place place(a.walk, s.samples, kLanes<T>);
   if (place.column >= s.ld) return;
   const int64_t left = s.width - place.column;
-  const Pack<T> bias = a.bias ? load_loose(a.bias + place.column, left) : all(T(0));
+  const Pack<T> bias = a.bias ? load_unaligned(a.bias + place.column, left) : all(T(0));
   for (int64_t row = place.row; row < place.end; row += place.step) {
     const int64_t at = row * s.ld + place.column;
     const Pack<T> scale = scale_of(a.scale, row, s.width, place.column);
     Pack<T> z = load(a.z + at) + bias, f, d1, d2, d3;
     if (a.scale) store(a.z + at, z);
     z = z * scale;
-    if (a.shift) z = z + load_loose(a.shift + row * s.width + place.column, left);
+    if (a.shift) z = z + load_unaligned(a.shift + row * s.width + place.column, left);
     FASTSSM_UNROLL
     for (int i = 0; i < kLanes<T>; i++) {
       const Jet<T> found = jet<ID, 3>(z.lane[i], a.constants);
       f.lane[i] = found.f, d1.lane[i] = found.d1, d2.lane[i] = found.d2, d3.lane[i] = found.d3;
     }
-    f = add_inner(f, z, all(T(0)));  // NaN where z is not finite, which an activation that saturates would hide
+    f = add_inner(f, z, all(T(0)));  // NaN where z is not finite: an activation that saturates would hide it
     store(a.out + at, a.entered ? f + load(a.entered + at) : f);
     store(a.d1 + at, d1);
     if (a.d2) store(a.d2 + at, d2);
     if (a.d3) store(a.d3 + at, d3);
     Pack<T> q = all(T(0));
     for_tangents(
-        s.tangents, [&](int64_t m) { return load(a.z + m * s.kind() + at); },
+        s.tangents, [&](int64_t m) { return load(a.z + m * s.kind_stride() + at); },
         [&](int64_t m, const Pack<T>& raw) {
-          const int64_t mine = m * s.kind() + at;
+          const int64_t mine = m * s.kind_stride() + at;
           const Pack<T> zd = raw * scale, hd = tangent(d1, zd);
           q = add_square(q, zd);
           store(a.out + mine, a.entered ? hd + load(a.entered + mine) : hd);
         });
     if (a.q) store(a.q + at, q);
     if (!a.curvature) continue;
-    const int64_t mine = s.curve() + at;
+    const int64_t mine = s.curvature_offset() + at;
     Pack<T> k = a.fresh ? curvature(d2, q) : curvature(d1, load(a.z + mine) * scale, d2, q);
     if (a.entered && !a.fresh) k = k + load(a.entered + mine);
     store(a.out + mine, k);
@@ -64,8 +64,8 @@ template <class T>
 FASTSSM_DEVICE void modulation_down(const Back<T>& a, const Place& place, int64_t row, const Pack<T>& zb,
                                     const Pack<T>& on_scale) {
   const int64_t of = row * a.shape.width + place.column, left = a.shape.width - place.column;
-  if (a.on_scale) store_loose(a.on_scale + of, left, on_scale, a.add_samples);
-  if (a.on_shift) store_loose(a.on_shift + of, left, zb, a.add_samples);
+  if (a.on_scale) store_unaligned(a.on_scale + of, left, on_scale, a.add_samples);
+  if (a.on_shift) store_unaligned(a.on_shift + of, left, zb, a.add_samples);
 }
 
 template <class T>
@@ -75,15 +75,15 @@ FASTSSM_DEVICE void down_rows(const Down<T>& down) {
   const Place place(a.walk, s.samples, kLanes<T>);
   const bool outer = down.above == Above::outer, stack = down.above == Above::stack;
   Pack<T> total = all(T(0)), readout = total;
-  if (down.readout) readout = load_loose(down.readout + place.column, s.width - place.column);
+  if (down.readout) readout = load_unaligned(down.readout + place.column, s.width - place.column);
   for (int64_t row = place.row; row < place.end && place.column < s.ld; row += place.step) {
-    const int64_t at = row * s.ld + place.column, curve = s.curve() + at;
+    const int64_t at = row * s.ld + place.column, curve = s.curvature_offset() + at;
     const Pack<T> scale = scale_of(a.scale, row, s.width, place.column);
     const Pack<T> d1 = load(a.d1 + at), d2 = load(a.d2 + at), d3 = load(down.d3 + at);
     Pack<T> g = readout;
     if (down.merged && down.chain) g = load(down.chain + at);
-    if (!down.merged) g = outer ? readout * all(down.c2[row]) : load(a.bars + curve);
-    const Pack<T> cg = down.merged ? g * all(down.c2[row]) : g, bend = d2 * cg;
+    if (!down.merged) g = outer ? readout * all(down.c2[row]) : load(a.adjoints + curve);
+    const Pack<T> cg = down.merged ? g * all(down.c2[row]) : g, d2_cg = d2 * cg;
     Pack<T> inner = all(T(0)), q = inner, on_scale = inner;
     if (!down.fresh) {
       const Pack<T> raw = load(a.z + curve);
@@ -96,35 +96,35 @@ FASTSSM_DEVICE void down_rows(const Down<T>& down) {
     for_tangents(
         s.tangents,
         [&](int64_t m) {
-          const int64_t mine = m * s.kind() + at;
+          const int64_t mine = m * s.kind_stride() + at;
           if (outer) return Fetched{load(a.z + mine), readout * all(down.c1[(m - 1) * s.samples + row])};
-          return Fetched{load(a.z + mine), stack ? load(a.bars + mine) : all(T(0))};
+          return Fetched{load(a.z + mine), stack ? load(a.adjoints + mine) : all(T(0))};
         },
         [&](int64_t m, const Fetched& given) {
-          const int64_t mine = m * s.kind() + at;
+          const int64_t mine = m * s.kind_stride() + at;
           const Pack<T> zd = given.raw * scale;
           q = add_square(q, zd);
           inner = add_inner(inner, given.hdb, zd);
           const bool none = down.above == Above::none;
-          const Pack<T> zdb = none ? curved_tangent_down(bend, zd) : curved_tangent_down(d1, given.hdb, bend, zd);
+          const Pack<T> zdb = none ? curved_tangent_down(d2_cg, zd) : curved_tangent_down(d1, given.hdb, d2_cg, zd);
           on_scale = add_inner(on_scale, zdb, given.raw);
-          store(a.bars + mine, zdb * scale);
+          store(a.adjoints + mine, zdb * scale);
           if (a.kept && a.kept_all) store(a.kept + mine, given.hdb);
         });
-    const Pack<T> hb = stack ? load(a.bars + at) : all(T(0));
+    const Pack<T> hb = stack ? load(a.adjoints + at) : all(T(0));
     const Pack<T> zb =
         stack ? curved_value_down(d1, hb, d2, inner, d3, cg, q) : curved_value_down(d2, inner, d3, cg, q);
     if (a.scale) on_scale = add_inner(on_scale, zb, load(a.z + at));
     modulation_down(a, place, row, zb, on_scale);
-    const Pack<T> bar = zb * scale;
-    store(a.bars + at, bar);
-    total = total + bar;
+    const Pack<T> adjoint = zb * scale;
+    store(a.adjoints + at, adjoint);
+    total = total + adjoint;
     if (a.kept) store(a.kept + at, hb);
     if (down.merged || down.fresh) continue;
-    store(a.bars + curve, tangent(d1, g) * scale);
+    store(a.adjoints + curve, tangent(d1, g) * scale);
     if (a.kept && a.kept_all) store(a.kept + curve, g);
   }
-  if (a.partial) leave_partial(total, place, a.walk.abreast, s.ld, a.partial, a.add_partial);
+  if (a.partial) leave_partial(total, place, a.walk.row_threads, s.ld, a.partial, a.add_partial);
 }
 
 // Down through the activation of a score's layer: hb, hdb_m become zb, zdb_m.
@@ -136,7 +136,7 @@ FASTSSM_DEVICE void down_score_rows(const Back<T>& a) {
   for (int64_t row = place.row; row < place.end && place.column < s.ld; row += place.step) {
     const int64_t at = row * s.ld + place.column;
     const Pack<T> scale = scale_of(a.scale, row, s.width, place.column);
-    const Pack<T> d1 = load(a.d1 + at), d2 = load(a.d2 + at), hb = load(a.bars + at);
+    const Pack<T> d1 = load(a.d1 + at), d2 = load(a.d2 + at), hb = load(a.adjoints + at);
     Pack<T> inner = all(T(0)), on_scale = inner;
     struct Fetched {
       Pack<T> raw, hdb;
@@ -144,25 +144,25 @@ FASTSSM_DEVICE void down_score_rows(const Back<T>& a) {
     for_tangents(
         s.tangents,
         [&](int64_t m) {
-          const int64_t mine = m * s.kind() + at;
-          return Fetched{load(a.z + mine), load(a.bars + mine)};
+          const int64_t mine = m * s.kind_stride() + at;
+          return Fetched{load(a.z + mine), load(a.adjoints + mine)};
         },
         [&](int64_t m, const Fetched& given) {
-          const int64_t mine = m * s.kind() + at;
+          const int64_t mine = m * s.kind_stride() + at;
           const Pack<T> zdb = tangent(d1, given.hdb);
           inner = add_inner(inner, given.hdb, given.raw * scale);
           on_scale = add_inner(on_scale, zdb, given.raw);
-          store(a.bars + mine, zdb * scale);
+          store(a.adjoints + mine, zdb * scale);
           if (a.kept && a.kept_all) store(a.kept + mine, given.hdb);
         });
-    const Pack<T> zb = value_down(d1, hb, d2, inner), bar = zb * scale;
+    const Pack<T> zb = value_down(d1, hb, d2, inner), adjoint = zb * scale;
     if (a.scale) on_scale = add_inner(on_scale, zb, load(a.z + at));
     modulation_down(a, place, row, zb, on_scale);
-    store(a.bars + at, bar);
-    total = total + bar;
+    store(a.adjoints + at, adjoint);
+    total = total + adjoint;
     if (a.kept) store(a.kept + at, hb);
   }
-  if (a.partial) leave_partial(total, place, a.walk.abreast, s.ld, a.partial, a.add_partial);
+  if (a.partial) leave_partial(total, place, a.walk.row_threads, s.ld, a.partial, a.add_partial);
 }
 
 // ---- the chain of a merged sweep -------------------------------------------------------------------------------
@@ -174,10 +174,10 @@ FASTSSM_DEVICE void chain_rows(const Chain<T>& a) {
   Pack<T> e2 = all(T(0));
   for (int64_t j = threadIdx.x * kLanes<T>; j < a.shape.width; j += blockDim.x * kLanes<T>) {
     const int64_t at = row * a.shape.ld + j, left = a.shape.width - j;
-    const Pack<T> g = a.g ? load_some(a.g + at, left) : load_loose(a.readout + j, left);
-    store(a.bar + at, tangent(load(a.d1 + at), g) * scale_of(a.scale, row, a.shape.width, j));
+    const Pack<T> g = a.g ? load_partial(a.g + at, left) : load_unaligned(a.readout + j, left);
+    store(a.adjoint + at, tangent(load(a.d1 + at), g) * scale_of(a.scale, row, a.shape.width, j));
     if (a.kept) store(a.kept + at, g);
-    if (a.e2) e2 = add_inner(e2, curvature(load_some(a.d2 + at, left), load_some(a.q + at, left)), g);
+    if (a.e2) e2 = add_inner(e2, curvature(load_partial(a.d2 + at, left), load_partial(a.q + at, left)), g);
   }
   if (!a.e2) return;
   const T total = block_sums(warp_sum(sum_of(e2)), T(0)).first;

@@ -1,10 +1,10 @@
-// What kernel files include instead of CUDA's headers: the same source goes through nvcc, NVRTC, or a host compiler
-// with the emulator of tests/cuda, which then defines FASTSSM_EMULATOR as the header to include.
+// Kernel files include this instead of CUDA's headers, so that nvcc, NVRTC and a host compiler all take the same
+// source. The host compiler uses the emulator of tests/cuda, and defines FASTSSM_EMULATOR as the header to include.
 //
-// The emulator knows threadIdx, blockIdx, blockDim, gridDim (blocks are one-dimensional), __syncthreads, __syncwarp,
+// The emulator defines threadIdx, blockIdx, blockDim, gridDim (blocks are one-dimensional), __syncthreads, __syncwarp,
 // __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, float2, float4, double2, int4, uint4
-// and their make_ functions, __ldg, __stwb, and in `emulator::` the tensor-core operations of mma.h. Shared memory is
-// what FASTSSM_SHARED gives, all of it dynamic, so that the emulator can poison it and hold it against the limits.
+// and their make_ functions, __ldg, __stwb, and in `emulator::` the tensor-core operations of mma.h. Shared memory
+// comes from FASTSSM_SHARED, all of it dynamic, so that the emulator can poison it and check its size.
 #pragma once
 
 #if defined(FASTSSM_EMULATOR)
@@ -17,9 +17,9 @@
 #endif
 
 // A kernel: FASTSSM_KERNEL(256, rademacher_float, Rademacher<float>) { ... } has one argument, `parameters`, of the
-// given type, and is launched with at most so many threads in a block. The emulator enters it in its table by name. A
-// crowded one takes no more registers than let a multiprocessor have `blocks` of it at a time: left to itself, ptxas
-// aims even lower, and spills.
+// given type, and is launched with at most that many threads in a block. The emulator registers it by name. A crowded
+// kernel uses few enough registers for `blocks` blocks at a time on a multiprocessor: without this limit, ptxas uses
+// even fewer registers, and spills.
 #if defined(FASTSSM_EMULATOR)
 #define FASTSSM_KERNEL(threads, name, ...)                                                 \
   static void name(const __VA_ARGS__ parameters);                                          \

@@ -1,4 +1,4 @@
-// Rademacher signs in memory; src/fastssm/directions.py defines which.
+// Rademacher signs in memory; src/fastssm/directions.py defines which sign is where.
 #pragma once
 
 #include "../../maths/philox.h"
@@ -19,8 +19,8 @@ FASTSSM_DEVICE Bfloat16 sign_of(uint32_t bit) {
   return {static_cast<uint16_t>(0x3F80 | bit << 15)};
 }
 
-// Each lane of a warp draws the 128 signs of one counter; then all of them write those of one counter after another, so
-// that neighbouring lanes store neighbouring 16 bytes.
+// Each lane of a warp generates the 128 signs of one counter. Then all lanes store the signs of one counter after
+// another, so that neighbouring lanes store neighbouring 16 bytes.
 template <class S>
 FASTSSM_DEVICE void rademacher_rows(const Rademacher& a) {
   constexpr unsigned everyone = 0xFFFFFFFF;

@@ -1,4 +1,4 @@
-// Sums in a fixed order: of a row by the lanes of a warp, of columns by the threads of a block and then over blocks.
+// Sums in a fixed order: of a row by the lanes of a warp; of a column by the threads of a block, and then over blocks.
 #pragma once
 
 #include "../../maths/sweep.h"
@@ -22,7 +22,7 @@ FASTSSM_DEVICE T sum_of(const Pack<T>& a) {
   return sum;
 }
 
-// sum_j first(j) second(j) over packs of columns, of which the functions return those before `width`; by one warp.
+// sum_j first(j) second(j) over packs of columns, by one warp. The functions return zeros from `width` on.
 template <class T, class First, class Second>
 FASTSSM_DEVICE T warp_dot(int64_t width, const First& first, const Second& second) {
   Pack<T> sums = all(T(0));
@@ -31,17 +31,17 @@ FASTSSM_DEVICE T warp_dot(int64_t width, const First& first, const Second& secon
   return warp_sum(sum_of(sums));
 }
 
-// A row of a stack, and one of the caller's, as functions of a column and the number of columns left.
+// A row of a stack, and a row of the caller's, as functions of a column and the number of columns left.
 template <class T>
-FASTSSM_DEVICE auto in_stack(const T* row) {
-  return [=](int64_t j, int64_t left) { return load_some(row + j, left); };
+FASTSSM_DEVICE auto aligned_row(const T* row) {
+  return [=](int64_t j, int64_t left) { return load_partial(row + j, left); };
 }
 template <class T>
-FASTSSM_DEVICE auto anywhere(const T* row) {
-  return [=](int64_t j, int64_t left) { return load_loose(row + j, left); };
+FASTSSM_DEVICE auto unaligned_row(const T* row) {
+  return [=](int64_t j, int64_t left) { return load_unaligned(row + j, left); };
 }
 
-// The sums of two numbers over a block's warps, each held by all lanes of its warp, for the first thread.
+// The sums of two numbers over a block's warps, in the first thread. All lanes of a warp hold the same numbers.
 template <class T>
 struct Two {
   T first, second;
@@ -58,24 +58,24 @@ FASTSSM_DEVICE Two<T> block_sums(T first, T second) {
   return total;
 }
 
-// The sums over threads that stand below one another, for those of the first row.
+// The sums over a block's rows of threads, in the threads of the first row.
 template <class T>
-FASTSSM_DEVICE Pack<T> fold(const Pack<T>& own, int abreast) {
+FASTSSM_DEVICE Pack<T> fold(const Pack<T>& own, int row_threads) {
   FASTSSM_SHARED(Pack<T>, sums);
   sums[threadIdx.x] = own;
   __syncthreads();
   Pack<T> total = own;
-  for (unsigned i = threadIdx.x + abreast; threadIdx.x < unsigned(abreast) && i < blockDim.x; i += abreast)
+  for (unsigned i = threadIdx.x + row_threads; threadIdx.x < unsigned(row_threads) && i < blockDim.x; i += row_threads)
     total = total + sums[i];
   return total;
 }
 
-// The end of a pass that adds up columns: a block's sums in its row of the partial ones.
+// Ends a pass that adds up columns: stores the block's sums in its partial row.
 template <class T>
-FASTSSM_DEVICE void leave_partial(const Pack<T>& own, const Place& place, int abreast, int64_t ld, T* partial,
+FASTSSM_DEVICE void leave_partial(const Pack<T>& own, const Place& place, int row_threads, int64_t ld, T* partial,
                                   bool add) {
-  const Pack<T> total = fold(own, abreast);
-  if (threadIdx.x >= unsigned(abreast) || place.column >= ld) return;
+  const Pack<T> total = fold(own, row_threads);
+  if (threadIdx.x >= unsigned(row_threads) || place.column >= ld) return;
   T* out = partial + int64_t(blockIdx.y) * ld + place.column;
   store(out, add ? load(out) + total : total);
 }
@@ -86,10 +86,10 @@ FASTSSM_DEVICE void weighted_sum_rows(const WeightedSum<T>& a) {
   Pack<T> total = all(T(0));
   for (int64_t row = place.row; row < place.end && place.column < a.ld; row += place.step)
     total = add_inner(total, load(a.a + row * a.ld + place.column), all(a.coefficients ? a.coefficients[row] : T(1)));
-  leave_partial(total, place, a.walk.abreast, a.ld, a.partial, a.add);
+  leave_partial(total, place, a.walk.row_threads, a.ld, a.partial, a.add);
 }
 
-// Block (x, y) ends columns of the y-th segment.
+// Block (x, y) adds up columns of the y-th segment.
 template <class T>
 FASTSSM_DEVICE void finish_rows(const Finish<T>& a) {
   Segment<T> segment = a.segments[0];
@@ -101,10 +101,10 @@ FASTSSM_DEVICE void finish_rows(const Finish<T>& a) {
   for (int64_t row = threadIdx.x / kFinished; row < segment.rows && column < segment.ld; row += blockDim.x / kFinished)
     total = total + load(segment.partial + row * segment.ld + column);
   total = fold(total, kFinished);
-  if (threadIdx.x < kFinished) store_loose(segment.out + column, segment.width - column, total, false);
+  if (threadIdx.x < kFinished) store_unaligned(segment.out + column, segment.width - column, total, false);
 }
 
-// Two stages by the same kernel: the first adds up samples, the second, of one block, what the first left.
+// One kernel for two stages: the first adds up samples, and the second, of one block, the partial sums of the first.
 template <class T>
 FASTSSM_DEVICE void total_rows(const Total<T>& a) {
   double sum = 0;
@@ -113,7 +113,7 @@ FASTSSM_DEVICE void total_rows(const Total<T>& a) {
     for (int64_t i = first; i < a.partials; i += step) sum += a.partial[i];
   } else {
     for (int64_t i = first; i < a.samples; i += step)
-      sum += double(a.weight[i]) * (double(a.jacobian[i]) + double(a.square[i]));
+      sum += double(a.weight[i]) * (double(a.projected_jacobian[i]) + double(a.square[i]));
   }
   const double total = block_sums(warp_sum(sum), 0.0).first;
   if (threadIdx.x != 0) return;

@@ -1,4 +1,4 @@
-// The border of a tile: what enters the first layer and what leaves it.
+// A tile's input and output: the rows of the first layer, and the gradients of x and the conditioning columns.
 #pragma once
 
 #include "pack.cuh"

@@ -1,4 +1,4 @@
-// Sixteen bytes at once to shared memory: left to itself, nvcc takes the store apart for older architectures.
+// Stores of 16 bytes to shared memory: for older architectures nvcc would split a plain store into single numbers.
 #pragma once
 
 #include "pack.cuh"

@@ -1,6 +1,6 @@
-// The whole-net path: a small net's sliced loss and all gradients in one kernel, and a second that adds up what its
-// blocks found. A block keeps the weights in shared memory, takes tile after tile of samples up and down, and adds
-// up each entry of a gradient in one register of one thread.
+// The whole-net path: one kernel computes a small net's sliced loss and all gradients, and a second adds up the results
+// of its blocks. A block keeps the weights in shared memory, sweeps tile after tile of samples up and down, and adds up
+// each entry of a gradient in one register of one thread.
 #pragma once
 
 #include "../../maths/philox.h"
@@ -8,7 +8,7 @@
 
 namespace fastssm::cuda {
 
-// A block at work: its tile, and what it adds up over all its tiles. small_energy.cuh and small_score.cuh sweep it.
+// The state of a block: its tile, and its sums over tiles. small_energy.cuh and small_score.cuh define the sweeps.
 template <class T>
 struct SmallBlock : SmallTile<T> {
   using Layer = SmallLayer<T>;
@@ -26,7 +26,7 @@ struct SmallBlock : SmallTile<T> {
 
   __device__ SmallBlock(const Small<T>& parameters, T* shared) : Tile{parameters, shared, T(0), 0, 0, 0, 0}, key(0) {}
 
-  // Take each chunk of directions of each tile through `sweep`.
+  // Calls `sweep` for each chunk of directions of each tile.
   template <class Sweep>
   FASTSSM_DEVICE void run(const Sweep& sweep) {
     begin();
@@ -50,16 +50,16 @@ struct SmallBlock : SmallTile<T> {
     this->add_rows(s.at_bias_sum, s.out, memory + s.at_z, s.ld, nullptr, samples);
   }
 
-  // dW += bars^T entered: always the same thread for an entry. The one step without a barrier, as no thread reads it.
-  FASTSSM_DEVICE void outer(const Layer& s, const T* bars, const T* entered, int rows) {
+  // dW += adjoints^T entered, where one thread owns an entry. This step needs no barrier, as no other thread reads it.
+  FASTSSM_DEVICE void outer(const Layer& s, const T* adjoints, const T* entered, int rows) {
     const int across = quads(s.in), patches = quads(s.out) * across;
     FASTSSM_UNROLL
     for (int slot = 0; slot < small_slots<T>; slot++) {
       const int patch = slot * kSmallThreads + int(threadIdx.x) - s.first_patch;
       if (patch >= 0 && patch < patches) {
-        const T *bar = bars + patch / across * 4, *in = entered + patch % across * 4;
+        const T *adjoint = adjoints + patch / across * 4, *in = entered + patch % across * 4;
         for (int r = 0; r < rows; r++) {
-          const Quad<T> b = quad(bar + r * s.ld), h = quad(in + r * s.ld_in);
+          const Quad<T> b = quad(adjoint + r * s.ld), h = quad(in + r * s.ld_in);
           FASTSSM_UNROLL
           for (int i = 0; i < 16; i++) weights[slot][i] += b.v[i / 4] * h.v[i % 4];
         }
@@ -67,18 +67,18 @@ struct SmallBlock : SmallTile<T> {
     }
   }
 
-  // ---- what crosses the tile's border --------------------------------------------------------------------------
+  // ---- input and output of a tile ------------------------------------------------------------------------------
 
   FASTSSM_DEVICE void begin() {
     if (p.seed) key = uint64_t(*p.seed);
     if (p.readout_bias) constant = *p.readout_bias;
     for (int l = 0; l < p.matrices; l++) {
       const Layer& s = p.layers[l];
-      bring(s.weight, s.out, s.in, memory + s.at_weight, 4 * quads(s.out), s.ld_in);
-      bring(s.bias, 1, s.out, memory + s.at_bias, 1, 4 * quads(s.out));
+      load_padded(s.weight, s.out, s.in, memory + s.at_weight, 4 * quads(s.out), s.ld_in);
+      load_padded(s.bias, 1, s.out, memory + s.at_bias, 1, 4 * quads(s.out));
     }
     const int width = p.layers[p.depth - 1].out;
-    if (p.readout) bring(p.readout, 1, width, memory + p.at_readout, 1, 4 * quads(width));
+    if (p.readout) load_padded(p.readout, 1, width, memory + p.at_readout, 1, 4 * quads(width));
     for (int i = threadIdx.x; i < p.sums; i += kSmallThreads) memory[p.at_sums + i] = T(0);
     for (int i = threadIdx.x; i < p.tile; i += kSmallThreads) memory[p.at_total + i] = T(0);
     FASTSSM_UNROLL
@@ -88,8 +88,8 @@ struct SmallBlock : SmallTile<T> {
     __syncthreads();
   }
 
-  // Rows of the caller's, padded with zeros to `height` rows of length ld.
-  FASTSSM_DEVICE void bring(const T* from, int rows, int columns, T* to, int height, int ld) {
+  // Copies the caller's rows, padded with zeros to `height` rows of length ld.
+  FASTSSM_DEVICE void load_padded(const T* from, int rows, int columns, T* to, int height, int ld) {
     if (from && columns % 4 == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
       for (int i = threadIdx.x; i < height * (ld / 4); i += kSmallThreads) {
         const int r = i / (ld / 4), j = i % (ld / 4) * 4;
@@ -103,11 +103,12 @@ struct SmallBlock : SmallTile<T> {
     }
   }
 
-  // x, the conditioning columns behind it, and the directions, whose tangents of those columns are zero; weights once.
+  // Loads x, the conditioning columns after it, the directions, whose tangents of those columns are zero, and the
+  // weights of the samples.
   FASTSSM_DEVICE void enter() {
-    const int ld = p.layers[0].ld_in, kind = samples * ld, dim = p.dim;
+    const int ld = p.layers[0].ld_in, stride = samples * ld, dim = p.dim;
     T* rows = memory + p.at_first;
-    for (int i = threadIdx.x; i < kind; i += kSmallThreads) {
+    for (int i = threadIdx.x; i < stride; i += kSmallThreads) {
       const int64_t b = first + i / ld;
       const int j = i % ld;
       rows[i] = j < dim ? p.x[b * dim + j] : j < dim + p.extra ? p.columns[b * p.extra + j - dim] : T(0);
@@ -120,14 +121,14 @@ struct SmallBlock : SmallTile<T> {
         const int row = i / words, word = i % words;
         const uint32_t bits = signs(first + row % samples, direction + row / samples, word);
         for (int j = 32 * word; j < ld && j < 32 * word + 32; j++)
-          rows[kind + row * ld + j] = j >= dim ? T(0) : bits >> j % 32 & 1 ? T(-1) : T(1);
+          rows[stride + row * ld + j] = j >= dim ? T(0) : bits >> j % 32 & 1 ? T(-1) : T(1);
       }
     } else {
-      for (int i = threadIdx.x; i < tangents * kind; i += kSmallThreads) {
-        const int m = direction + i / kind, r = i % kind / ld, j = i % ld;
+      for (int i = threadIdx.x; i < tangents * stride; i += kSmallThreads) {
+        const int m = direction + i / stride, r = i % stride / ld, j = i % ld;
         T value(0);
         if (j < dim) value = p.v ? p.v[(m * p.samples + first + r) * dim + j] : j == m ? T(std::sqrt(T(dim))) : T(0);
-        rows[kind + i] = value;
+        rows[stride + i] = value;
       }
     }
     __syncthreads();
@@ -141,8 +142,8 @@ struct SmallBlock : SmallTile<T> {
     return word == 0 ? words.word[0] : word == 1 ? words.word[1] : word == 2 ? words.word[2] : words.word[3];
   }
 
-  // The gradients of x and of the conditioning columns, where they entered.
-  FASTSSM_DEVICE void give_inputs() {
+  // Stores the gradients of x and of the conditioning columns.
+  FASTSSM_DEVICE void store_input_gradients() {
     if (!p.on_x) return;
     const int width = p.dim + p.extra;
     for (int i = threadIdx.x; i < samples * width; i += kSmallThreads) {
@@ -154,11 +155,11 @@ struct SmallBlock : SmallTile<T> {
     __syncthreads();
   }
 
-  // The terms of the tile's samples, and their share of the loss.
+  // Stores the terms of the tile's samples, and adds their part of the loss.
   FASTSSM_DEVICE void leave() {
     for (int r = threadIdx.x; r < samples; r += kSmallThreads) {
-      const T jacobian = memory[p.at_jacobian + r], square = memory[p.at_square + r];
-      p.jacobian[first + r] = jacobian;
+      const T jacobian = memory[p.at_projected_jacobian + r], square = memory[p.at_square + r];
+      p.projected_jacobian[first + r] = jacobian;
       p.square[first + r] = square;
       memory[p.at_total + r] += memory[p.at_weights + r] * (jacobian + square);
     }
@@ -188,7 +189,7 @@ struct SmallBlock : SmallTile<T> {
   }
 };
 
-// One entry of what all blocks found, in the order of the blocks, to where the caller wants it.
+// Adds up one entry over all blocks, in their order, and stores it in the caller's tensor.
 template <class T>
 FASTSSM_DEVICE void small_reduce(const Small<T>& p) {
   const int e = int(blockIdx.x * blockDim.x + threadIdx.x), sum = e - 16 * p.patches;
@@ -208,7 +209,7 @@ FASTSSM_DEVICE void small_reduce(const Small<T>& p) {
   }
   give(p.on_readout, sum - p.at_readout_sum, p.layers[p.depth - 1].out);
   give(p.loss, sum - p.at_loss_sum, 1);
-  if (e == 0 && p.on_readout_bias) *p.on_readout_bias = T(0);  // a constant of the energy is no matter of the score
+  if (e == 0 && p.on_readout_bias) *p.on_readout_bias = T(0);  // a constant of the energy does not change the score
 }
 
 }  // namespace fastssm::cuda

@@ -32,41 +32,41 @@ struct SmallEnergy : SmallBlock<T> {
       this->template activate<3>(p.layers[l], true, l == 0);
     }
     this->read_energies(kinds * samples);
-    this->settle_sliced();
+    this->sliced_top();
     if (!p.gradients) return;
     const Layer& top = p.layers[p.depth - 1];
     this->add_rows(p.at_readout_sum, top.out, memory + top.at_out + samples * top.ld, top.ld,
                    memory + p.at_energy + samples, (kinds - 1) * samples);
-    this->spread_readout(top.at_out, memory + p.at_energy, kinds * samples);
+    this->scale_readout(top.at_out, memory + p.at_energy, kinds * samples);
     for (int l = p.depth - 1; l >= 0; l--) {
       const Layer& s = p.layers[l];
-      this->bend(s, l == 0);
+      this->activation_down(s, l == 0);
       this->collect(s, (kinds - (l == 0)) * samples);
       if (l > 0 || p.on_x) this->product_down(s, memory + s.at_z, l > 0 ? kinds * samples : samples, s.at_in, s.at_out);
     }
-    this->give_inputs();
+    this->store_input_gradients();
   }
 
-  // -E2 / M + |dE/dx|^2 / 2: the chain g = dE/dh down, its cotangent up as the curvature, then everything else down.
+  // -E2 / M + |dE/dx|^2 / 2: the chain g = dE/dh down, its cotangent up as the curvature, then all adjoints down.
   FASTSSM_DEVICE void merged() {
-    const int curve = Tile::curve();
+    const int curve = Tile::curvature_row();
     for (int l = 0; l < p.depth; l++) {
       this->product_up(p.layers[l], 0, curve);
       this->template activate<3>(p.layers[l], false, l == 0);
     }
     this->read_energies(samples);
-    this->spread_readout(p.layers[p.depth - 1].at_chain, nullptr, samples);
+    this->scale_readout(p.layers[p.depth - 1].at_chain, nullptr, samples);
     for (int l = p.depth - 1; l >= 0; l--) {
       const Layer& s = p.layers[l];
       this->chain(s, l == p.depth - 1);
       this->product_down(s, memory + s.at_z + curve * s.ld, samples,
                    l > 0 ? p.layers[l - 1].at_chain : s.at_in + curve * s.ld_in, s.at_chain);
     }
-    this->settle_merged();
+    this->merged_top();
     if (!p.gradients) return;
     for (int l = 0; l < p.depth; l++) {
       this->product_up(p.layers[l], curve, samples);
-      this->carry_curvature(p.layers[l]);
+      this->curvature_up(p.layers[l]);
     }
     const Layer& top = p.layers[p.depth - 1];
     this->add_rows(p.at_readout_sum, top.out, memory + top.at_out + curve * top.ld, top.ld, nullptr, samples);
@@ -74,11 +74,11 @@ struct SmallEnergy : SmallBlock<T> {
     __syncthreads();
     for (int l = p.depth - 1; l >= 0; l--) {
       const Layer& s = p.layers[l];
-      this->bend(s, false);
+      this->activation_down(s, false);
       this->collect(s, curve + samples);
       if (l > 0 || p.on_x) this->product_down(s, memory + s.at_z, l > 0 ? curve : samples, s.at_in, s.at_out);
     }
-    this->give_inputs();
+    this->store_input_gradients();
   }
 };
 

@@ -1,4 +1,4 @@
-// What the whole-net kernels are told: a small net, a call, and where everything lies in shared memory.
+// The parameters of the whole-net kernels: a small net, a call, and the layout of shared memory.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +11,14 @@ constexpr int kSmallDepth = 8;      // hidden layers at most
 constexpr int kSmallWidth = 128;    // of a layer at most, and of what enters the first
 constexpr int kSmallThreads = 256;  // of a block
 
-// Patches of 4 x 4 entries of the weights' gradients that a thread has in registers.
+// Patches of 4 x 4 entries of the weights' gradients that a thread holds in registers.
 template <class T>
 constexpr int small_slots = sizeof(T) == 4 ? 9 : 3;  // more would spill
 
 FASTSSM_HD constexpr int quads(int width) { return (width + 3) / 4; }
 
-// One hidden layer, or the readout of a score. Places are elements from the start of shared memory; rows lie ld apart, and widths are padded with
-// zeros to whole quads.
+// One hidden layer, or the readout of a score. Offsets count elements from the start of shared memory. Rows lie ld
+// apart, and widths are padded with zeros to multiples of four.
 template <class T>
 struct SmallLayer {
   const T* weight;  // [out, in]
@@ -30,10 +30,10 @@ struct SmallLayer {
   int activation;
   bool skip;
   int first_patch;             // of its weight among those of all layers
-  int ld_in, ld;               // of the rows that enter, and of the weight's; of all others
+  int ld_in, ld;               // of input rows and of the weight's rows; of all other rows
   int at_weight, at_bias;      // [out, ld_in], [out]
-  int at_in;                   // stack that enters: x and the directions, or what the layer below put out
-  int at_z, at_out;            // stacks: f' in place of z, and zd_m, zk; then their adjoints; h, hd_m, k; then theirs;
+  int at_in;                   // input stack: x and the directions, or the output of the layer below
+  int at_z, at_out;            // stacks: f' in place of z, zd_m, zk, and h, hd_m, k; later the adjoints of each;
                                // of a readout, s and its cotangent
   int at_d2, at_d3, at_chain;  // [samples] rows: f'', and of an energy f''', g
   int at_bias_sum;             // [out]
@@ -63,21 +63,21 @@ struct Small {
   bool variance_reduced;
   bool gradients;   // of anything
   const T* weight;  // [samples]
-  T* jacobian;      // [samples]
-  T* square;        // [samples]
-  T* loss;          // [1]: sum_b weight_b (jacobian_b + square_b), or null
+  T* projected_jacobian;  // [samples]
+  T* square;              // [samples]
+  T* loss;                // [1]: sum_b weight_b (projected_jacobian_b + square_b), or null
 
-  T* partials;  // [blocks, partial]: 16 numbers of each patch, then what begins at at_sums
+  T* partials;  // [blocks, partial]: 16 numbers of each patch, then the sums at at_sums
   int blocks;
   int partial;
   int patches;
 
-  int tile, tangents;  // samples, and directions taken at a time, at most
+  int tile, tangents;  // samples, and directions, of a tile at most
   int at_first;        // stack of x and the directions; and of an energy dE/dx, then its cotangent, as its curvature
   int at_readout;
-  int at_lifted;       // of a score, [tangents, samples] rows: W^T v_m, then their adjoints
-  int at_energy;       // a number for each row of a stack: w . row, or v_m . s; then the cotangents
-  int at_weights, at_jacobian, at_square, at_total;  // [samples]
+  int at_pullback;  // of a score, [tangents, samples] rows: W^T v_m, then their adjoints
+  int at_energy;    // a number for each row of a stack: w . row, or v_m . s; later the cotangents
+  int at_weights, at_projected_jacobian, at_square, at_total;  // [samples]
   int at_sums, sums;                     // gradients of biases and of the readout, and the loss
   int at_readout_sum, at_loss_sum;
 

@@ -1,5 +1,6 @@
-// The sweep of the whole-net path for scores, s(x) itself: value and tangents alone. The readout s = W h + b is met
-// from its narrow side: with u_m = W^T v_m, v_m^T J v_m = u_m . hd_m and v_m . s = u_m . h + v_m . b; only |s|^2 takes s.
+// The sweep of the whole-net path for scores, s(x) itself: value and tangents alone. The readout s = W h + b is applied
+// to the directions instead: with the pullback u_m = W^T v_m, v_m^T J v_m = u_m . hd_m and v_m . s = u_m . h + v_m . b.
+// Only |s|^2 needs s.
 #pragma once
 
 #include "small.cuh"
@@ -24,30 +25,30 @@ struct SmallScore : SmallBlock<T> {
       this->product_up(p.layers[l], 0, rows);
       this->template activate<2>(p.layers[l], false, false);
     }
-    this->product_down(readout(), directions(), tangents * samples, p.at_lifted, 0);
+    this->product_down(readout(), directions(), tangents * samples, p.at_pullback, 0);
     if (p.variance_reduced) {
       this->product_up(readout(), 0, samples);
-      settle_reduced();
+      reduced_top();
     } else {
-      settle_sliced();
+      sliced_top();
     }
     if (!p.gradients) return;
-    turn();
+    readout_down();
     for (int l = p.depth - 1; l >= 0; l--) {
       const Layer& s = p.layers[l];
-      bend_score(s);
+      score_activation_down(s);
       this->collect(s, rows);
       if (l > 0 || p.on_x) this->product_down(s, memory + s.at_z, l > 0 ? rows : samples, s.at_in, s.at_out);
     }
-    this->give_inputs();
+    this->store_input_gradients();
   }
 
-  // ---- where everything lies -----------------------------------------------------------------------------------
+  // ---- the layout of shared memory -----------------------------------------------------------------------------
 
   FASTSSM_DEVICE const Layer& top() const { return p.layers[p.depth - 1]; }
   FASTSSM_DEVICE const Layer& readout() const { return p.layers[p.depth]; }
   FASTSSM_DEVICE T* directions() const { return memory + p.at_first + samples * readout().ld; }
-  FASTSSM_DEVICE T* lifted(int m, int r) const { return memory + p.at_lifted + (m * samples + r) * top().ld; }
+  FASTSSM_DEVICE T* pullback(int m, int r) const { return memory + p.at_pullback + (m * samples + r) * top().ld; }
   FASTSSM_DEVICE T* out(int kind, int r) const { return memory + top().at_out + (kind * samples + r) * top().ld; }
 
   // ---- at the top ----------------------------------------------------------------------------------------------
@@ -60,12 +61,12 @@ struct SmallScore : SmallBlock<T> {
   }
 
   // The terms, a warp for each sample, and the cotangent of each v_m . s.
-  FASTSSM_DEVICE void settle_sliced() {
+  FASTSSM_DEVICE void sliced_top() {
     const T* bias = memory + readout().at_bias;
     for (int r = threadIdx.x / kWarp; r < samples; r += kSmallThreads / kWarp) {
       T jacobian(0), square(0);
       for (int m = 0; m < tangents; m++) {
-        const T *u = lifted(m, r), *v = directions() + (m * samples + r) * readout().ld;
+        const T *u = pullback(m, r), *v = directions() + (m * samples + r) * readout().ld;
         const T projected = dot(u, out(0, r), top().out) + dot(v, bias, p.dim);
         jacobian += dot(u, out(m + 1, r), top().out) / T(p.count) + projected * T(0);  // NaN where s is not finite
         square += projected * projected / T(2 * p.count);
@@ -76,21 +77,21 @@ struct SmallScore : SmallBlock<T> {
     __syncthreads();
   }
 
-  // The terms, a warp for each sample, and s takes its bias and becomes its own cotangent.
-  FASTSSM_DEVICE void settle_reduced() {
+  // The terms, a warp for each sample. The bias is added to s, which is then replaced by its cotangent.
+  FASTSSM_DEVICE void reduced_top() {
     const T* bias = memory + readout().at_bias;
     for (int r = threadIdx.x / kWarp; r < samples; r += kSmallThreads / kWarp) {
-      T jacobian(0), norm(0), broken(0), *s = memory + readout().at_z + r * readout().ld;
-      for (int m = 0; m < tangents; m++) jacobian += dot(lifted(m, r), out(m + 1, r), top().out) / T(p.count);
+      T jacobian(0), norm(0), nan_flag(0), *s = memory + readout().at_z + r * readout().ld;
+      for (int m = 0; m < tangents; m++) jacobian += dot(pullback(m, r), out(m + 1, r), top().out) / T(p.count);
       for (int j = threadIdx.x % kWarp; j < p.dim; j += kWarp) {
         const T value = s[j] + bias[j];
         norm = add_square(norm, value);
-        broken += value * T(0);
+        nan_flag += value * T(0);
         s[j] = direction == 0 ? memory[p.at_weights + r] * value : T(0);
       }
       norm = warp_sum(norm);
-      broken = warp_sum(broken);
-      if (threadIdx.x % kWarp == 0) this->add_terms(r, jacobian + broken, direction == 0 ? norm / T(2) : T(0));
+      nan_flag = warp_sum(nan_flag);
+      if (threadIdx.x % kWarp == 0) this->add_terms(r, jacobian + nan_flag, direction == 0 ? norm / T(2) : T(0));
     }
     __syncthreads();
   }
@@ -98,30 +99,30 @@ struct SmallScore : SmallBlock<T> {
   // dLoss/d(v_m^T J v_m)
   FASTSSM_DEVICE T share(int r) const { return memory[p.at_weights + r] / T(p.count); }
 
-  // ---- on the way down -----------------------------------------------------------------------------------------
+  // ---- down ----------------------------------------------------------------------------------------------------
 
-  // The readout's gradients, dW = sb^T h + sum_m v_m^T ub_m, and cotangents of h and hd_m in place of these.
-  FASTSSM_DEVICE void turn() {
+  // The readout's gradients, dW = sb^T h + sum_m v_m^T ub_m, and the adjoints of h and hd_m in place of these.
+  FASTSSM_DEVICE void readout_down() {
     const Layer& s = readout();
     if (p.variance_reduced) {
       this->collect(s, samples);
       this->product_down(s, memory + s.at_z, samples, top().at_out, 0);
     }
-    meet();
-    this->outer(s, directions(), memory + p.at_lifted, tangents * samples);
+    top_adjoints();
+    this->outer(s, directions(), memory + p.at_pullback, tangents * samples);
     if (!p.variance_reduced)
       this->add_rows(s.at_bias_sum, s.out, directions(), s.ld, memory + p.at_energy, tangents * samples);
   }
 
-  // u_m and hd_m become each other's cotangents, and where v_m . s counts, u_m and h too.
-  FASTSSM_DEVICE void meet() {
+  // u_m, hd_m and h become their own adjoints, where the loss depends on u_m . hd_m, and for SSM also on v_m . s.
+  FASTSSM_DEVICE void top_adjoints() {
     const int width = top().out;
     for (int i = threadIdx.x; i < samples * width; i += kSmallThreads) {
       const int r = i / width, j = i % width;
       const T h = out(0, r)[j];
       T hb(0);
       for (int m = 0; m < tangents; m++) {
-        T &u = lifted(m, r)[j], &hd = out(m + 1, r)[j], ub = share(r) * hd;
+        T &u = pullback(m, r)[j], &hd = out(m + 1, r)[j], ub = share(r) * hd;
         hd = share(r) * u;
         if (!p.variance_reduced) {
           const T along = memory[p.at_energy + m * samples + r];
@@ -135,20 +136,20 @@ struct SmallScore : SmallBlock<T> {
     __syncthreads();
   }
 
-  // hb, hdb_m become zb, zdb_m, where z, zd_m were. The columns that pad these stay the zeros that they are.
-  FASTSSM_DEVICE void bend_score(const Layer& s) {
-    const int kind = samples * s.ld, width = s.out;
-    T *z = memory + s.at_z, *bars = memory + s.at_out;
+  // hb, hdb_m become zb, zdb_m, in place of z, zd_m. Their padding stays zero.
+  FASTSSM_DEVICE void score_activation_down(const Layer& s) {
+    const int stride = samples * s.ld, width = s.out;
+    T *z = memory + s.at_z, *adjoints = memory + s.at_out;
     for (int i = threadIdx.x; i < samples * width; i += kSmallThreads) {
       const int r = i / width, j = i % width, at = r * s.ld + j;
       const T d1 = z[at];
       T inner(0);
       for (int m = 1; m <= tangents; m++) {
-        const T zd = z[m * kind + at], hdb = bars[m * kind + at];
+        const T zd = z[m * stride + at], hdb = adjoints[m * stride + at];
         inner = add_inner(inner, hdb, zd);
-        z[m * kind + at] = tangent(d1, hdb);
+        z[m * stride + at] = tangent(d1, hdb);
       }
-      z[at] = value_down(d1, bars[at], memory[s.at_d2 + at], inner);
+      z[at] = value_down(d1, adjoints[at], memory[s.at_d2 + at], inner);
     }
     __syncthreads();
   }

@@ -19,7 +19,7 @@ FASTSSM_DEVICE Quad<T> quad(const T* p) {
   return *reinterpret_cast<const Quad<T>*>(p);
 }
 
-// To shared memory, and to where the caller's lies.
+// Stores of four numbers, to shared memory and to device memory.
 template <class T>
 FASTSSM_DEVICE void put_shared(T* p, const Quad<T>& q) {
   FASTSSM_UNROLL
@@ -55,7 +55,7 @@ struct SmallTile {
   int tangents;
 
   // The first row of the curvature in a stack.
-  FASTSSM_DEVICE int curve() const { return (tangents + 1) * samples; }
+  FASTSSM_DEVICE int curvature_row() const { return (tangents + 1) * samples; }
 
   // ---- products: four rows and four columns a thread -------------------------------------------------------------
 
@@ -89,8 +89,8 @@ struct SmallTile {
     __syncthreads();
   }
 
-  // below = bars W, and what came from above where the layer skips.
-  FASTSSM_DEVICE void product_down(const Layer& s, const T* bars, int rows, int at_below, int at_above) {
+  // below = adjoints W, plus the adjoints from above where the layer skips.
+  FASTSSM_DEVICE void product_down(const Layer& s, const T* adjoints, int rows, int at_below, int at_above) {
     const T *weight = memory + s.at_weight, *above = memory + at_above;
     T* below = memory + at_below;
     const int across = quads(s.in), deep = 4 * quads(s.out);
@@ -103,7 +103,7 @@ struct SmallTile {
       for (int k = 0; k < deep; k += 4) {
         Quad<T> a[4];
         FASTSSM_UNROLL
-        for (int q = 0; q < 4; q++) a[q] = quad(bars + (r + q < rows ? r + q : rows - 1) * s.ld + k);
+        for (int q = 0; q < 4; q++) a[q] = quad(adjoints + (r + q < rows ? r + q : rows - 1) * s.ld + k);
         FASTSSM_UNROLL
         for (int e = 0; e < 4; e++) {
           const Quad<T> w = quad(weight + (k + e) * s.ld_in + j);
@@ -125,7 +125,7 @@ struct SmallTile {
   // z, zd_m, zk become h, hd_m, k, and f' takes the place of z. ORDER: of the last derivative that is kept.
   template <int ORDER>
   FASTSSM_DEVICE void activate(const Layer& s, bool curved, bool fresh) {
-    const int kind = samples * s.ld, curve = this->curve() * s.ld, entered = samples * s.ld_in;
+    const int stride = samples * s.ld, curve = this->curvature_row() * s.ld, entered = samples * s.ld_in;
     const T constants[2] = {s.constants[0], s.constants[1]};
     T *z = memory + s.at_z, *out = memory + s.at_out;
     const int width = 4 * quads(s.out);
@@ -133,16 +133,16 @@ struct SmallTile {
       const int r = i / width, j = i % width, at = r * s.ld + j;
       const T* in = s.skip ? memory + s.at_in + r * s.ld_in + j : nullptr;
       if (j >= s.out) {
-        for (int k = 0; k < tangents + 1 + curved; k++) out[k * kind + at] = T(0);
+        for (int k = 0; k < tangents + 1 + curved; k++) out[k * stride + at] = T(0);
         continue;
       }
       const T value = z[at] + memory[s.at_bias + j];
       const Jet<T> f = jet_of<ORDER>(s.activation, value, constants);
       T q(0);
       for (int m = 1; m <= tangents; m++) {
-        const T zd = z[m * kind + at];
+        const T zd = z[m * stride + at];
         q = add_square(q, zd);
-        out[m * kind + at] = tangent(f.d1, zd) + (in ? in[m * entered] : T(0));
+        out[m * stride + at] = tangent(f.d1, zd) + (in ? in[m * entered] : T(0));
       }
       if (curved) {
         const T k = fresh ? curvature(f.d2, q) : curvature(f.d1, z[curve + at], f.d2, q);
@@ -156,70 +156,70 @@ struct SmallTile {
     __syncthreads();
   }
 
-  // hb, hdb_m, g become zb, zdb_m, zkb, where z, zd_m, zk were.
-  FASTSSM_DEVICE void bend(const Layer& s, bool fresh) {
-    const int kind = samples * s.ld, curve = this->curve() * s.ld;
-    const bool chained = p.variance_reduced;  // g is the chain, and its cotangent rides on the curvature
-    T *z = memory + s.at_z, *bars = memory + s.at_out;
+  // hb, hdb_m, g become zb, zdb_m, zkb, in place of z, zd_m, zk.
+  FASTSSM_DEVICE void activation_down(const Layer& s, bool fresh) {
+    const int stride = samples * s.ld, curve = this->curvature_row() * s.ld;
+    const bool chained = p.variance_reduced;  // g is the chain, and the curvature row carries its cotangent
+    T *z = memory + s.at_z, *adjoints = memory + s.at_out;
     const int width = 4 * quads(s.out);
     for (int i = threadIdx.x; i < samples * width; i += kSmallThreads) {
       const int r = i / width, j = i % width, at = r * s.ld + j;
       if (j >= s.out) {
-        for (int k = 0; k < tangents + 2; k++) z[k * kind + at] = T(0);
+        for (int k = 0; k < tangents + 2; k++) z[k * stride + at] = T(0);
         continue;
       }
       const T d1 = z[at], d2 = memory[s.at_d2 + at], d3 = memory[s.at_d3 + at];
-      const T g = chained ? memory[s.at_chain + at] : bars[curve + at];
-      const T cg = chained ? g * memory[p.at_energy + this->curve() + r] : g, bend = d2 * cg;
+      const T g = chained ? memory[s.at_chain + at] : adjoints[curve + at];
+      const T cg = chained ? g * memory[p.at_energy + this->curvature_row() + r] : g, d2_cg = d2 * cg;
       T inner(0), q(0);
       if (!fresh) inner = add_inner(inner, g, z[curve + at]);
       for (int m = 1; m <= tangents; m++) {
-        const T zd = z[m * kind + at], hdb = bars[m * kind + at];
+        const T zd = z[m * stride + at], hdb = adjoints[m * stride + at];
         q = add_square(q, zd);
         inner = add_inner(inner, hdb, zd);
-        z[m * kind + at] = curved_tangent_down(d1, hdb, bend, zd);
+        z[m * stride + at] = curved_tangent_down(d1, hdb, d2_cg, zd);
       }
-      z[at] = curved_value_down(d1, bars[at], d2, inner, d3, cg, q);
+      z[at] = curved_value_down(d1, adjoints[at], d2, inner, d3, cg, q);
       z[curve + at] = tangent(d1, g);
     }
     __syncthreads();
   }
 
-  // One layer of the chain: f' g where zk will be, and E2 += f'' q . g, a warp for each sample.
+  // One layer of the chain: f' g, in place of zk, and E2 += f'' q . g; a warp for each sample.
   FASTSSM_DEVICE void chain(const Layer& s, bool top) {
-    const int kind = samples * s.ld, curve = this->curve() * s.ld;
+    const int stride = samples * s.ld, curve = this->curvature_row() * s.ld;
     T* z = memory + s.at_z;
     for (int r = threadIdx.x / kWarp; r < samples; r += kSmallThreads / kWarp) {
       T e2(0);
       for (int j = threadIdx.x % kWarp; j < 4 * quads(s.out); j += kWarp) {
         const int at = r * s.ld + j;
-        T q(0), bar(0);
+        T q(0), adjoint(0);
         if (j < s.out) {
           const T g = memory[s.at_chain + at];
-          for (int m = 1; m <= tangents; m++) q = add_square(q, z[m * kind + at]);
+          for (int m = 1; m <= tangents; m++) q = add_square(q, z[m * stride + at]);
           e2 = add_inner(e2, curvature(memory[s.at_d2 + at], q), g);
-          bar = tangent(z[at], g);
+          adjoint = tangent(z[at], g);
         }
-        z[curve + at] = bar;
+        z[curve + at] = adjoint;
       }
       e2 = warp_sum(e2);
-      T* sum = memory + p.at_energy + this->curve() + r;
+      T* sum = memory + p.at_energy + this->curvature_row() + r;
       if (threadIdx.x % kWarp == 0) *sum = top ? e2 : *sum + e2;
     }
     __syncthreads();
   }
 
   // The curvature that carries both cotangents of the chain: k = f' zk + c2 f'' q.
-  FASTSSM_DEVICE void carry_curvature(const Layer& s) {
-    const int kind = samples * s.ld, curve = this->curve() * s.ld;
-    const T *z = memory + s.at_z, *in = memory + s.at_in + this->curve() * s.ld_in;
+  FASTSSM_DEVICE void curvature_up(const Layer& s) {
+    const int stride = samples * s.ld, curve = this->curvature_row() * s.ld;
+    const T *z = memory + s.at_z, *in = memory + s.at_in + this->curvature_row() * s.ld_in;
     T* out = memory + s.at_out;
     const int width = 4 * quads(s.out);
     for (int i = threadIdx.x; i < samples * width; i += kSmallThreads) {
       const int r = i / width, j = i % width, at = r * s.ld + j;
       T q(0), k(0);
-      for (int m = 1; m <= tangents; m++) q = add_square(q, z[m * kind + at]);
-      const T c2 = memory[p.at_energy + this->curve() + r];
+      for (int m = 1; m <= tangents; m++) q = add_square(q, z[m * stride + at]);
+      const T c2 = memory[p.at_energy + this->curvature_row() + r];
       if (j < s.out) k = curvature(z[at], z[curve + at], c2 * memory[s.at_d2 + at], q);
       out[curve + at] = s.skip ? k + in[r * s.ld_in + j] : k;
     }
@@ -228,7 +228,7 @@ struct SmallTile {
 
   // ---- at the top ----------------------------------------------------------------------------------------------
 
-  // w . row of the first rows of the top's stack, a warp for each.
+  // w . row, for the first rows of the last hidden layer's output; a warp for each.
   FASTSSM_DEVICE void read_energies(int rows) {
     const Layer& s = p.layers[p.depth - 1];
     for (int r = threadIdx.x / kWarp; r < rows; r += kSmallThreads / kWarp) {
@@ -242,38 +242,36 @@ struct SmallTile {
   }
 
   // NaN where the energy is not finite, or zero.
-  FASTSSM_DEVICE T broken(T energy) const {
-    return (energy + constant) * T(0);
-  }
+  FASTSSM_DEVICE T nan_flag(T energy) const { return (energy + constant) * T(0); }
 
-  // The terms of a chunk of directions; what is not a sum over directions enters with the first ones.
+  // Adds the terms of a chunk of directions. The first chunk overwrites.
   FASTSSM_DEVICE void add_terms(int r, T jacobian, T square) {
-    memory[p.at_jacobian + r] = jacobian + (direction == 0 ? T(0) : memory[p.at_jacobian + r]);
+    memory[p.at_projected_jacobian + r] = jacobian + (direction == 0 ? T(0) : memory[p.at_projected_jacobian + r]);
     memory[p.at_square + r] = square + (direction == 0 ? T(0) : memory[p.at_square + r]);
   }
 
-  // In place of the energies their cotangents: none on E itself, E1 / M and -1 / M, each times the sample's weight.
-  FASTSSM_DEVICE void settle_sliced() {
+  // Replaces the energies by their cotangents: none on E itself, E1 / M and -1 / M, each times the sample's weight.
+  FASTSSM_DEVICE void sliced_top() {
     for (int r = threadIdx.x; r < samples; r += kSmallThreads) {
       T* e = memory + p.at_energy + r;
-      T *e2 = e + curve(), squares(0);
+      T *e2 = e + curvature_row(), squares(0);
       const T share = memory[p.at_weights + r] / T(p.count);
       for (int m = 1; m <= tangents; m++) {
         squares += e[m * samples] * e[m * samples];
         e[m * samples] *= share;
       }
-      add_terms(r, broken(*e) - *e2 / T(p.count), squares / T(2 * p.count));
+      add_terms(r, nan_flag(*e) - *e2 / T(p.count), squares / T(2 * p.count));
       *e = T(0);
       *e2 = -share;
     }
     __syncthreads();
   }
 
-  // dE/dx becomes its own cotangent, and E2 that of itself; a warp for each sample.
-  FASTSSM_DEVICE void settle_merged() {
+  // Replaces dE/dx and E2 by their cotangents; a warp for each sample.
+  FASTSSM_DEVICE void merged_top() {
     const int ld = p.layers[0].ld_in;
     for (int r = threadIdx.x / kWarp; r < samples; r += kSmallThreads / kWarp) {
-      T *u = memory + p.at_first + (curve() + r) * ld, norm(0);
+      T *u = memory + p.at_first + (curvature_row() + r) * ld, norm(0);
       const T weight = memory[p.at_weights + r];
       for (int j = threadIdx.x % kWarp; j < ld; j += kWarp) {
         if (j < p.dim) norm += u[j] * u[j];
@@ -281,15 +279,15 @@ struct SmallTile {
       }
       norm = warp_sum(norm);
       if (threadIdx.x % kWarp == 0) {
-        T *e = memory + p.at_energy + r, *e2 = e + curve();
-        add_terms(r, broken(*e) - *e2 / T(p.count), direction == 0 ? norm / T(2) : T(0));
+        T *e = memory + p.at_energy + r, *e2 = e + curvature_row();
+        add_terms(r, nan_flag(*e) - *e2 / T(p.count), direction == 0 ? norm / T(2) : T(0));
         *e2 = -weight / T(p.count);
       }
     }
     __syncthreads();
   }
 
-  // To the sums from `at` on: rows, each times its coefficient if there are any.
+  // Adds rows to the sums from `at` on, each times its coefficient if there are any.
   FASTSSM_DEVICE void add_rows(int at, int width, const T* rows, int ld, const T* coefficient, int count) {
     for (int j = threadIdx.x; j < width; j += kSmallThreads) {
       T total(0);
@@ -299,8 +297,8 @@ struct SmallTile {
     __syncthreads();
   }
 
-  // Rows of the readout, each times its coefficient if there are any.
-  FASTSSM_DEVICE void spread_readout(int at, const T* coefficient, int count) {
+  // Fills rows with the readout, each times its coefficient if there are any.
+  FASTSSM_DEVICE void scale_readout(int at, const T* coefficient, int count) {
     const Layer& top = p.layers[p.depth - 1];
     for (int i = threadIdx.x; i < count * top.ld; i += kSmallThreads) {
       const int r = i / top.ld, j = i % top.ld;

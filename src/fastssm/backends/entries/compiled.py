@@ -51,4 +51,4 @@ def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
 
 @lru_cache(maxsize=1024)
 def _compiled(structure: Structure) -> Any:
-    return _C.Plan(structure.kind, list(structure.activations), list(structure.constants), list(structure.flags))
+    return _C.Structure(structure.kind, list(structure.activations), list(structure.constants), list(structure.flags))

@@ -1,18 +1,18 @@
-// The buffers of a call: one block of device memory, and the largest tile of samples that it has room for.
+// The buffers of a call: one block of device memory, and the largest tile of samples that fits into it.
 #include "launch.h"
 #include "pass.h"
 
 namespace fastssm::cuda {
 namespace {
 
-constexpr int64_t kMostTangents = 254;  // more directions are taken in turns
+constexpr int64_t kMaxTangents = 254;  // more directions are processed in chunks
 
 }  // namespace
 
-// Hands out pieces of a block; where there is none yet, it only counts.
-class Taker {
+// Allocates pieces of a block, one after another. Without a block it only counts their bytes.
+class BumpAllocator {
  public:
-  explicit Taker(void* block) : block_(static_cast<char*>(block)) {}
+  explicit BumpAllocator(void* block) : block_(static_cast<char*>(block)) {}
   size_t used() const { return used_; }
 
   template <class T>
@@ -30,42 +30,41 @@ class Taker {
 
 template <class T>
 Pass<T>::Pass(const Problem<T>& problem, const int64_t* seed, const Gradients<T>& gradients, const Runtime<T>& runtime,
-              Use use)
-    : problem_(problem), seed_(seed), gradients_(gradients), runtime_(runtime), use_(use) {
+              SweepOptions options)
+    : problem_(problem), seed_(seed), gradients_(gradients), runtime_(runtime), options_(options) {
   split();
   if (problem.samples == 0) return;
   choose_tile();
-  Taker taker(runtime.allocate(bytes(largest_.samples)));
-  lay_out(taker, largest_.samples);
+  BumpAllocator allocator(runtime.allocate(bytes(largest_.samples)));
+  lay_out(allocator, largest_.samples);
   if (given_readout_) return;
-  const Identity<T> identity{readout_.in, identity_};
+  const Identity<T> identity{.size = readout_.in, .out = identity_};
   const int64_t blocks = divided_up(readout_.in * readout_.in, kThreads);
-  start(runtime, "identity", {{static_cast<unsigned>(blocks)}, kThreads}, identity);
+  start(runtime, "identity", {.grid = {static_cast<unsigned>(blocks)}, .threads = kThreads}, identity);
   readout_.weight = identity_;
 }
 
-// The readout is the last layer where that is a bare affine map, else the identity.
+// The readout is the last layer where that is a plain affine map, else the identity.
 template <class T>
 void Pass<T>::split() {
   const Layer<T>& last = problem_.layers[problem_.depth - 1];
   given_readout_ = plain(last);
   hidden_.assign(problem_.layers, problem_.layers + problem_.depth - given_readout_);
   readout_ = last;
-  if (!given_readout_)
-    readout_ = {nullptr, nullptr, nullptr, nullptr, last.out, last.out, kIdentity, nullptr, false};
+  if (!given_readout_) readout_ = Layer<T>{.in = last.out, .out = last.out, .activation = kIdentity};
 }
 
 template <class T>
 size_t Pass<T>::bytes(int64_t samples) {
-  Taker counter(nullptr);
+  BumpAllocator counter(nullptr);
   lay_out(counter, samples);
   return counter.used();
 }
 
-// Tiles of one size, the largest that fits or a little less.
+// Chooses tiles of one size: the largest that fits, or slightly less.
 template <class T>
 void Pass<T>::choose_tile() {
-  largest_.tangents = std::min(problem_.directions.count, kMostTangents);
+  largest_.tangents = std::min(problem_.directions.count, kMaxTangents);
   int64_t fit = 1, step = 1;
   while (step <= problem_.samples / 2) step *= 2;
   for (; step > 0; step /= 2)
@@ -74,13 +73,14 @@ void Pass<T>::choose_tile() {
 }
 
 template <class T>
-void Pass<T>::lay_out(Taker& taker, int64_t samples) {
+void Pass<T>::lay_out(BumpAllocator& allocator, int64_t samples) {
   const int64_t kinds = largest_.tangents + 2, rows = kinds * samples;
   const auto pad = [](int64_t width) { return divided_up(width, kLanes<T>) * kLanes<T>; };
-  const auto stack = [&](int64_t ld) { return taker.template take<T>(rows * ld); };
-  const auto single = [&](int64_t ld) { return taker.template take<T>(samples * ld); };
+  const auto stack = [&](int64_t ld) { return allocator.template take<T>(rows * ld); };
+  const auto single = [&](int64_t ld) { return allocator.template take<T>(samples * ld); };
   const auto sum = [&](int64_t most, int64_t ld) {
-    return Sum{taker.template take<T>(walking(most, ld / kLanes<T>).down(most) * ld), 0, ld};
+    T* partial = allocator.template take<T>(walking(most, ld / kLanes<T>).down(most) * ld);
+    return Sum{.partial = partial, .rows = 0, .ld = ld};
   };
   const int64_t in_ld = pad(problem_.dim + problem_.extra), top_ld = pad(readout_.in);
   int64_t widest = in_ld;
@@ -88,8 +88,8 @@ void Pass<T>::lay_out(Taker& taker, int64_t samples) {
   first_ = {stack(in_ld), in_ld};
   entry_ = {single(in_ld), in_ld};
   score_ = {single(in_ld), in_ld};
-  T* bars[2] = {nullptr, nullptr};
-  if (use_.gradients && !use_.merged) bars[0] = stack(widest), bars[1] = stack(widest);
+  T* adjoints[2] = {nullptr, nullptr};
+  if (options_.gradients && !options_.merged) adjoints[0] = stack(widest), adjoints[1] = stack(widest);
   stages_.clear();
   bias_sums_.clear();
   for (const Layer<T>& layer : hidden_) {
@@ -97,24 +97,24 @@ void Pass<T>::lay_out(Taker& taker, int64_t samples) {
     s.ld = pad(layer.out);
     s.z = stack(s.ld);
     s.out = stack(s.ld);
-    s.bars = use_.merged ? stack(s.ld) : bars[stages_.size() % 2];
+    s.adjoints = options_.merged ? stack(s.ld) : adjoints[stages_.size() % 2];
     s.d1 = layer.scale ? single(s.ld) : s.z;
     s.d2 = single(s.ld);
     s.d3 = single(s.ld);
-    s.q = use_.merged ? single(s.ld) : nullptr;
-    s.g = use_.merged ? single(s.ld) : nullptr;
+    s.q = options_.merged ? single(s.ld) : nullptr;
+    s.g = options_.merged ? single(s.ld) : nullptr;
     stages_.push_back(s);
-    bias_sums_.push_back(use_.gradients ? sum(samples, s.ld) : Sum{});
+    bias_sums_.push_back(options_.gradients ? sum(samples, s.ld) : Sum{});
   }
-  if (!energy()) lifted_ = {stack(top_ld), top_ld};
-  if (use_.gradients) readout_sum_ = sum(rows, energy() ? top_ld : in_ld);
+  if (!energy()) pullback_ = {stack(top_ld), top_ld};
+  if (options_.gradients) readout_sum_ = sum(rows, energy() ? top_ld : in_ld);
   e2_ = single(1);
   coefficients_ = stack(1);
-  if (!given_readout_) identity_ = taker.template take<T>(readout_.in * readout_.in);
+  if (!given_readout_) identity_ = allocator.template take<T>(readout_.in * readout_.in);
 }
 
 #define FASTSSM_INSTANTIATE(T) \
-  template Pass<T>::Pass(const Problem<T>&, const int64_t*, const Gradients<T>&, const Runtime<T>&, Use);
+  template Pass<T>::Pass(const Problem<T>&, const int64_t*, const Gradients<T>&, const Runtime<T>&, SweepOptions);
 FASTSSM_INSTANTIATE(float)
 FASTSSM_INSTANTIATE(double)
 
