@@ -8,7 +8,8 @@ ARGS   ?=
 BUILD  ?= cpu
 BIN    := $(VENV)/bin
 RUN    := runs/white-wine
-NATIVE := setup.py tools/amalgamate.py tools/cuda_engine.py tools/nvcc.py tools/toolchain.py $(shell find csrc -type f)
+NATIVE := setup.py CMakeLists.txt tools/amalgamate.py tools/backend.py tools/native_build.py $(shell find cmake csrc -type f)
+BUILDS := "setuptools>=77" "cmake>=3.20" ninja "pybind11>=3,<4"  # what pyproject.toml builds with
 
 # What `make sanitize-extension` runs: sanitized code is slow, too slow to count the threads of a worker in time.
 SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_native.py -k "not data_loader"
@@ -58,7 +59,7 @@ sanitize-extension: $(VENV)/.test  ## SANITIZED="tests" with the extension under
 	$(call COPY,build/sanitized,.)
 	cd build/sanitized && FASTSSM_BUILD=cpu CXXFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 	  $(abspath $(BIN)/python) setup.py --quiet build_ext --inplace
-	cd build/sanitized && PYTHONPATH=. OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	cd build/sanitized && PYTHONPATH=src OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  $(abspath $(BIN)/python) -m pytest --capture=sys -p no:cacheprovider $(SANITIZED) $(ARGS)
 
@@ -99,8 +100,8 @@ fuzz: $(VENV)/.test  ## 2000 random networks, losses, dtypes and threads against
 	OMP_NUM_THREADS=1 FASTSSM_FUZZ_EXAMPLES=2000 $(BIN)/pytest --hypothesis-seed=1 tests/test_fuzz.py $(ARGS)
 
 kernels: $(VENV)/.cuda-test  ## the CUDA kernels by nvcc, a cubin for each architecture, and what ptxas says of them
-	cmake -S . -B build/kernels -DNVCC="$$($(BIN)/python tools/nvcc.py)" --log-level=WARNING
-	cmake --build build/kernels --target kernels --parallel $(JOBS)
+	$(CMAKE) -G Ninja -S . -B build/kernels -DFASTSSM_WHEELS=$(abspath $(BIN)/python) --log-level=WARNING
+	$(CMAKE) --build build/kernels --target kernels --parallel $(JOBS)
 
 cuda-static: $(VENV)/.test  ## what is known of the CUDA kernels without a GPU, into bench/results (needs nvcc)
 	$(BIN)/python -m bench.cuda_static $(ARGS)
@@ -126,17 +127,22 @@ COPY = rm -rf $(1) && mkdir -p $(1) && git ls-files -z --cached --others --exclu
 SANITIZE := -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
 
 # The C++ tests in a build folder of their own for each sanitizer, which is what the folder is called.
-build/ctest/%: FORCE
-	cmake -S . -B $@ -DFASTSSM_SANITIZE=$(filter-out plain,$*) --log-level=WARNING
-	cmake --build $@ --parallel $(JOBS) -- --quiet
-	ctest --test-dir $@ --output-on-failure --parallel $(JOBS)
+build/ctest/%: $(VENV)/.builds FORCE
+	$(CMAKE) -G Ninja -S . -B $@ -DFASTSSM_SANITIZE=$(filter-out plain,$*) --log-level=WARNING
+	$(CMAKE) --build $@ --parallel $(JOBS) -- --quiet
+	$(BIN)/ctest --test-dir $@ --output-on-failure --parallel $(JOBS)
 FORCE:
+CMAKE = PATH="$(abspath $(BIN)):$$PATH" cmake
 
-# A venv with torch; then one stamp per extra, so that a second call is instant. Without isolation, so that setup.py sees torch.
-$(VENV)/.torch:
+# A venv with what builds, then with torch; then one stamp per extra, so that a second call is instant. Without isolation:
+# nothing is downloaded again for each build.
+$(VENV)/.builds:
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(BUILDS)
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.builds
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install --quiet "setuptools>=77"
 	@touch $@
 
 $(VENV)/.%: pyproject.toml $(NATIVE) $(VENV)/.torch

@@ -19,9 +19,8 @@ from fastssm.native import cuda_library, extension
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))  # as setup.py does
 
-import cuda_engine as build  # noqa: E402
-import nvcc  # noqa: E402
-import toolchain  # noqa: E402
+import native_build  # noqa: E402
+from native_build import Build, NotBuilt, description, program  # noqa: E402
 
 
 def compiler(folder: Path, version: str) -> Path:
@@ -33,106 +32,122 @@ def compiler(folder: Path, version: str) -> Path:
     return program
 
 
+def described() -> dict[str, list[str]]:
+    try:
+        return description()
+    except NotBuilt as reason:
+        if "there is no cmake" in str(reason):
+            pytest.skip(str(reason))
+        raise
+
+
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """Hide every nvcc of this machine."""
+    """Hide every nvcc of this machine but that of /usr/local/cuda, and have Python's packages in `site`."""
+    described()
     for name in ("NVCC", "CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
+    cmake = program("cmake")
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    monkeypatch.setattr(nvcc.sysconfig, "get_path", lambda name: str(tmp_path / "site"))
-    monkeypatch.setattr(nvcc.site, "getsitepackages", lambda: [])
-    monkeypatch.setattr(nvcc, "SYSTEM", tmp_path / "system")
+    monkeypatch.setattr(native_build, "program", lambda name: cmake)
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{tmp_path}/site'\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(native_build.sys, "executable", str(python))
     return monkeypatch
 
 
 def test_nvcc_is_found_in_order(nowhere: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(toolchain.NotBuilt, match="there is no nvcc; it was looked for in CUDA_HOME, on the PATH and"):
-        nvcc.find_nvcc()
-    wheel = compiler(tmp_path / "site/nvidia/cu13/bin", "13.0.4")
-    assert nvcc.find_nvcc() == nvcc.Nvcc(str(wheel), "13.0.4")
-    nowhere.setenv("PATH", f"{compiler(tmp_path / 'path', '13.0.3').parent}:{os.defpath}")
-    assert nvcc.find_nvcc().version == "13.0.3"
-    nowhere.setenv("CUDA_HOME", str(compiler(tmp_path / "home/bin", "13.0.2").parents[1]))
-    assert nvcc.find_nvcc().version == "13.0.2"
-    nowhere.setenv("NVCC", str(compiler(tmp_path / "named", "13.0.1")))
-    assert nvcc.find_nvcc().version == "13.0.1"
-    nowhere.setenv("NVCC", "false")
-    with pytest.raises(toolchain.NotBuilt, match=r"has no version \(exit status 1\)|there is no nvcc"):
-        nvcc.find_nvcc()
+    assert described()["cuda_folders"][-1] == "/usr/local/cuda/bin"
+    for named, place in (
+        ("PATH", "site/nvidia/cu12/bin"),
+        ("PATH", "site/nvidia/cu13/bin"),
+        ("PATH", "path"),
+        ("CUDA_PATH", "toolkit/bin"),
+        ("CUDA_HOME", "home/bin"),
+        ("NVCC", "named"),
+    ):
+        path = compiler(tmp_path / place, "13.0.1")
+        if not place.startswith("site"):
+            nowhere.setenv(named, {"PATH": str(path.parent), "NVCC": str(path)}.get(named, str(path.parents[1])))
+        assert described()["nvcc"] == [str(path)]
+    nowhere.setenv("NVCC", "no-such-compiler")
+    assert described()["nvcc"] == []
 
 
-DEFAULT = ["75", "80", "120"]
 LISTS = [
-    ("", ["75", "80", "120+PTX"]),
-    ("8.0", ["80"]),
-    ("8.6 7.5+PTX", ["75+PTX", "86"]),
-    ("9.0a;8.0,12.0+PTX", ["80", "90", "120+PTX"]),
-    ("Ampere Hopper", ["80", "86", "90"]),
+    ("", "75 80 86 89 90 100 120+PTX"),
+    ("8.0", "80"),
+    ("8.6 7.5+PTX", "75+PTX 86"),
+    ("9.0a;8.0,12.0+PTX", "80 90 120+PTX"),
+    ("Ampere Hopper", "80 86 90"),
+    ("9.0 9.0+PTX 10.0", "90+PTX 100"),
 ]
 
 
 @pytest.mark.parametrize(("listed", "expected"), LISTS)
-def test_the_list_of_architectures(monkeypatch: pytest.MonkeyPatch, listed: str, expected: list[str]) -> None:
+def test_the_list_of_architectures(monkeypatch: pytest.MonkeyPatch, listed: str, expected: str) -> None:
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
-    assert nvcc.architectures(DEFAULT) == expected
+    assert described()["chosen_architectures"] == expected.split()
 
 
 def test_a_list_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 sm_90")
-    with pytest.raises(toolchain.NotBuilt, match=r"TORCH_CUDA_ARCH_LIST holds 'sm_90'; write numbers like 8.0"):
-        nvcc.architectures(DEFAULT)
+    with pytest.raises(NotBuilt, match=r"^TORCH_CUDA_ARCH_LIST holds 'sm_90'; write numbers like 8.0, the last .*PTX$"):
+        described()
 
 
-def test_the_options_of_nvcc() -> None:
-    assert nvcc.targets(["80", "120+PTX"]) == [
+def test_the_options_of_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 12.0+PTX")
+    assert described()["targets"] == [
         *("-gencode", "arch=compute_80,code=[sm_80]"),
         *("-gencode", "arch=compute_120,code=[sm_120,compute_120]"),
     ]
 
 
-class Tools:
-    """A toolchain as far as the CUDA engine looks at it before it compiles anything."""
-
-    name = "c++ 1.2"
-    rows = {"architectures": [["80", "90"]]}  # noqa: RUF012
-
-    def __init__(self, version: str, with_cuda: str | None) -> None:
-        self.torch = toolchain.Torch(Path(), version, with_cuda)
-
-
-def test_what_is_built_for_which_torch(nowhere: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(toolchain.NotBuilt, match=r"torch 2.9.1 cannot have it; it takes torch 2.10 or later"):
-        build.CudaEngine(Tools("2.9.1", "12.6"), asked_for=False)
-    with pytest.raises(toolchain.NotBuilt, match=r"torch 2.13.0\+cpu is built without CUDA; FASTSSM_BUILD=cuda builds"):
-        build.CudaEngine(Tools("2.13.0+cpu", None), asked_for=False)
-    with pytest.raises(toolchain.NotBuilt, match="there is no nvcc"):
-        build.CudaEngine(Tools("2.13.0+cpu", None), asked_for=True)
-    for_later = build.CudaEngine(Tools("2.14.0", "13.0"), asked_for=False)  # no nvcc: NVRTC compiles later
-    assert for_later.facts() == {"torch": "2.10", "compiler": "c++ 1.2"}
-    nowhere.setenv("NVCC", str(compiler(tmp_path / "named", "13.0.1")))
-    nowhere.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    asked_for = build.CudaEngine(Tools("2.13.0+cpu", None), asked_for=True)
-    assert asked_for.facts() == {**for_later.facts(), "nvcc": "13.0.1", "architectures": ["80", "90+PTX"]}
-
-
-def toolchain_or_skip() -> toolchain.Toolchain:
+def configured(choice: str, folder: Path, **variables: str) -> Build:
+    """Return what builds beside this torch, or skip where no C++ compiler does."""
     try:
-        return toolchain.Toolchain()
-    except toolchain.NotBuilt as reason:
+        return Build(choice, folder, **variables)
+    except NotBuilt as reason:
+        if reason.what == "the CUDA engine":
+            raise
         pytest.skip(str(reason))
+
+
+def test_what_is_built_for_which_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    built = configured("auto", tmp_path, TORCH_CUDA="").facts
+    assert built["cuda"] == {
+        "reason": f"torch {torch.__version__} is built without CUDA; FASTSSM_BUILD=cuda builds it all the same"
+    }
+    assert Build("cpu", tmp_path).facts["cuda"] == {"reason": "FASTSSM_BUILD=cpu asked for the CPU engine alone"}
+    for_later = Build("auto", tmp_path, TORCH_CUDA="13.0").facts["cuda"]  # no nvcc: NVRTC compiles later
+    assert for_later == {"torch": "2.10", "compiler": built["compiler"]}
+    monkeypatch.setenv("NVCC", str(compiler(tmp_path / "named", "13.0.1")))
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 9.0+PTX")
+    asked_for = Build("cuda", tmp_path, TORCH_CUDA="").facts["cuda"]
+    assert asked_for == {**for_later, "nvcc": "13.0.1", "architectures": ["80", "90+PTX"]}
+    monkeypatch.setenv("NVCC", "no-such-compiler")
+    with pytest.raises(NotBuilt, match=r"^there is no nvcc; it was looked for in CUDA_HOME, on the PATH and among"):
+        Build("cuda", tmp_path)
+
+
+def test_an_older_torch_has_no_cuda_engine(tmp_path: Path) -> None:
+    built = configured("auto", tmp_path, TORCH_VERSION="2.9.1", TORCH_CUDA="12.6").facts
+    assert built["cuda"] == {"reason": "torch 2.9.1 cannot have it; it takes torch 2.10 or later"}
 
 
 def test_cuda_that_was_asked_for_fails_before_anything_is_compiled(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", "77")
-    toolchain_or_skip()
+    configured("cpu", tmp_path / "trial")
     command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
     command += ["build", "--build-base", str(tmp_path)]
     environment = {**os.environ, "FASTSSM_BUILD": "cuda", "NVCC": "no-such-compiler"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "fastssm: the CUDA engine was not built: there is no nvcc; " in done.stderr
-    assert not list(tmp_path.rglob("_C*"))
+    assert not list(tmp_path.rglob("_C*.so"))
 
 
 # --- what is said of it ---

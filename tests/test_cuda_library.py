@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,15 +16,14 @@ from fastssm.native import cuda_library, extension
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))  # as setup.py does
 
-import cuda_engine as build  # noqa: E402
-import nvcc  # noqa: E402
-import toolchain  # noqa: E402
+from native_build import CUDA_OUTPUTS, Build, NotBuilt, description, program  # noqa: E402
 
 
-def toolchain_or_skip() -> toolchain.Toolchain:
+def configured(choice: str, folder: Path, **variables: str) -> Build:
+    """Return what builds the engine in a folder of its own, or skip."""
     try:
-        return toolchain.Toolchain()
-    except toolchain.NotBuilt as reason:
+        return Build(choice, folder, **variables)
+    except NotBuilt as reason:
         pytest.skip(str(reason))
 
 
@@ -61,10 +59,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The engine's library, by the C++ compiler alone, linked beside the torch of these tests."""
     if not (ROOT / "csrc").exists():
         pytest.skip("needs the sources")
-    tools, folder = toolchain_or_skip(), tmp_path_factory.mktemp("engine")
-    tools.torch = tools.torch._replace(cuda="13.0")
-    build.CudaEngine(tools, asked_for=False).build(folder)
-    assert build.written(folder) == ["_cuda.so", "_kernels.cu"]
+    folder = tmp_path_factory.mktemp("engine")
+    build = configured("auto", folder / "build", TORCH_CUDA="13.0")
+    assert "nvcc" not in build.facts["cuda"]  # NVRTC compiles later
+    assert build.build_cuda(folder) == ["_cuda.so", "_kernels.cu"]
     return folder / "_cuda.so"
 
 
@@ -92,7 +90,8 @@ def test_a_missing_symbol_is_a_sentence_and_no_operator(library: Path, tmp_path:
     """A torch without CUDA has neither function; with stubs of both, the operators are there."""
     stubs = tmp_path / "stubs.c"
     stubs.write_text("".join(f"int {name}() {{ return 1; }}\n" for name in WEAK[:2]))
-    subprocess.run([*toolchain.find_compiler(), "-xc", "-shared", "-fPIC", stubs, "-o", tmp_path / "s.so"], check=True)
+    compiler = os.environ.get("CXX", "c++")
+    subprocess.run([compiler, "-xc", "-shared", "-fPIC", stubs, "-o", tmp_path / "s.so"], check=True)
     lacking, registered, absent, refused = opened_alone(library)
     assert absent == "there is no file no such file"
     if torch.version.cuda is None:
@@ -105,14 +104,9 @@ def test_a_missing_symbol_is_a_sentence_and_no_operator(library: Path, tmp_path:
 
 def nvcc_or_skip() -> str:
     try:
-        return nvcc.find_nvcc().path
-    except toolchain.NotBuilt as reason:
-        pytest.skip(str(reason))
-
-
-def architectures_of_the_sources() -> list[str]:
-    (row,) = re.findall(r"^architectures +(.*)$", (ROOT / "csrc/sources.txt").read_text(), re.MULTILINE)
-    return str(row).split()
+        return description()["nvcc"][0]
+    except (NotBuilt, IndexError):
+        pytest.skip("there is no nvcc, or no CMake to look for it")
 
 
 FAT = (0xBA55ED50).to_bytes(4, "little")  # what the driver knows a fat binary by
@@ -124,7 +118,7 @@ def test_what_was_built_is_installed() -> None:
     """As `make wheel BUILD=cuda` builds it: the library, and the kernels where the driver will be told to look."""
     assert cuda_library.LIBRARY.exists()
     assert cuda_library.IMAGE.read_bytes()[:4] == FAT
-    assert [a.split("+")[0] for a in RECORDED["architectures"]] == architectures_of_the_sources()
+    assert [a.split("+")[0] for a in RECORDED["architectures"]] == description()["architectures"]
     assert RECORDED["architectures"][-1].endswith("+PTX")
 
 
@@ -132,15 +126,13 @@ def test_what_was_built_is_installed() -> None:
 @pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="needs the sources")
 def test_the_fat_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As FASTSSM_BUILD=cuda builds it into a wheel, for two architectures, with PTX for what comes later."""
-    nvcc_or_skip()
-    tools = toolchain_or_skip()
+    nvcc = Path(nvcc_or_skip())
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5 8.0+PTX")
-    engine = build.CudaEngine(tools, asked_for=True)
-    engine.build(tmp_path)
-    assert build.written(tmp_path) == list(build.OUTPUTS)
-    assert engine.facts()["architectures"] == ["75", "80+PTX"]
+    build = configured("cuda", tmp_path / "build")
+    assert build.build_cuda(tmp_path) == list(CUDA_OUTPUTS)
+    assert build.facts["cuda"]["architectures"] == ["75", "80+PTX"]
     assert (tmp_path / "_kernels.fatbin").read_bytes()[:4] == FAT
-    lister = Path(engine.nvcc.path).with_name("cuobjdump")
+    lister = nvcc.with_name("cuobjdump")
     if lister.exists():
         command = [lister, "-lelf", "-lptx", tmp_path / "_kernels.fatbin"]
         listed = subprocess.run(command, capture_output=True, text=True)
@@ -148,15 +140,16 @@ def test_the_fat_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMake")
 def test_cmake_compiles_the_kernels(tmp_path: Path) -> None:
-    configure = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), f"-DNVCC={nvcc_or_skip()}"]
-    subprocess.run(configure, check=True, capture_output=True)
-    build_target = ["cmake", "--build", str(tmp_path), "--target"]
+    environment = {**os.environ, "NVCC": nvcc_or_skip()}
+    cmake = program("cmake")
+    configure = [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={program('ninja')}", "-S", str(ROOT), "-B", str(tmp_path)]
+    subprocess.run(configure, check=True, capture_output=True, env=environment)
+    build_target = [cmake, "--build", str(tmp_path), "--target"]
     done = subprocess.run([*build_target, "kernels_120"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "ptxas info    : Compiling entry function" in done.stdout + done.stderr
     assert (tmp_path / "kernels_120.cubin").read_bytes()[:4] == b"\x7fELF"
     listed = subprocess.run([*build_target, "help"], capture_output=True, text=True)
-    expected = {"kernels", *(f"kernels_{a}" for a in architectures_of_the_sources())}
+    expected = {"kernels", *(f"kernels_{a}" for a in description()["architectures"])}
     assert expected <= set(re.findall(r"\bkernels\w*\b", listed.stdout))

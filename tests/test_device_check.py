@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "device")]
 
 import engine  # noqa: E402
 import rehearse  # noqa: E402
-import toolchain  # noqa: E402
+from native_build import NotBuilt  # noqa: E402
 
 BUILT = {"reason": "the CUDA engine was built alone", "cuda": {"torch": "2.10", "compiler": "c++ 1.2"}}
 
@@ -77,7 +77,7 @@ def test_without_nvcc_the_phases_that_need_it_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def build(folder: Path) -> None:
-        raise toolchain.NotBuilt("there is no nvcc")
+        raise NotBuilt("there is no nvcc")
 
     monkeypatch.setattr(engine, "build", build)
     monkeypatch.setattr(engine, "missing", lambda: "")

@@ -13,12 +13,12 @@ import pytest
 
 from fastssm.native import nvrtc
 from tools.amalgamate import amalgamate
+from tools.native_build import description
 
 ROOT = Path(__file__).parents[1]
-LINES = [line.split("#")[0].split() for line in (ROOT / "csrc/sources.txt").read_text().splitlines()]
-ROWS = {words[0]: words[1:] for words in LINES if words}
-ARCHITECTURES = [int(capability) for capability in ROWS["architectures"]]
-KERNELS = ROOT / "csrc" / ROWS["kernels"][0]
+BUILT = description()
+ARCHITECTURES = [int(capability) for capability in BUILT["architectures"]]
+KERNELS = Path(BUILT["cuda_kernels"][0])
 SOURCE = """#include <cmath>
 #include <cstdint>
 #include <cstring>

@@ -3,11 +3,12 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+import warnings
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,6 @@ import torch
 import fastssm
 from fastssm.cli import info
 from fastssm.native import extension
-from tools import toolchain
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,7 +68,7 @@ THIS = {
 
 @pytest.fixture
 def load(monkeypatch, tmp_path):
-    """Return what `fastssm.extension` makes of a record; opening the module fails, unless `import_module` is given."""
+    """Return what fastssm makes of a record; opening the module fails, unless `import_module` is given."""
 
     def load(record, import_module=None):
         monkeypatch.delenv(extension.OFF, raising=False)
@@ -82,8 +82,8 @@ def load(monkeypatch, tmp_path):
 
 
 def test_the_module_that_was_built_is_loaded(load):
-    module, sentence = load(THIS, lambda name: name)
-    assert module == "fastssm._C"
+    module, sentence = load(THIS, lambda name: SimpleNamespace(__file__=__file__, name=name))
+    assert module.name == "fastssm._C"
     assert (
         sentence
         == f"The compiled module fastssm._C is loaded: baseline, avx2, by c++ 1.2, for torch {torch.__version__}."
@@ -123,7 +123,7 @@ def test_the_switch_of_the_environment(monkeypatch, load, value, off):
         monkeypatch.setenv(extension.OFF, value)
         return extension._load.__wrapped__()
 
-    load(THIS, lambda name: name)
+    load(THIS, lambda name: SimpleNamespace(__file__=__file__))
     module, sentence = open_it()
     assert (module is None) == off
     assert (f"is switched off by FASTSSM_NO_NATIVE={value}." in sentence) == off
@@ -154,74 +154,58 @@ def test_the_process_has_one_openmp():
     assert len(found) == 1, found
 
 
-# The build
+# What an editable install shows
 
 
-def build(where, **environment):
-    options = ["egg_info", "--egg-base", str(where), "build", "--build-base", str(where)]
-    command = [sys.executable, "setup.py", "--quiet", *options]
-    return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+def test_a_module_older_than_its_sources_is_named(monkeypatch, tmp_path, load):
+    for name in ("cpu/a.h", "tests/b.cpp"):
+        (tmp_path / "csrc" / name).parent.mkdir(parents=True)
+        (tmp_path / "csrc" / name).touch()
+    module = tmp_path / "_C.so"
+    module.touch()
+    monkeypatch.setattr(extension, "SOURCES", tmp_path / "csrc")
+    os.utime(tmp_path / "csrc/cpu/a.h", (0, 0))
+    os.utime(module, (1, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert extension.newer_source(module) is None  # though csrc/tests is newer
+        load(THIS, lambda name: SimpleNamespace(__file__=str(module)))
+    os.utime(tmp_path / "csrc/cpu/a.h", (2, 2))
+    with pytest.warns(fastssm.FastSSMWarning) as warned:
+        loaded, _ = load(THIS, lambda name: SimpleNamespace(__file__=str(module)))
+    assert loaded.__file__ == str(module)
+    assert str(warned[0].message) == (
+        "The compiled module fastssm._C is older than csrc/cpu/a.h; run "
+        f"`pip install --no-deps --editable {tmp_path}` to compile what changed."
     )
 
 
-NO_BUILD = [
-    ({"FASTSSM_BUILD": "none"}, "FASTSSM_BUILD=none asked for pure Python"),
-    ({"FASTSSM_BUILD": "auto", "CXX": "/bin/false"}, "cannot compile a small module (exit status 1)"),
-    ({"FASTSSM_BUILD": "auto", "CXX": "no-such-compiler"}, "there is no C++ compiler; looked for no-such-compiler"),
-]
+@pytest.fixture
+def editable():
+    """Return the folder that an editable install puts on the path, or skip."""
+    try:
+        distribution = metadata.distribution("fastssm")
+    except metadata.PackageNotFoundError:
+        pytest.skip("fastssm runs from its source tree")
+    url = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if not url.get("dir_info", {}).get("editable"):
+        pytest.skip("fastssm is not installed as editable")
+    (path,) = [file for file in distribution.files if file.suffix == ".pth"]
+    return Path(path.locate().read_text().strip())
 
 
-@pytest.mark.parametrize(("environment", "reason"), NO_BUILD, ids=str)
-def test_without_a_compiler_the_package_is_pure_and_says_why(tmp_path, environment, reason):
-    pytest.importorskip("setuptools", "77")
-    done = build(tmp_path, **environment)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "lib/fastssm/_build.json").read_text())["reason"].count(reason) == 1
-    assert not list(tmp_path.rglob("_C*"))
+def test_an_editable_install_is_a_path_that_type_checkers_follow(editable):
+    """mypy and pyright read paths from .pth files, but do not run finders."""
+    assert (editable / "fastssm/py.typed").exists()
 
 
-NO_CHOICE = [
-    ({"FASTSSM_BUILD": "cpu", "CXX": "/bin/false"}, "fastssm: the compiled module was not built: "),
-    ({"FASTSSM_BUILD": "gpu"}, "FASTSSM_BUILD must be one of auto, none, cpu, cuda, but is 'gpu'."),
-]
-
-
-@pytest.mark.parametrize(("environment", "message"), NO_CHOICE, ids=str)
-def test_a_build_that_was_asked_for_fails(tmp_path, environment, message):
-    pytest.importorskip("setuptools", "77")
-    done = build(tmp_path, **environment)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_isolated_build_finds_torch(tmp_path):
-    """Hide what is installed, as pip does, and look for torch."""
-    hide = "import sys; sys.path[:] = [path for path in sys.path if 'site-packages' not in path]"
-    (tmp_path / "sitecustomize.py").write_text(hide)
-    look = "import importlib.util, toolchain; print(importlib.util.find_spec('torch'), toolchain.find_torch().version)"
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT / 'tools'}"}
-    found = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout == f"None {torch.__version__}\n"
-
-
-@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
-def test_only_what_changed_is_compiled_again(tmp_path):
-    source, header = tmp_path / "a b.cpp", tmp_path / "a.h"
-    source.write_text('#include "a.h"\n')
-    header.write_text("int f();\n")
-    command = ["c++", "-MMD", "-c", str(source), "-o", str(tmp_path / "a.o")]
-    step = toolchain.Step(source, tmp_path / "a.o", command)
-    assert not step.done()
-    step.run()
-    assert not step._replace(command=[*command, "-O1"]).done()
-    os.utime(source, (0, 0))
-    os.utime(header, (0, 0))
-    assert step.done()
-    os.utime(header)
-    os.utime(step.target, (1, 1))
-    assert not step.done()
-    source.write_text("int f( {\n")
-    with pytest.raises(toolchain.NotBuilt, match=r"cannot compile .*a b.cpp \(.*error: "):
-        step.run()
+@pytest.mark.slow
+def test_mypy_sees_an_editable_install_from_any_folder(editable, tmp_path):
+    pytest.importorskip("mypy")
+    program = "import fastssm.errors\nreveal_type(fastssm.errors.UnsupportedError())\nfastssm.errors.Missing\n"
+    (tmp_path / "program.py").write_text(program)
+    clean = {name: value for name, value in os.environ.items() if name not in ("MYPYPATH", "PYTHONPATH")}
+    command = [sys.executable, "-m", "mypy", "--follow-imports=silent", "--cache-dir=cache", "program.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True)
+    assert 'Revealed type is "fastssm.errors.UnsupportedError"' in done.stdout, done.stdout
+    assert 'Module has no attribute "Missing"' in done.stdout

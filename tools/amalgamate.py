@@ -1,8 +1,9 @@
-"""Puts a source file and all that it includes into one text: what NVRTC compiles, which sees no files."""
+"""Puts a source file and all that it includes into one text, for NVRTC, which sees no files: SOURCE ROOT OUTPUT."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"\n]+)"[^\n]*$', re.MULTILINE)
@@ -30,3 +31,7 @@ def _text(file: Path, root: Path, seen: set[Path]) -> str:
         return f'{inner}\n#line {line} "{name}"'
 
     return f'#line 1 "{name}"\n' + ONCE.sub("\n", INCLUDE.sub(included, content))
+
+
+if __name__ == "__main__":
+    Path(sys.argv[3]).write_text(amalgamate(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from mutants import mutants as broken_rules
 from mutants import once
-from toolchain import CSRC, ROOT
+from native_build import CSRC, ROOT
 
 TESTS = ROOT / "tests" / "cuda"
 sys.path[:0] = [str(TESTS), str(TESTS / "ptx")]

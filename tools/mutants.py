@@ -11,6 +11,7 @@ import argparse
 import csv
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from toolchain import CSRC, ROOT, Toolchain
+from native_build import CSRC, ROOT, description
 
 LEVEL = "baseline"
+COMPILER = shlex.split(os.environ.get("CXX", "c++"))
 RESULT = ROOT / "bench" / "results" / "mutants.csv"
 
 # Each rule by its name, its one statement, and the terms of it. Together they must be all of sweep.h.
@@ -80,24 +82,18 @@ class Bench:
     """The engine and its test, compiled once but for the kernels of one level."""
 
     def __init__(self, scratch: Path) -> None:
-        self.chain, self.scratch = Toolchain(), scratch
-        (self.kernels,) = self.chain.files("levelled")
-        sources = [source for source in self.chain.files("plain") if source != self.kernels]
-        jobs = [(source, ()) for source in (*sources, CSRC / "tests" / "test_engine.cpp")]
-        jobs += [(self.kernels, flags) for name, *flags in self.levels() if name != LEVEL]
+        self.built, self.scratch = description(), scratch
+        (self.kernels,) = map(Path, self.built["kernels"])
+        jobs = [(source, ()) for source in (*map(Path, self.built["engine"]), CSRC / "tests" / "test_engine.cpp")]
+        jobs += [(self.kernels, self.built[f"level_{name}"]) for name in self.built["levels"] if name != LEVEL]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             targets = [scratch / f"{index}.o" for index in range(len(jobs))]
             self.objects = list(pool.map(lambda job, target: self.compile(*job, target), jobs, targets))
 
-    def levels(self) -> list[list[str]]:
-        """Return each level's name and its flags."""
-        return [[name, f"-DFASTSSM_LEVEL={name}", *flags] for name, *flags in self.chain.levels]
-
     def compile(self, source: Path, flags: tuple[str, ...] | list[str], target: Path) -> Path:
         """Compile one file, with little optimisation: it is compiled often, and runs once."""
-        rows = self.chain.rows
-        own = [*rows["flags"][0], *rows["plainflags"][0], "-O1", "-w", f"-I{CSRC}", *flags]
-        subprocess.run([*self.chain.compiler, *own, "-c", str(source), "-o", str(target)], check=True)
+        own = [*self.built["flags"], "-O1", "-w", f"-I{CSRC}", *flags]
+        subprocess.run([*COMPILER, *own, "-c", str(source), "-o", str(target)], check=True)
         return target
 
     def fails(self, name: str, sweep: str) -> int:
@@ -105,9 +101,9 @@ class Bench:
         folder = self.scratch / name
         shutil.copytree(CSRC, folder / "csrc")
         (folder / "csrc" / "maths" / "sweep.h").write_text(sweep)
-        flags = next(flags for level, *flags in self.levels() if level == LEVEL)
-        kernels = self.compile(folder / "csrc" / self.kernels.relative_to(CSRC), flags, folder / "kernels.o")
-        program = [*self.chain.compiler, "-pthread", *map(str, [*self.objects, kernels]), "-o", f"{folder}/test"]
+        broken = folder / "csrc" / self.kernels.relative_to(CSRC)
+        kernels = self.compile(broken, self.built[f"level_{LEVEL}"], folder / "kernels.o")
+        program = [*COMPILER, "-pthread", *map(str, [*self.objects, kernels]), "-o", f"{folder}/test"]
         subprocess.run(program, check=True)
         done = subprocess.run([f"{folder}/test", LEVEL], capture_output=True, text=True)
         found = re.search(r"^(\d+) failures", done.stdout, re.MULTILINE)

@@ -33,7 +33,7 @@ install() {
   shift
   python=$folder/$version/bin/python tree=$folder/tree-$version
   "$(python_of "$@")" -m venv "$folder/$version"
-  "$python" -m pip install --quiet "torch==$version" "setuptools>=77" numpy pytest pytest-xdist hypothesis mpmath pandas
+  "$python" -m pip install --quiet "torch==$version" "setuptools>=77" "cmake>=3.20" ninja "pybind11>=3,<4" numpy pytest pytest-xdist hypothesis mpmath pandas
   mkdir "$tree"
   git ls-files -z --cached --others --exclude-standard | xargs --null cp --parents --target-directory "$tree"
   (cd "$tree" && FASTSSM_BUILD=auto "$python" -m pip install --quiet --no-build-isolation --no-deps --editable .)

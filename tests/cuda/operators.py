@@ -20,22 +20,20 @@ PLACES = (HERE, HERE / "ptx", HERE.parents[1] / "tools")
 sys.path[:0] = [str(path) for path in PLACES if str(path) not in sys.path]
 
 import toolkit  # noqa: E402
-from libraries import COMPILER, CSRC, compiled, library, made, translated  # noqa: E402
+from libraries import COMPILER, compiled, library, made, translated  # noqa: E402
 
 TORCH = Path(torch.__file__).parent
-LINES = [line.split("#")[0].split() for line in (CSRC / "sources.txt").read_text().splitlines()]
-ROWS = {words[0]: words[1:] for words in LINES if words}
-FLAGS = (*ROWS["cudatorchflags"], "-DFASTSSM_EMULATED", f"-isystem{TORCH}/include")
+BUILT = toolkit.described()
+FLAGS = (*BUILT["stable_flags"], "-DFASTSSM_EMULATED", f"-isystem{TORCH}/include")
 LIBRARIES = (f"-L{TORCH}/lib", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{TORCH}/lib")
-KERNELS = CSRC / ROWS["kernels"][0]
+(KERNELS,) = map(Path, BUILT["cuda_kernels"])
 PTX_FILES = 8  # that the kernels of one architecture are compiled in
 
 
 def host_code() -> list[Path]:
     """Return the engine and its glue: all but the driver, in whose place the emulator is."""
-    patterns = (*ROWS["cuda"], *ROWS["cudatorch"])
-    found = sorted(path for pattern in patterns for path in CSRC.glob(pattern) if not path.name.startswith("driver"))
-    return [*found, HERE / "emulator" / "devices.cpp"]
+    found = map(Path, [*BUILT["cuda"], *BUILT["stable"]])
+    return [*(path for path in found if not path.name.startswith("driver")), HERE / "emulator" / "devices.cpp"]
 
 
 def operators(capability: int | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""Calls the programs of the CUDA toolkit, from wherever `tools/nvcc.py` looks for them."""
+"""Calls the programs of the CUDA toolkit, from wherever the build (`cmake/nvcc.cmake`) looks for them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from functools import cache
 from pathlib import Path
 
 from libraries import CSRC, HERE, included, made
-from nvcc import find_nvcc, places
-from toolchain import NotBuilt
+from native_build import NotBuilt, description
 
 ABSENT = "{} was not found: pip install '.[cuda-test]'"
-ROWS = [line.split() for line in (CSRC / "sources.txt").read_text().splitlines() if line]
-FLAGS = next(words for key, *words in ROWS if key == "kernelflags")
+described = cache(description)
 
 
 @cache
 def program(name: str) -> Path | None:
-    """Return the path of a program of the CUDA toolkit, or None."""
+    """Return the path of a program of the CUDA toolkit, or None; $NVCC can name another nvcc."""
+    try:
+        known = described()
+    except NotBuilt:  # without CMake: nothing is built here
+        return None
     if name == "nvcc":
-        try:
-            return Path(find_nvcc().path)
-        except NotBuilt:
-            return None
-    folders = [str(Path(place).parent) for place in places()]
-    found = shutil.which(name, path=os.pathsep.join([*folders, os.environ.get("PATH", "")]))
+        return next(map(Path, known["nvcc"]), None)
+    beside = [str(Path(nvcc).parent) for nvcc in known["nvcc"]]
+    found = shutil.which(name, path=os.pathsep.join([*beside, *known["cuda_folders"]]))
     return Path(found) if found else None
 
 
@@ -34,7 +33,7 @@ def compile_kernels(source: Path, arguments: Sequence[str], suffix: str) -> Path
     """Compile a kernel file with nvcc, once, and return what came out."""
     compiler = program("nvcc")
     assert compiler is not None, ABSENT.format("nvcc")
-    command = [compiler, *FLAGS, f"-I{CSRC}", f"-I{HERE}", *arguments, source]
+    command = [compiler, *described()["kernel_flags"], f"-I{CSRC}", f"-I{HERE}", *arguments, source]
     return made(source.stem, included(source), command, suffix)
 
 

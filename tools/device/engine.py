@@ -25,25 +25,23 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "cuda")]
 
 def build(folder: Path) -> None:
     """Build the engine's library, its kernels and the driver program into a folder."""
-    import cuda_engine
     import device_program
     import torch
-    from toolchain import Toolchain
+    from native_build import Build
 
     major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else EXPECTED
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"{major}.{minor}+PTX")  # PTX for all that is newer
 
-    engine = cuda_engine.CudaEngine(Toolchain(), asked_for=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    engine.build(folder)
+    build = Build("cuda")
+    build.build_cuda(folder)
     shutil.copy(device_program.program(), folder / "device_program")
-    record = {"reason": "the CUDA engine was built alone", "cuda": engine.facts()}
+    record = {"reason": "the CUDA engine was built alone", "cuda": build.facts["cuda"]}
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")  # last: it says that all is there
 
 
 def missing() -> str:
     """Return why a new process has no CUDA engine; empty if it has."""
-    command = [sys.executable, "-c", "from fastssm import cuda; print(*cuda.missing())"]
+    command = [sys.executable, "-c", "from fastssm.native import cuda_library; print(*cuda_library.missing())"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -58,7 +56,7 @@ def no_device() -> str:
 
 def provide(folder: Path) -> None:
     """Build what the phases need besides the package, unless it was brought; say so where that cannot be."""
-    from toolchain import NotBuilt
+    from native_build import NotBuilt
 
     if not (folder / RECORD).exists():
         try:

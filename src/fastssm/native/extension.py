@@ -7,15 +7,19 @@ import importlib
 import json
 import os
 import platform
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from fastssm.errors import FastSSMWarning
+
 OFF = "FASTSSM_NO_NATIVE"
 RECORD = Path(__file__).parents[1] / "_build.json"  # setup.py writes there what it built, or why nothing
-AGAIN = "run `pip install --no-build-isolation --force-reinstall --no-deps .` in its source"
+SOURCES = Path(__file__).parents[3] / "csrc"  # there in an editable install alone
+AGAIN = "run `pip install --force-reinstall --no-deps .` in its source"
 
 
 def module() -> ModuleType | None:
@@ -42,6 +46,12 @@ def record() -> dict[str, Any]:
     return found
 
 
+def newer_source(built: Path) -> Path | None:
+    """Return a C++ source that has changed since a file was built; None if none has, or where there are no sources."""
+    files = (file for folder in SOURCES.glob("*/") if folder.name != "tests" for file in folder.rglob("*.*"))
+    return next((file for file in files if file.stat().st_mtime > built.stat().st_mtime), None)
+
+
 @functools.cache
 def _load() -> tuple[ModuleType | None, str]:
     if off := switched_off():
@@ -60,5 +70,12 @@ def _open(built: dict[str, Any]) -> tuple[ModuleType | None, str]:
     if unfit:  # loading it all the same would end in an undefined symbol, or worse
         return None, f"The compiled module fastssm._C was built for {' and '.join(unfit)}; {AGAIN}."
     loaded = importlib.import_module("fastssm._C")
+    if newer := newer_source(Path(loaded.__file__ or "")):
+        warnings.warn(
+            f"The compiled module fastssm._C is older than {newer.relative_to(SOURCES.parent)}; run "
+            f"`pip install --no-deps --editable {SOURCES.parent}` to compile what changed.",
+            FastSSMWarning,
+            stacklevel=2,
+        )
     what = f"{', '.join(built['levels'])}, by {built['compiler']}, for torch {built['torch']}"
     return loaded, f"The compiled module fastssm._C is loaded: {what}."
