@@ -35,8 +35,7 @@ set(outputs ${PACKAGE}/_kernels.cu)
 set(cuda_facts "\"torch\": \"${FASTSSM_OLDEST_TORCH}\", \"compiler\": \"${compiler}\"")
 
 if(nvcc)
-  fastssm_architectures(architectures "${FASTSSM_ARCHITECTURES}")
-  fastssm_targets(targets ${architectures})
+  fastssm_architectures(architectures targets)
   set(image ${PACKAGE}/_kernels.fatbin)
   set(threads 0)  # as many as there are processors
   if("$ENV{MAX_JOBS}" MATCHES "^[0-9]+$")
