@@ -118,7 +118,7 @@ cuda-prove: $(VENV)/.test $(VENV)/.cuda-test  ## have a static verifier look for
 	$(BIN)/python tools/cuda_prove.py $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
-	rm -rf $(VENV) .cache build dist site runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .cache build dist site runs src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	rm -f $(addprefix src/fastssm/,_C*.so _cuda.so _kernels.* _build.json)
 
 # The working tree without what git ignores, copied to $(1); $(2) picks.

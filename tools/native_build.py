@@ -89,7 +89,7 @@ class Build:
     def __init__(self, choice: str, folder: Path | None = None, **variables: str) -> None:
         if sys.platform != "linux":
             raise NotBuilt(f"it is built on Linux alone, and this is {sys.platform}")
-        key = zlib.crc32(repr((sys.prefix, os.environ.get("CXX"))).encode())
+        key = zlib.crc32(repr((str(ROOT), sys.prefix, os.environ.get("CXX"))).encode())
         default = ROOT / "build" / f"{sys.implementation.cache_tag}-{key:08x}"
         self.choice, self.folder = choice, folder or default
         self.folder.mkdir(parents=True, exist_ok=True)
