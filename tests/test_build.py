@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,18 @@ def test_an_old_setuptools_is_named_in_a_sentence(tmp_path, version):
             f"fastssm: to build it takes setuptools 77 or later, and there is {version or 'none'} here; "
             "run `pip install --upgrade 'setuptools>=77' cmake ninja pybind11`, or leave out --no-build-isolation.\n"
         )
+
+
+def test_the_source_distribution_has_all_that_its_tests_need(tmp_path):
+    """It has every file that git tracks."""
+    pytest.importorskip("setuptools", "77")
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("needs the git checkout")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
+    command += ["sdist", "--dist-dir", str(tmp_path)]
+    environment = {**os.environ, "FASTSSM_BUILD": "none"}
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {name for name in tracked.split("\0") if (ROOT / name).is_file()} - packed == set()
