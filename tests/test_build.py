@@ -171,6 +171,15 @@ def test_without_cmake_it_says_what_brings_it(monkeypatch, tmp_path):
         native_build.Build("cpu", tmp_path)
 
 
+def test_without_torch_it_says_what_to_install(monkeypatch, tmp_path):
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        pytest.skip("there is no C++ compiler")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "empty")], check=True)
+    monkeypatch.setattr(native_build.sys, "executable", str(tmp_path / "empty/bin/python"))
+    with pytest.raises(native_build.NotBuilt, match=r"^the build saw no torch; install torch, cmake, ninja,"):
+        native_build.Build("auto", tmp_path / "build")
+
+
 @pytest.mark.parametrize("version", ["65.5.0", None])
 def test_an_old_setuptools_is_named_in_a_sentence(tmp_path, version):
     """As in a new environment of Python 3.11, or of 3.12, with --no-build-isolation."""
