@@ -8,7 +8,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
-if OPERATORS := os.environ.get("FASTSSM_OPERATORS"):  # of tests/cuda/operators.py, for the entry "ops"
+if OPERATORS := os.environ.get("FASTSSM_OPERATORS"):  # of tests/cuda/harness/operators.py, for the entry "ops"
     torch.ops.load_library(OPERATORS)
 if DEVICE := os.environ.get("FASTSSM_DEVICE"):  # for the entry "ops" of test_equivalence.py on a GPU
     if not torch.cuda.is_available():

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from refusals import assert_refused
 from torch import nn
 
 import fastssm
 from fastssm import diffusion
 from fastssm.diffusion import VE, VP, CustomSDE, ReciprocalVE, SoftTruncation
 from fastssm.nn import MLP
+from tests.refusals import assert_refused
 
 B, D = 5, 3
 CUSTOM = CustomSDE(lambda x, t: -x, torch.ones_like, steps=2)

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from refusals import assert_refused
 from torch import nn
 
 import fastssm
 from fastssm.backends.entries import compiled
 from fastssm.nn import MLP, FourierFeatures, MADEContext
+from tests.refusals import assert_refused
 
 B, D = 5, 3
 

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from refusals import assert_refused
 from torch import nn
 
 import fastssm
 from fastssm import diagnostics
 from fastssm.nn import MLP
 from fastssm.sampling import annealed_langevin, langevin
+from tests.refusals import assert_refused
 
 B, D = 5, 3
 SIGMAS = [1.0, 0.5]

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from refusals import assert_refused
 from torch import nn
 
 import fastssm
 from fastssm.nn import MLP, MADEContext
+from tests.refusals import assert_refused
 
 B, D = 5, 3
 

@@ -2,7 +2,6 @@
 
 import threading
 
-import oracle
 import pytest
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from fastssm import backends
 from fastssm.backends import fused
 from fastssm.backends.entries import compiled, dispatcher, eager
 from fastssm.nn import MLP
+from tests import oracle
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 B, D, M = 6, 3, 2

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import oracle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from fastssm.activations import TABLE
 from fastssm.backends import fused
 from fastssm.backends.entries import compiled, dispatcher, eager
 from fastssm.nn import MLP, make_activation
+from tests import oracle
 
 BATCH, RTOL, DEVICE = 6, 1e-10, torch.get_default_device()
 COMPILED = tuple(compiled.DEVICES)  # ("cpu",) where the engine is built

@@ -8,13 +8,13 @@ import pickle
 import sys
 from typing import Any
 
-import oracle
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastssm
 from fastssm.nn import MLP
+from tests import oracle
 
 B, D = 9, 3
 

@@ -5,13 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 
-import oracle
 import pytest
 import torch
-from test_compile import energy, flat_call, score
-from test_equivalence import BACKENDS, BATCH, BY_NAME, CASES, ENTRIES, RTOL, Case, through
-from test_sweeps import BATCH as COUNTED
-from test_sweeps import DIM, HIDDEN, WIDTHS, Products
 from torch import Tensor, nn
 
 import fastssm
@@ -19,6 +14,11 @@ from fastssm import backends, directions
 from fastssm.backends import cuda
 from fastssm.backends.entries import compiled
 from fastssm.nn import MLP, Sin
+from tests import oracle
+from tests.test_compile import energy, flat_call, score
+from tests.test_equivalence import BACKENDS, BATCH, BY_NAME, CASES, ENTRIES, RTOL, Case, through
+from tests.test_sweeps import BATCH as COUNTED
+from tests.test_sweeps import DIM, HIDDEN, WIDTHS, Products
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 ENERGIES = [case for case in CASES if case.energy]

@@ -5,14 +5,9 @@ import inspect
 import math
 from datetime import timedelta
 
-import oracle
-import oracle_diffusion
-import oracle_noise
-import oracle_weights
 import pytest
 import torch
 import torch.multiprocessing as mp
-from test_composite import transcription
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -20,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 import fastssm
 from fastssm.diffusion import VP, ElboLoss, SlicedDiffusionLoss
 from fastssm.nn import MLP, MADEContext
+from tests import oracle, oracle_diffusion, oracle_noise, oracle_weights
+from tests.test_composite import transcription
 
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch.distributed is not built")
 RANKS, B, D, M, STEPS = 2, 8, 3, 2, 3

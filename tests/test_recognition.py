@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 
-import oracle
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,6 +16,7 @@ from torch.nn.utils import parametrizations
 import fastssm
 from fastssm import FastSSMWarning, Network, Refusal, UnsupportedError, recognize
 from fastssm.nn import MLP, Sin
+from tests import oracle
 
 
 class MyLinear(nn.Linear):

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_activations import KINKED, derivatives, smooth
-from test_fuzz import KINKED as KINKED_NAMES
 
 import fastssm
 import fastssm.diffusion
 from fastssm.activations import TABLE, Activation
 from fastssm.directions import PROJECTIONS
 from fastssm.nn import make_activation
+from tests.test_activations import KINKED, derivatives, smooth
+from tests.test_fuzz import KINKED as KINKED_NAMES
 
 ROOT = Path(__file__).parents[1]
 TWINS = {"sliced_loss": "SlicedScoreLoss", "exact_loss": "ExactScoreLoss"}  # all others follow from the function's name

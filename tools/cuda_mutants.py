@@ -27,8 +27,8 @@ from mutants import once
 from toolchain import CSRC, ROOT
 
 TESTS = ROOT / "tests" / "cuda"
-sys.path[:0] = [str(TESTS), str(TESTS / "ptx")]
-import libraries  # noqa: E402
+sys.path.insert(0, str(ROOT))
+from tests.cuda.harness import libraries  # noqa: E402
 
 RESULT = ROOT / "bench" / "results" / "cuda_mutants.csv"
 BARRIER = "__syncthreads();"

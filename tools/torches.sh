@@ -49,7 +49,7 @@ check() {
   tests tests/test_equivalence.py tests/test_native.py tests/test_operators.py tests/test_compile.py \
     tests/test_contract.py tests/test_contract_autograd.py tests/test_cpu_engine.py
   tests tests/test_cuda_build.py tests/test_cuda_library.py
-  operators=$(cd "$tree" && FASTSSM_NO_NATIVE=1 "$python" tests/cuda/operators.py)
+  operators=$(cd "$tree" && FASTSSM_NO_NATIVE=1 "$python" -m tests.cuda.harness.operators)
   FASTSSM_NO_NATIVE=1 FASTSSM_OPERATORS=$operators tests tests/test_equivalence.py -k ops
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import oracle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ import fastssm
 from fastssm import backends, directions
 from fastssm.activations import TABLE
 from fastssm.nn import MLP, make_activation
+from tests import oracle
 
 WHY = "; ".join(backends.availability()["cuda"])
 pytestmark = pytest.mark.skipif(bool(WHY), reason=f"no GPU: {WHY}")

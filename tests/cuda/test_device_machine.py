@@ -7,15 +7,15 @@ import re
 import subprocess
 import sys
 
-import libraries
-import machines
 import pytest
-import rehearsal
+
+from tests.cuda.harness import libraries, machines, rehearsal
 
 TESTS = ("test_rows.py", "test_pointwise.py", "test_tops.py", "test_small.py", "test_gemm.py")
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-x")
 PLAIN_MEMORY = """
-import numpy as np, machines
+import numpy as np
+from tests.cuda.harness import machines
 
 def plain():  # the driver takes no word that ends in the byte 0 or 1 for an address
     raw = np.zeros(512, np.uint8)

@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import toolkit
-from libraries import ROOT
-from operators import operators
+
+from tests.cuda.harness import toolkit
+from tests.cuda.harness.libraries import ROOT
+from tests.cuda.harness.operators import operators
 
 OPERATORS = "ops or operators or opcheck or gradcheck"
 
@@ -73,8 +74,8 @@ def test_the_matrix_on_executed_ptx(capability: int) -> None:
 
 PROBLEMS = """
 import torch
-import oracle
-import oracle_noise
+from tests import oracle
+from tests import oracle_noise
 import fastssm
 from fastssm import backends
 from fastssm.backends import fused
@@ -87,7 +88,7 @@ backends.BACKENDS["torch"] = fused.Fused("torch", dispatcher)
 
 def run(library: Path, body: str) -> str:
     """Run Python code on a library of operators, and return what it prints."""
-    environment = {**os.environ, "FASTSSM_NO_NATIVE": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = {**os.environ, "FASTSSM_NO_NATIVE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     code = PROBLEMS.format(library=str(library)) + body
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]

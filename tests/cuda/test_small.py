@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, BY_NAME, Architecture
-from whole_net import KERNELS, Case, WholeNet, problem
 
 from fastssm.activations import TABLE
+from tests.cuda.harness.architectures import ARCHITECTURES, BY_NAME, Architecture
+from tests.cuda.harness.whole_net import KERNELS, Case, WholeNet, problem
 
 F32, F64 = torch.float32, torch.float64
 KIND = pytest.mark.parametrize("kind", KERNELS)

@@ -9,13 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import libraries
 import pytest
-import toolkit
-from architectures import ARCHITECTURES, BY_NAME, Architecture, occupancy
-from machine_code import count, instructions, resources
-from machines import ACCESS, KERNELS
-from ptx_syntax import parse
+
+from tests.cuda.harness import libraries, toolkit
+from tests.cuda.harness.architectures import ARCHITECTURES, BY_NAME, Architecture, occupancy
+from tests.cuda.harness.machine_code import count, instructions, resources
+from tests.cuda.harness.machines import ACCESS, KERNELS
+from tests.cuda.harness.ptx.syntax import parse
 
 NVCC, DISASSEMBLER = toolkit.program("nvcc"), toolkit.program("cuobjdump")
 COMPILES = pytest.mark.skipif(NVCC is None, reason=toolkit.ABSENT.format("nvcc"))

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from libraries import CSRC, HERE, included, made
 from nvcc import find_nvcc, places
 from toolchain import NotBuilt
+
+from tests.cuda.harness.libraries import CSRC, HERE, included, made
 
 ABSENT = "{} was not found: pip install '.[cuda-test]'"
 ROWS = [line.split() for line in (CSRC / "sources.txt").read_text().splitlines() if line]
