@@ -1,4 +1,4 @@
-"""What every test shares: one torch thread per worker, the hypothesis profiles, and an engine to try."""
+"""What every test shares: one torch thread per worker, the hypothesis profiles, an engine to try, covering sets."""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import settings
+
+from fastssm.backends.entries import compiled
+from tests.covering import thinned
 
 torch.set_num_threads(1)
 if OPERATORS := os.environ.get("FASTSSM_OPERATORS"):  # of tests/cuda/harness/operators.py, for the entry "ops"
@@ -18,6 +21,25 @@ if DEVICE := os.environ.get("FASTSSM_DEVICE"):  # for the entry "ops" of test_eq
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+# What runs a test in turn: every test of a parameter of these names runs in full on some of its values, and the values
+# here share one more set. `entry` and `backend` run in full on the operators asked for, or the fastest engine.
+FIRST = "ops" if OPERATORS or DEVICE else (*compiled.DEVICES, "torch")[0]
+ENTRIES = {"ops", "eager", "torch", "reference", "cpu"} - {FIRST}
+SHARED = {"machine": {"random", "ptx-100"}, "entry": ENTRIES, "backend": ENTRIES}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run every combination of parameters, not a covering set")
+
+
+@pytest.hookimpl(tryfirst=True)  # so that -k and -m pick from what runs without them
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run each test on a covering set of its parameters, unless every combination or one case is asked for."""
+    if not config.getoption("full") and not any("[" in argument for argument in config.args):
+        items[:], rest = thinned(items, SHARED)
+        config.hook.pytest_deselected(items=rest)
 
 
 @pytest.fixture
