@@ -8,7 +8,7 @@ from torch import nn
 
 import fastssm
 from fastssm.nn import MLP, MADEContext
-from tests.refusals import assert_refused
+from tests.refusals import assert_all_refused
 
 B, D = 5, 3
 
@@ -172,6 +172,5 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_each_bad_input_raises_and_touches_nothing(s, name):
-    assert_refused(s, *ROWS[name])
+def test_each_bad_input_raises_and_touches_nothing(s):
+    assert_all_refused(s, ROWS)

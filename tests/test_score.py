@@ -19,8 +19,8 @@ from fastssm.directions import Directions
 from fastssm.nn import MLP
 from fastssm.sweeps import Needs, tiles
 from tests import oracle, oracle_noise
+from tests.networks import BY_NAME, CASES, ENTRIES, RTOL, Case, through
 from tests.test_compile import energy, score
-from tests.test_equivalence import BY_NAME, CASES, ENTRIES, RTOL, Case, through
 from tests.test_native import NETS, Watching, problem
 from tests.test_operators import drawn
 from tests.test_sweeps import BATCH, DIM, HIDDEN, WIDTHS, Peak, Products
@@ -42,6 +42,7 @@ def with_gradients(found: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
 # --- values and gradients ---
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_score_and_every_gradient(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:

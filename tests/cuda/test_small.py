@@ -55,12 +55,14 @@ def test_every_activation(whole_net: WholeNet, name: str, vr: bool, kind: str) -
         whole_net.check(Case(widths=(6, 7), activations=name, samples=5, variance_reduced=vr, dtype=dtype, kind=kind))
 
 
+@pytest.mark.covering(1)
 @KIND
 @pytest.mark.parametrize("count", range(1, 10))
 def test_every_number_of_directions(whole_net: WholeNet, count: int, kind: str) -> None:
     whole_net.check(Case(widths=(5, 6), samples=4, count=count, kind=kind))
 
 
+@pytest.mark.covering(1)
 @KIND
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
 def test_the_tile_fits_the_device(whole_net: WholeNet, architecture: Architecture, kind: str) -> None:
