@@ -23,11 +23,9 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
-# What runs a test in turn: every test of a parameter of these names runs in full on some of its values, and the values
-# here share one more set. `entry` and `backend` run in full on the operators asked for, or the fastest engine.
-FIRST = "ops" if OPERATORS or DEVICE else (*compiled.DEVICES, "torch")[0]
-ENTRIES = {"ops", "eager", "torch", "reference", "cpu"} - {FIRST}
-SHARED = {"machine": {"random", "ptx-100"}, "entry": ENTRIES, "backend": ENTRIES}
+# Parameters of these names say what runs a test: in full the values here, the other values in part (covering.py).
+FASTEST = "ops" if OPERATORS or DEVICE else (*compiled.DEVICES, "torch")[0]
+FIRST = {"machine": ["emulator", "ptx-80"], "entry": [FASTEST]}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run each test on a covering set of its parameters, unless every combination or one case is asked for."""
     if not config.getoption("full") and not any("[" in argument for argument in config.args):
-        items[:], rest = thinned(items, SHARED)
+        items[:], rest = thinned(items, FIRST)
         config.hook.pytest_deselected(items=rest)
 
 

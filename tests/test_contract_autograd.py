@@ -143,6 +143,7 @@ SUMS = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", SUMS)
 def test_terms_take_any_incoming_gradient(case, backend, name):
     """The gradient of a plain sum arrives with strides of zero, and those of unused terms not at all."""

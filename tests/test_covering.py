@@ -40,14 +40,20 @@ def test_the_same_rows_again() -> None:
     assert len(cover(rows)) < 30
 
 
-def test_values_that_share_a_set_divide_it_evenly() -> None:
-    cases = [{"entry": e, "case": c} for e in ("cpu", "ops", "eager", "torch") for c in range(12)]
-    shared = {"entry": ("ops", "eager", "torch")}
-    found = [cases[i] for i in chosen(cases, shared)]
-    assert [case["case"] for case in found if case["entry"] == "cpu"] == list(range(12))
+def test_other_runners_share_a_set_and_divide_it_evenly() -> None:
+    cases = [
+        {"entry": e, "case": c, "flag": f} for e in ("cpu", "ops", "eager", "torch") for c in range(12) for f in (0, 1)
+    ]
+    found = [cases[i] for i in chosen(cases, {"entry": ["cpu"]}, 2)]
+    pairs = {(c, f) for c in range(12) for f in (0, 1)}
+    assert {(case["case"], case["flag"]) for case in found if case["entry"] == "cpu"} == pairs
     others = [case for case in found if case["entry"] != "cpu"]
-    assert sorted(case["case"] for case in others) == list(range(12))
-    assert all(sum(case["entry"] == e for case in others) == 4 for e in shared["entry"])
+    assert sorted((case["case"], case["flag"]) for case in others) == sorted(pairs)
+    assert all(sum(case["entry"] == e for case in others) == 8 for e in ("ops", "eager", "torch"))
+
+
+def test_a_runner_alone_runs_everywhere() -> None:
+    assert chosen([{"machine": m} for m in "abcd"], {"machine": ["a"]}) == [0, 1, 2, 3]
 
 
 def test_every_value_of_two_parameters_occurs_and_every_row_of_one() -> None:

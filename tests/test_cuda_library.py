@@ -76,7 +76,6 @@ def opened_alone(library: Path, *more: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.slow
 def test_the_library_leads_to_the_products_of_a_torch_with_cuda(library: Path) -> None:
     """It needs nothing of CUDA itself, but libtorch.so, whichever torch it was linked beside."""
     assert {"libtorch.so", "libtorch_cpu.so"} <= set(needed(library))
@@ -87,7 +86,6 @@ def test_the_library_leads_to_the_products_of_a_torch_with_cuda(library: Path) -
     assert [word.split()[0] for word in declared.split(", ")] == ["AtenTensorHandle"] * 4 + ["double"] * 2
 
 
-@pytest.mark.slow
 def test_a_missing_symbol_is_a_sentence_and_no_operator(library: Path, tmp_path: Path) -> None:
     """A torch without CUDA has neither function; with stubs of both, the operators are there."""
     stubs = tmp_path / "stubs.c"
@@ -128,7 +126,6 @@ def test_what_was_built_is_installed() -> None:
     assert RECORDED["architectures"][-1].endswith("+PTX")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="needs the sources")
 def test_the_fat_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As FASTSSM_BUILD=cuda builds it into a wheel, for two architectures, with PTX for what comes later."""
@@ -147,7 +144,6 @@ def test_the_fat_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         assert re.findall(r"sm_\d+\.\w+", listed.stdout) == ["sm_75.cubin", "sm_80.cubin", "sm_80.ptx"]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMake")
 def test_cmake_compiles_the_kernels(tmp_path: Path) -> None:
     configure = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), f"-DNVCC={nvcc_or_skip()}"]

@@ -47,6 +47,7 @@ TORCHEBM = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("name", "options"), [(n, o) for n, every in TORCHEBM.items() for o in every])
 @pytest.mark.parametrize("regularised", [False, True])
 def test_torchebm(name: str, options: dict[str, Any], regularised: bool) -> None:
@@ -112,6 +113,7 @@ EBMKIT = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("name", "options"), [(n, o) for n, every in EBMKIT.items() for o in every])
 @pytest.mark.parametrize("energy", ["module", "wrapper", "mlp", "normalised", "function"])
 def test_ebmkit(name: str, options: dict[str, Any], energy: str) -> None:

@@ -53,7 +53,7 @@ def ids(case: Case) -> str:
     return case.name
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", CASES, ids=ids)
 def test_jacobian_diag(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_jacobian_diag(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) 
     agree([found], [along.t().reshape(x.shape)], leaves, case.name)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("name", SOME)
 def test_hvp_form(name: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_hvp_form(name: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> Non
     agree([fastssm.hvp_form(model, x, v[0], cond=cond, backend=backend)], [-along[0]], leaves, case.name)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", ENERGIES, ids=ids)
 def test_laplacian(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_laplacian(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> N
         agree([lap, gradient.flatten(1)], [-wanted.along.sum(0) / scale, -wanted.score], leaves, case.name)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", FIELDS, ids=ids)
 def test_divergence(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +275,7 @@ DIFFERENTIATED = {
 }
 
 
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])
 @pytest.mark.parametrize("backend", backends.NAMES)
 @pytest.mark.parametrize("name", DIFFERENTIATED)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import math
 from datetime import timedelta
 
@@ -276,11 +277,10 @@ def expected(name, loss):
     return train(list(net.parameters()), forward)
 
 
-@pytest.mark.parametrize(("wrapper", "name", "loss"), sorted(RUNS))
-def test_two_ranks_are_one(found, wrapper, name, loss):
-    for rank in found:
-        for step, other in zip(rank[wrapper, name, loss], expected(name, loss), strict=True):
-            torch.testing.assert_close(step, other, rtol=1e-6, atol=1e-9)
+def test_two_ranks_are_one(found):
+    for rank, run in itertools.product(found, sorted(RUNS)):
+        for step, other in zip(rank[run], expected(*run[1:]), strict=True):
+            torch.testing.assert_close(step, other, rtol=1e-6, atol=1e-9, msg=lambda text, run=run: f"{run}: {text}")
 
 
 @pytest.mark.parametrize("twin", TWINS)

@@ -42,7 +42,7 @@ def with_gradients(found: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
 # --- values and gradients ---
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_score_and_every_gradient(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,14 +39,12 @@ def started(folder: Path, **variables: str) -> dict[str, int]:
     return {name.removesuffix("_double"): int(count) for name, count in counts.items() if name.endswith("_double")}
 
 
-@pytest.mark.slow
 def test_the_whole_matrix_on_the_emulator(tmp_path: Path) -> None:
     launches = started(tmp_path)
     assert min(launches["small_objective"], launches["small_score"]) >= 50
     assert launches["small_reduce"] == launches["small_objective"] + launches["small_score"]
 
 
-@pytest.mark.slow
 def test_the_whole_matrix_layer_by_layer(tmp_path: Path) -> None:
     """No network is small for a device that says it has no shared memory."""
     launches = started(tmp_path, FASTSSM_SHARED_PER_BLOCK="0")
@@ -54,19 +52,16 @@ def test_the_whole_matrix_layer_by_layer(tmp_path: Path) -> None:
     assert not [name for name in launches if name.startswith("small")]
 
 
-@pytest.mark.slow
 def test_the_matrix_of_the_score_alone() -> None:
     assert passed(operators(), "tests/test_score.py", "-k", "ops or opcheck or direction") >= 80
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", ["test_contract.py", "test_contract_autograd.py", "test_compile.py"])
 def test_the_contract_opcheck_and_gradcheck_on_the_emulator(file: str) -> None:
     assert passed(operators(), f"tests/{file}", "-k", OPERATORS) >= 10
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 100])
+@pytest.mark.parametrize("capability", [80, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.skipif(toolkit.program("nvcc") is None, reason=toolkit.ABSENT.format("nvcc"))
 def test_the_matrix_on_executed_ptx(capability: int) -> None:
     assert passed(operators(capability), "tests/test_equivalence.py", "-k", "ops and not option") >= 80
