@@ -24,8 +24,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 # Parameters of these names say what runs a test: in full the values here, the other values in part (covering.py).
-FASTEST = "ops" if OPERATORS or DEVICE else (*compiled.DEVICES, "torch")[0]
-FIRST = {"machine": ["emulator", "ptx-80"], "entry": [FASTEST]}
+FIRST = {"machine": ["emulator", "ptx-80"], "entry": [(*compiled.DEVICES, "torch")[0]]}
+if OPERATORS or DEVICE:
+    FIRST |= {"entry": ["ops"], "backend": ["ops"]}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
