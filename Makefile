@@ -17,7 +17,7 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format docs bench generate ctest sanitize sanitize-extension gpu-check device-build device-rehearsal torches wheel pure-wheel fuzz mutants kernels \
+.PHONY: help train test test-all lint format docs bench generate ctest sanitize sanitize-extension gpu-check device-build device-rehearsal torches wheel pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-prove cuda-static clean
 
 help:  ## list the commands
@@ -26,8 +26,11 @@ help:  ## list the commands
 train: $(VENV)/.demo  ## train on the white-wine data, print the table and the path of the figure
 	$(BIN)/fastssm train white-wine --out $(RUN) --overwrite $(ARGS)
 
-test: $(VENV)/.test  ## run the whole test suite (ARGS="-k name" picks)
+test: $(VENV)/.test  ## run every test on a covering set of its parameters (ARGS="-k name" picks)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+
+test-all: $(VENV)/.test  ## run every test on every combination of its parameters
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal --full $(ARGS)
 
 lint: $(VENV)/.test  ## ruff check, ruff format --check, mypy --strict; the workflows and CITATION.cff against their schemas
 	$(BIN)/ruff check

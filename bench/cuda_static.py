@@ -13,26 +13,22 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / part) for part in ("tests", "tests/cuda", "tests/cuda/ptx", "tools")]
+import torch
 
-import libraries  # noqa: E402
-import toolkit  # noqa: E402
-import torch  # noqa: E402
-from architectures import ARCHITECTURES, BY_NAME, Architecture, occupancy  # noqa: E402
-from device import Device  # noqa: E402
-from machine_code import Resources, resources  # noqa: E402
-from machines import KERNELS, Machine  # noqa: E402
-from translate import Translation  # noqa: E402
-from whole_net import KERNELS as WHOLE_NETS  # noqa: E402
-from whole_net import Case, WholeNet, problem  # noqa: E402
-
-from bench.cuda_devices import DEVICES, Published  # noqa: E402
-from bench.cuda_table import OUT  # noqa: E402
-from bench.harness import environment, write  # noqa: E402
-from bench.launches import of_autograd  # noqa: E402
-from bench.measure import Row  # noqa: E402
-from bench.problems import LOSSES, Size  # noqa: E402
+from bench.cuda_devices import DEVICES, Published
+from bench.cuda_table import OUT
+from bench.harness import environment, write
+from bench.launches import of_autograd
+from bench.measure import Row
+from bench.problems import LOSSES, Size
+from tests.cuda.harness import libraries, toolkit
+from tests.cuda.harness.architectures import ARCHITECTURES, BY_NAME, Architecture, occupancy
+from tests.cuda.harness.device import Device
+from tests.cuda.harness.machine_code import Resources, resources
+from tests.cuda.harness.machines import KERNELS, Machine
+from tests.cuda.harness.ptx.translate import Translation
+from tests.cuda.harness.whole_net import KERNELS as WHOLE_NETS
+from tests.cuda.harness.whole_net import Case, WholeNet, problem
 
 STATUS = "predicted, never measured"
 SMALL = (Size(2, 64, 2, 128, 1), Size(2, 128, 3, 512, 1))

@@ -7,11 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from oracle_diffusion import hermite, legendre
 from torch import Tensor, nn
 
 from fastssm.diffusion import VE, VP, LinearSDE, ReciprocalVE, SubVP, elbo_loss
 from fastssm.diffusion.times import time_density
+from tests.oracle_diffusion import hermite, legendre
 
 SDES: dict[str, LinearSDE] = {
     "VP": VP(),

@@ -6,11 +6,11 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import oracle
 import torch
 from torch import Tensor, nn
 
 import fastssm
+from tests import oracle
 
 RTOL = {torch.float64: 1e-10, torch.float32: 2.0**-23 * 1024, torch.bfloat16: 2.0**-8}
 LAYOUTS = ("contiguous", "transposed", "strided", "offset", "expanded")

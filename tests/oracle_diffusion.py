@@ -8,10 +8,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import oracle
-import oracle_noise
 import torch
 from torch import Tensor, nn
+
+from tests import oracle, oracle_noise
 
 
 class Kernel(NamedTuple):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import oracle
 import torch
 from torch import Tensor, nn
+
+from tests import oracle
 
 
 def score(model: nn.Module, x: Tensor, *, energy: bool, cond: Sequence[Tensor] = ()) -> Tensor:

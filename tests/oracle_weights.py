@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import oracle
 import torch
 from torch import Tensor, nn
+
+from tests import oracle
 
 Field = Callable[[Tensor], Tensor]
 

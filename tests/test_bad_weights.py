@@ -8,6 +8,7 @@ from torch import nn
 
 import fastssm
 from fastssm.domains import Ball, Box, Positive, Simplex, Weight
+from tests.refusals import assert_all_refused
 
 B, D = 5, 3
 LEVELS = fastssm.GeometricTempering(0.1, 10.0)
@@ -194,19 +195,5 @@ ROWS = {
 }
 
 
-def tensors(s):
-    return [t for t in vars(s).values() if isinstance(t, torch.Tensor)] + [*s.net.parameters(), *s.joint.parameters()]
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_each_bad_input_raises_and_touches_nothing(s, name):
-    call, error, phrases = ROWS[name]
-    before, random = [t.clone() for t in tensors(s)], torch.get_rng_state()
-    with pytest.raises(error) as raised:
-        call(s)
-    message = str(raised.value)
-    assert type(raised.value) is error
-    assert [phrase for phrase in phrases if phrase not in message] == [], message
-    assert all(map(torch.equal, tensors(s), before))
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(p.grad is None for p in s.net.parameters())
+def test_each_bad_input_raises_and_touches_nothing(s):
+    assert_all_refused(s, ROWS)

@@ -149,35 +149,31 @@ def test_learnt_density_integrates_to_one(tmp_path: Path) -> None:
     assert (density[0, 0] / density[0, 1]).item() == pytest.approx((energies[1] - energies[0]).exp().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train", "sun"], "unknown data set 'sun': choose from moons"),
-        (["train", "absent.csv"], "no such file"),
-        (["train", "moons", "--steps", "0"], "steps must be at least 1"),
-        (["train", "moons", "--noise", "-1"], "noise must be finite and at least 0"),
-        (["train", "moons", "--device", "abacus"], "device must be"),
-        (["train", "moons", "--backend", "cuda", *QUICK], "cuda"),
-        (["demo", "sun"], "NAME must be one of moons"),
-        (["bench", "--batch", "0"], "--batch must be at least 1"),
-        (["check", "--model", "math:tau", "--batch", "0"], "--batch must be at least 1"),
-        (["check", "--model", "nonsense"], "module:factory"),
-        (["check", "--model", "no.such.module:factory"], "No module named"),
-        (["check", "--model", "math:tau"], "math:tau"),
-    ],
-)
+EXPECTED_ERRORS = [
+    (["train", "sun"], "unknown data set 'sun': choose from moons"),
+    (["train", "absent.csv"], "no such file"),
+    (["train", "moons", "--steps", "0"], "steps must be at least 1"),
+    (["train", "moons", "--noise", "-1"], "noise must be finite and at least 0"),
+    (["train", "moons", "--device", "abacus"], "device must be"),
+    (["train", "moons", "--backend", "cuda", *QUICK], "cuda"),
+    (["demo", "sun"], "NAME must be one of moons"),
+    (["bench", "--batch", "0"], "--batch must be at least 1"),
+    (["check", "--model", "math:tau", "--batch", "0"], "--batch must be at least 1"),
+    (["check", "--model", "nonsense"], "module:factory"),
+    (["check", "--model", "no.such.module:factory"], "No module named"),
+    (["check", "--model", "math:tau"], "math:tau"),
+]
+
+
 def test_expected_errors_have_no_traceback(
-    arguments: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
+    for arguments, message in EXPECTED_ERRORS:
+        assert main(arguments) == 2, arguments
+        error = capsys.readouterr().err
+        assert error.startswith("error: "), arguments
+        assert message in error
 
 
 def test_interruption_leaves_a_resumable_checkpoint(table: str, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import oracle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 import fastssm
 from fastssm.directions import PROJECTIONS
 from fastssm.nn import MLP, Sin
+from tests import oracle
 
 DIM, LOSSES = 4, ("ssm", "vr", "control")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import oracle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch.distributions import MultivariateNormal
 import fastssm
 from fastssm.backends.entries import compiled
 from fastssm.nn import MLP, MADEContext
+from tests import oracle
 
 BACKENDS = ("torch", "reference", *compiled.DEVICES)
 RTOL, B, D, C = 1e-10, 6, 4, 3

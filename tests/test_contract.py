@@ -2,7 +2,6 @@
 
 import threading
 
-import oracle
 import pytest
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from fastssm import backends
 from fastssm.backends import fused
 from fastssm.backends.entries import compiled, dispatcher, eager
 from fastssm.nn import MLP
+from tests import oracle
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 B, D, M = 6, 3, 2
@@ -194,6 +194,7 @@ def test_gradients_of_data_conditioning_and_weight(backend, name, call, asked, l
         close(a, torch.zeros_like(a) if e is None else e)  # plain autograd leaves None where there is no dependence
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("call", CALLS)
 def test_returned_terms_are_detached(backend, call, reduction):
@@ -207,6 +208,7 @@ def test_returned_terms_are_detached(backend, call, reduction):
     close(terms.projected_jacobian + terms.square, truth(net, x, given, call).detach())
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("dtype", "expected"), [
     (torch.float64, torch.float64), (torch.float32, torch.float32),
     (torch.bfloat16, torch.float32), (torch.float16, torch.float32),
@@ -290,6 +292,7 @@ def test_the_mode_that_watches_sees_item():
         torch.ones(()).item()
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("projection", ["rademacher", "gaussian", "sphere", "hadamard", "basis"])
 @pytest.mark.parametrize("name", ["energy", "film"])
 def test_shapes_on_a_device_without_values(backend, name, projection):

@@ -3,7 +3,6 @@
 import copy
 import pickle
 
-import oracle
 import pytest
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from fastssm import backends
 from fastssm.backends import fused
 from fastssm.backends.entries import compiled, dispatcher, eager
 from fastssm.nn import MLP
+from tests import oracle
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 B, D, M = 6, 3, 2
@@ -143,6 +143,7 @@ SUMS = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", SUMS)
 def test_terms_take_any_incoming_gradient(case, backend, name):
     """The gradient of a plain sum arrives with strides of zero, and those of unused terms not at all."""

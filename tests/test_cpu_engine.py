@@ -11,10 +11,8 @@ import math
 import os
 from collections.abc import Callable, Sequence
 
-import oracle
 import pytest
 import torch
-from judge import LAYOUTS, agree, evaluate, laid_out, randomised
 from torch import Tensor, nn
 
 import fastssm
@@ -23,6 +21,8 @@ from fastssm.backends import fused
 from fastssm.backends.entries import compiled
 from fastssm.native import extension
 from fastssm.nn import MLP
+from tests import oracle
+from tests.judge import LAYOUTS, agree, evaluate, laid_out, randomised
 
 C = extension.module()
 pytestmark = [

@@ -1,13 +1,20 @@
-"""The lower instruction sets of the compiled CPU engine: the level is read once in a process, so each gets one."""
+"""The lower instruction sets of the compiled CPU engine, each as a processor without the higher ones runs it.
+
+The level is read once in a process, so each gets one; and there torch, oneDNN and MKL get along without the higher
+instructions too, since they compute the products.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastssm.backends.entries import compiled
 from fastssm.native import extension
@@ -18,12 +25,41 @@ pytestmark = [
 ]
 LEVELS = extension.module().capability()["levels"] if compiled.DEVICES else []
 ROOT = Path(__file__).parents[1]
+LIBRARIES = {  # what keeps the instructions above a level from torch's kernels, oneDNN and MKL
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "baseline": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+}
 
 
 def run_at(level: str, *command: str, examples: int = 60) -> subprocess.CompletedProcess[str]:
     here = {"FASTSSM_CPU_LEVEL": level, "FASTSSM_FUZZ_EXAMPLES": str(examples), "PYTHONPATH": str(ROOT / "src")}
-    environment = {**os.environ, **here}
+    environment = {**os.environ, **here, **LIBRARIES.get(level, {})}
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+PRODUCTS = """
+import torch
+from fastssm.native import extension
+print(extension.module().capability(), torch.backends.cpu.get_cpu_capability())
+image = torch.ones(1, 8, 8, 8)
+with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):
+    torch.nn.functional.conv2d(image.to_mkldnn(), torch.ones(8, 8, 3, 3))
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN")
+@pytest.mark.parametrize(("level", "aten", "onednn"), [("baseline", "DEFAULT", "SSE4.1"), ("avx2", "AVX2", "AVX2")])
+def test_products_are_those_of_a_processor_of_that_level(level: str, aten: str, onednn: str) -> None:
+    if level not in LEVELS[:-1]:
+        pytest.skip("every test here runs on such a processor")
+    done = run_at(level, "-c", PRODUCTS)
+    assert done.returncode == 0, done.stderr
+    known, kernels = done.stdout.splitlines()[0].rsplit(" ", 1)
+    assert ast.literal_eval(known) == {
+        "level": level, "gemm": "ATen (addmm)", "gemm64": "ATen (addmm)", "bf16": False, "levels": LEVELS
+    }  # fmt: skip
+    assert kernels == aten
+    assert set(re.findall(r"isa:(.*)", done.stdout)) == {f"Intel {onednn}"}, done.stdout
 
 
 @pytest.mark.parametrize("level", LEVELS[:-1])

@@ -11,11 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import oracle
 import pytest
 import torch
 import torch.multiprocessing as mp
-from judge import randomised
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,6 +23,8 @@ from fastssm.backends import fused
 from fastssm.backends.entries import compiled
 from fastssm.native import extension
 from fastssm.nn import MLP
+from tests import oracle
+from tests.judge import randomised
 
 pytestmark = pytest.mark.skipif("cpu" not in compiled.DEVICES, reason=extension.status())
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -66,7 +66,7 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 def in_new_process(code: str, **environment: str) -> str:
     """Run a program, and return what it prints."""
     command = [sys.executable, "-c", textwrap.dedent(PRELUDE) + textwrap.dedent(code)]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", **environment}
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **environment}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -74,7 +74,6 @@ def opened_alone(library: Path, *more: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.slow
 def test_the_library_leads_to_the_products_of_a_torch_with_cuda(library: Path) -> None:
     """It needs nothing of CUDA itself, but libtorch.so, whichever torch it was linked beside."""
     assert {"libtorch.so", "libtorch_cpu.so"} <= set(needed(library))
@@ -85,7 +84,6 @@ def test_the_library_leads_to_the_products_of_a_torch_with_cuda(library: Path) -
     assert [word.split()[0] for word in declared.split(", ")] == ["AtenTensorHandle"] * 4 + ["double"] * 2
 
 
-@pytest.mark.slow
 def test_a_missing_symbol_is_a_sentence_and_no_operator(library: Path, tmp_path: Path) -> None:
     """A torch without CUDA has neither function; with stubs of both, the operators are there."""
     stubs = tmp_path / "stubs.c"
@@ -123,7 +121,6 @@ def test_what_was_built_is_installed() -> None:
     assert RECORDED["architectures"][-1].endswith("+PTX")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="needs the sources")
 def test_the_fat_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As FASTSSM_BUILD=cuda builds it into a wheel, for two architectures, with PTX for what comes later."""

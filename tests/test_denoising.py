@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import oracle
-import oracle_noise
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 import fastssm
 from fastssm.backends.entries import compiled
 from fastssm.nn import MLP
+from tests import oracle, oracle_noise
 
 B, D, M = 6, 3, 2
 SIGMAS = [2.0, 0.7, 0.2]

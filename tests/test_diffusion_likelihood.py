@@ -6,16 +6,16 @@ import math
 from itertools import pairwise
 from typing import Any
 
-import oracle
 import pytest
 import torch
-from gaussian_diffusion import ENTROPY, MEAN, SDES, VARIANCE, Gaussian, expected_loss, terminal_divergence
-from oracle_diffusion import KERNELS, bound, density, integrate, legendre
 from torch import Tensor, nn
 
 from fastssm.backends.entries import compiled
 from fastssm.diffusion import VE, VP, LinearSDE, elbo, elbo_loss
 from fastssm.nn import MLP
+from tests import oracle
+from tests.gaussian_diffusion import ENTROPY, MEAN, SDES, VARIANCE, Gaussian, expected_loss, terminal_divergence
+from tests.oracle_diffusion import KERNELS, bound, density, integrate, legendre
 
 B, D, M = 6, 3, 2
 BACKENDS = ("reference", "torch", *compiled.DEVICES)

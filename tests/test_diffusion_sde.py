@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from oracle_diffusion import KERNELS, density
 from torch import Tensor
 
 from fastssm.diffusion import VE, VP, CustomSDE, LinearSDE, ReciprocalVE, SubVP
 from fastssm.diffusion.times import grid, time_density
+from tests.oracle_diffusion import KERNELS, density
 
 SDES: dict[str, LinearSDE] = {
     "VP": VP(),

@@ -132,6 +132,7 @@ def test_radius_of_the_sphere(dim: int) -> None:
     assert torch.allclose(radii, torch.full_like(radii, math.sqrt(dim)), rtol=1e-14)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     ("projection", "dim", "order"),
     [

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import oracle
-import oracle_weights
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +18,7 @@ from fastssm.backends.entries import compiled
 from fastssm.domains import Ball, Box, Domain, Halfspaces, Positive, Simplex, Weight
 from fastssm.losses import generalized
 from fastssm.nn import MLP
+from tests import oracle, oracle_weights
 
 B, D, M = 6, 3, 2
 BACKENDS = ("torch", "reference", *compiled.DEVICES)

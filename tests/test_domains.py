@@ -135,31 +135,33 @@ PARAMETERS = {"one": (), "mcp": (1.3, 2.0), "scad": (1.3, 2.0)}
 
 
 @pytest.mark.parametrize("cap", [None, 0.8])
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_each_weight_is_its_formula_and_its_slope_the_derivative(name: str, cap: float | None) -> None:
+def test_each_weight_is_its_formula_and_its_slope_the_derivative(cap: float | None) -> None:
     t = torch.linspace(0.05, 4.0, 80, dtype=torch.float64, requires_grad=True)
-    value, slope = Weight(name, *PARAMETERS.get(name, (1.7,)), cap=cap)(t)
-    expected = torch.tensor([FORMULAS[name](u) for u in t.tolist()], dtype=torch.float64)
-    expected = expected if cap is None else expected.clamp(max=cap)
-    torch.testing.assert_close(value.detach(), expected, rtol=1e-12, atol=1e-12)
-    (derivative,) = torch.autograd.grad(value.sum() + 0.0 * t.sum(), t)
-    torch.testing.assert_close(slope.detach(), derivative, rtol=1e-10, atol=1e-12)
+    for name in WEIGHTS:
+        value, slope = Weight(name, *PARAMETERS.get(name, (1.7,)), cap=cap)(t)
+        expected = torch.tensor([FORMULAS[name](u) for u in t.tolist()], dtype=torch.float64)
+        expected = expected if cap is None else expected.clamp(max=cap)
+        torch.testing.assert_close(value.detach(), expected, rtol=1e-12, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+        (derivative,) = torch.autograd.grad(value.sum() + 0.0 * t.sum(), t)
+        torch.testing.assert_close(
+            slope.detach(), derivative, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_weights_vanish_at_the_boundary_and_their_defaults_work(name: str) -> None:
-    value, slope = Weight(name)(torch.zeros(1, dtype=torch.float64))
-    assert value.item() == (1.0 if name == "one" else 0.0)
-    assert slope.isfinite().all()
+def test_weights_vanish_at_the_boundary_and_their_defaults_work() -> None:
+    for name in WEIGHTS:
+        value, slope = Weight(name)(torch.zeros(1, dtype=torch.float64))
+        assert value.item() == (1.0 if name == "one" else 0.0), name
+        assert slope.isfinite().all(), name
 
 
-@pytest.mark.parametrize("name", ["one", "tanh", "mcp", "scad", "truncated_sin", "truncated_tan"])
-def test_bounded_weights_are_constant_at_infinity(name: str) -> None:
-    value, slope = Weight(name)(torch.tensor([math.inf]))
-    assert value.isfinite().all()
-    assert slope.item() == 0
-    value, slope = Weight("exp", cap=2.0)(torch.tensor([math.inf]))
-    assert (value.item(), slope.item()) == (2.0, 0.0)
+def test_bounded_weights_are_constant_at_infinity() -> None:
+    for name in ("one", "tanh", "mcp", "scad", "truncated_sin", "truncated_tan"):
+        value, slope = Weight(name)(torch.tensor([math.inf]))
+        assert value.isfinite().all()
+        assert slope.item() == 0
+        value, slope = Weight("exp", cap=2.0)(torch.tensor([math.inf]))
+        assert (value.item(), slope.item()) == (2.0, 0.0)
 
 
 def test_a_quantile_caps_each_column_at_its_own_finite_values() -> None:
@@ -173,27 +175,27 @@ def test_a_quantile_caps_each_column_at_its_own_finite_values() -> None:
     assert Weight("tanh").at(t).cap is None
 
 
-@pytest.mark.parametrize(
-    ("make", "phrases"),
-    [
-        (lambda: Box(1.0, 0.0), ("lower < upper", "lower=1.0")),
-        (lambda: Box(torch.zeros(2, 2), 1.0), ("a number or a tensor [D]",)),
-        (lambda: Halfspaces(torch.zeros(1, 2), torch.zeros(1)), ("none of them zero",)),
-        (lambda: Halfspaces(torch.ones(2, 2), torch.zeros(1)), ("offsets [K]", "(2, 2) and (1,)")),
-        (lambda: Ball(0.0), ("positive and finite", "0.0")),
-        (lambda: Weight("min_pow"), ("one of one, power", "'min_pow'")),
-        (lambda: Weight("power", 1.0, 2.0), ("1 positive parameter", "(1.0, 2.0)")),
-        (lambda: Weight("power", -1.0), ("1 positive parameter", "(-1.0,)")),
-        (lambda: Weight("scad", 1.0, 1.0), ("gamma > 1", "1.0")),
-        (lambda: Weight("power", cap=1.0, quantile=0.5), ("got both", "omit one")),
-        (lambda: Weight("power", cap=0.0), ("cap", "positive", "0.0")),
-        (lambda: Weight("power", quantile=1.0), ("between 0 and 1", "1.0")),
-    ],
-)
-def test_what_makes_no_sense_is_refused(make: Callable[[], object], phrases: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=re.escape(phrases[0])) as raised:
-        make()
-    assert [phrase for phrase in phrases if phrase not in str(raised.value)] == []
+REFUSED: list[tuple[Callable[[], object], tuple[str, ...]]] = [
+    (lambda: Box(1.0, 0.0), ("lower < upper", "lower=1.0")),
+    (lambda: Box(torch.zeros(2, 2), 1.0), ("a number or a tensor [D]",)),
+    (lambda: Halfspaces(torch.zeros(1, 2), torch.zeros(1)), ("none of them zero",)),
+    (lambda: Halfspaces(torch.ones(2, 2), torch.zeros(1)), ("offsets [K]", "(2, 2) and (1,)")),
+    (lambda: Ball(0.0), ("positive and finite", "0.0")),
+    (lambda: Weight("min_pow"), ("one of one, power", "'min_pow'")),
+    (lambda: Weight("power", 1.0, 2.0), ("1 positive parameter", "(1.0, 2.0)")),
+    (lambda: Weight("power", -1.0), ("1 positive parameter", "(-1.0,)")),
+    (lambda: Weight("scad", 1.0, 1.0), ("gamma > 1", "1.0")),
+    (lambda: Weight("power", cap=1.0, quantile=0.5), ("got both", "omit one")),
+    (lambda: Weight("power", cap=0.0), ("cap", "positive", "0.0")),
+    (lambda: Weight("power", quantile=1.0), ("between 0 and 1", "1.0")),
+]
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    for make, phrases in REFUSED:
+        with pytest.raises(ValueError, match=re.escape(phrases[0])) as raised:
+            make()
+        assert [phrase for phrase in phrases if phrase not in str(raised.value)] == []
 
 
 def test_everything_shows_what_it_is() -> None:

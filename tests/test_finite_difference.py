@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 
-import oracle
-import oracle_noise
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 import fastssm
 from fastssm.losses.finite_difference import STEPS
 from fastssm.nn import MLP
+from tests import oracle, oracle_noise
 
 B, D, M = 6, 3, 2
 

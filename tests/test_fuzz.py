@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 
-import oracle
 import pytest
 import torch
 from hypothesis import HealthCheck, given, note, reject, settings
 from hypothesis import strategies as st
-from judge import LAYOUTS, NoVerdict, agree, laid_out, randomised
 from torch import nn
 
 from fastssm import backends, directions
@@ -21,6 +19,8 @@ from fastssm.activations import TABLE, Activation
 from fastssm.backends import fused
 from fastssm.backends.entries import compiled, dispatcher
 from fastssm.nn import MLP, module_class
+from tests import oracle
+from tests.judge import LAYOUTS, NoVerdict, agree, laid_out, randomised
 
 EXAMPLES = int(os.environ.get("FASTSSM_FUZZ_EXAMPLES", "300"))
 SIZES = st.integers(1, 67)

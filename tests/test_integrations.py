@@ -8,13 +8,13 @@ import pickle
 import sys
 from typing import Any
 
-import oracle
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastssm
 from fastssm.nn import MLP
+from tests import oracle
 
 B, D = 9, 3
 
@@ -47,6 +47,7 @@ TORCHEBM = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("name", "options"), [(n, o) for n, every in TORCHEBM.items() for o in every])
 @pytest.mark.parametrize("regularised", [False, True])
 def test_torchebm(name: str, options: dict[str, Any], regularised: bool) -> None:
@@ -112,6 +113,7 @@ EBMKIT = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("name", "options"), [(n, o) for n, every in EBMKIT.items() for o in every])
 @pytest.mark.parametrize("energy", ["module", "wrapper", "mlp", "normalised", "function"])
 def test_ebmkit(name: str, options: dict[str, Any], energy: str) -> None:

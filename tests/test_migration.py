@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import oracle
-import oracle_noise
 import pytest
 import torch
-from oracle_diffusion import KERNELS
 from torch import Tensor
 
 import fastssm
 from fastssm.diffusion import VP, SoftTruncation, elbo_loss
 from fastssm.nn import MLP
+from tests import oracle, oracle_noise
+from tests.oracle_diffusion import KERNELS
 
 B, D, EPS = 6, 3, 1e-2
 

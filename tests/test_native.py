@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-import oracle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from fastssm.backends import choice
 from fastssm.backends.entries import compiled, dispatcher
 from fastssm.native import cuda_library
 from fastssm.nn import MLP
+from tests import oracle
 
 pytestmark = pytest.mark.skipif("cpu" not in compiled.DEVICES, reason="the cpu engine is not built")
 B, D, M = 6, 3, 2

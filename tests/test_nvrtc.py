@@ -18,6 +18,8 @@ from tools.native_build import description
 ROOT = Path(__file__).parents[1]
 BUILT = description()
 ARCHITECTURES = [int(capability) for capability in BUILT["architectures"]]
+QUICK = (ARCHITECTURES[0], ARCHITECTURES[-1])
+OTHERS = ARCHITECTURES[1:-1]
 KERNELS = Path(BUILT["cuda_kernels"][0])
 SOURCE = """#include <cmath>
 #include <cstdint>
@@ -44,7 +46,7 @@ needs_nvrtc = pytest.mark.skipif("found()", reason="there is no libnvrtc; the ex
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("capability", ARCHITECTURES)
+@pytest.mark.parametrize("capability", [*QUICK, *(pytest.param(a, marks=pytest.mark.slow) for a in OTHERS)])
 def test_the_kernels_compile_for_every_architecture(capability: int) -> None:
     compiler, quick = nvrtc.nvrtc(), (*nvrtc.OPTIONS, "--Ofast-compile=max")
     image = compiler.compile(amalgamate(KERNELS, ROOT), compiler.target(capability), quick)
@@ -55,7 +57,6 @@ def test_the_kernels_compile_for_every_architecture(capability: int) -> None:
 
 
 @needs_nvrtc
-@pytest.mark.slow
 def test_the_kernels_compile_as_they_do_at_run_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(nvrtc.CACHE, str(tmp_path))
     assert nvrtc.kernels(amalgamate(KERNELS, ROOT), 75).read_bytes().startswith(b"\x7fELF")

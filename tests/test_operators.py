@@ -5,13 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 
-import oracle
 import pytest
 import torch
-from test_compile import energy, flat_call, score
-from test_equivalence import BACKENDS, BATCH, BY_NAME, CASES, ENTRIES, RTOL, Case, through
-from test_sweeps import BATCH as COUNTED
-from test_sweeps import DIM, HIDDEN, WIDTHS, Products
 from torch import Tensor, nn
 
 import fastssm
@@ -19,6 +14,11 @@ from fastssm import backends, directions
 from fastssm.backends import cuda
 from fastssm.backends.entries import compiled
 from fastssm.nn import MLP, Sin
+from tests import oracle
+from tests.networks import BACKENDS, BATCH, BY_NAME, CASES, ENTRIES, RTOL, Case, through
+from tests.test_compile import energy, flat_call, score
+from tests.test_sweeps import BATCH as COUNTED
+from tests.test_sweeps import DIM, HIDDEN, WIDTHS, Products
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 ENERGIES = [case for case in CASES if case.energy]
@@ -53,6 +53,7 @@ def ids(case: Case) -> str:
     return case.name
 
 
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", CASES, ids=ids)
 def test_jacobian_diag(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +64,7 @@ def test_jacobian_diag(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) 
     agree([found], [along.t().reshape(x.shape)], leaves, case.name)
 
 
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("name", SOME)
 def test_hvp_form(name: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +78,7 @@ def test_hvp_form(name: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> Non
     agree([fastssm.hvp_form(model, x, v[0], cond=cond, backend=backend)], [-along[0]], leaves, case.name)
 
 
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", ENERGIES, ids=ids)
 def test_laplacian(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +92,7 @@ def test_laplacian(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> N
         agree([lap, gradient.flatten(1)], [-wanted.along.sum(0) / scale, -wanted.score], leaves, case.name)
 
 
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", FIELDS, ids=ids)
 def test_divergence(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +275,7 @@ DIFFERENTIATED = {
 }
 
 
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])
 @pytest.mark.parametrize("backend", backends.NAMES)
 @pytest.mark.parametrize("name", DIFFERENTIATED)

@@ -2,17 +2,13 @@
 
 import functools
 import inspect
+import itertools
 import math
 from datetime import timedelta
 
-import oracle
-import oracle_diffusion
-import oracle_noise
-import oracle_weights
 import pytest
 import torch
 import torch.multiprocessing as mp
-from test_composite import transcription
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -20,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 import fastssm
 from fastssm.diffusion import VP, ElboLoss, SlicedDiffusionLoss
 from fastssm.nn import MLP, MADEContext
+from tests import oracle, oracle_diffusion, oracle_noise, oracle_weights
+from tests.test_composite import transcription
 
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch.distributed is not built")
 RANKS, B, D, M, STEPS = 2, 8, 3, 2, 3
@@ -279,11 +277,10 @@ def expected(name, loss):
     return train(list(net.parameters()), forward)
 
 
-@pytest.mark.parametrize(("wrapper", "name", "loss"), sorted(RUNS))
-def test_two_ranks_are_one(found, wrapper, name, loss):
-    for rank in found:
-        for step, other in zip(rank[wrapper, name, loss], expected(name, loss), strict=True):
-            torch.testing.assert_close(step, other, rtol=1e-6, atol=1e-9)
+def test_two_ranks_are_one(found):
+    for rank, run in itertools.product(found, sorted(RUNS)):
+        for step, other in zip(rank[run], expected(*run[1:]), strict=True):
+            torch.testing.assert_close(step, other, rtol=1e-6, atol=1e-9, msg=lambda text, run=run: f"{run}: {text}")
 
 
 @pytest.mark.parametrize("twin", TWINS)

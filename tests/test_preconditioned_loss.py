@@ -6,8 +6,6 @@ import copy
 import math
 from collections.abc import Callable
 
-import oracle
-import oracle_weights
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ import fastssm
 from fastssm.backends.entries import compiled
 from fastssm.domains import Box, Halfspaces, Weight
 from fastssm.nn import MLP
+from tests import oracle, oracle_weights
 
 B, D, M = 6, 3, 2
 BACKENDS = ("torch", "reference", *compiled.DEVICES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import oracle
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, note, settings
@@ -19,6 +18,7 @@ from fastssm.backends import fused
 from fastssm.backends.entries import dispatcher
 from fastssm.directions import PROJECTIONS, draw
 from fastssm.nn import MLP, make_activation
+from tests import oracle
 
 RTOL = {torch.float64: 1e-10, torch.float32: 2.0**-23 * 1024}
 SMOOTH = [row.name for row in TABLE if row.curved]

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import oracle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ import fastssm
 from fastssm import Network, recognize
 from fastssm.nn import MLP, Sin
 from fastssm.recognition import cache
+from tests import oracle
 
 Change = Callable[[Any], object]
 D = 3

@@ -6,15 +6,8 @@ import copy
 import math
 from collections.abc import Sequence
 
-import oracle
-import oracle_noise
 import pytest
 import torch
-from test_compile import energy, score
-from test_equivalence import BY_NAME, CASES, ENTRIES, RTOL, Case, through
-from test_native import NETS, Watching, problem
-from test_operators import drawn
-from test_sweeps import BATCH, DIM, HIDDEN, WIDTHS, Peak, Products
 from torch import Tensor, nn
 
 import fastssm
@@ -25,6 +18,12 @@ from fastssm.backends.entries import compiled
 from fastssm.directions import Directions
 from fastssm.nn import MLP
 from fastssm.sweeps import Needs, tiles
+from tests import oracle, oracle_noise
+from tests.networks import BY_NAME, CASES, ENTRIES, RTOL, Case, through
+from tests.test_compile import energy, score
+from tests.test_native import NETS, Watching, problem
+from tests.test_operators import drawn
+from tests.test_sweeps import BATCH, DIM, HIDDEN, WIDTHS, Peak, Products
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 ENGINES = [entry for entry in ENTRIES if entry != "reference"]
@@ -43,6 +42,7 @@ def with_gradients(found: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
 # --- values and gradients ---
 
 
+@pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_score_and_every_gradient(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:

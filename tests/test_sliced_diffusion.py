@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import oracle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from fastssm.diffusion import (
     sliced_diffusion_loss,
 )
 from fastssm.nn import MLP
+from tests import oracle
 
 B, D, M, STEPS = 6, 3, 2, 4
 BACKENDS = ("reference", "torch", *compiled.DEVICES)

@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from gaussian_diffusion import SDES, Gaussian, mean_path
-from oracle_diffusion import integrate, legendre
 from torch import Tensor, nn
 
 from fastssm.diffusion import VP, SoftTruncation, elbo_loss
 from fastssm.nn import MLP
+from tests.gaussian_diffusion import SDES, Gaussian, mean_path
+from tests.oracle_diffusion import integrate, legendre
 
 B, D = 6, 3
 

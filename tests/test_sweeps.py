@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import oracle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastssm
 from fastssm.nn import MLP
 from fastssm.sweeps import tiles
+from tests import oracle
 
 WIDTHS, DIM, BATCH = (17, 19, 23), 5, 31  # primes: a product's shape tells which layer it belongs to
 ATEN = torch.ops.aten

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import oracle
-import oracle_weights
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from fastssm import ContinuousTempering, GeometricTempering
 from fastssm.backends.entries import compiled
 from fastssm.losses import Tempering, tempered
 from fastssm.nn import MLP
+from tests import oracle, oracle_weights
 
 B, D, M = 6, 3, 2
 BACKENDS = ("torch", "reference", *compiled.DEVICES)

@@ -292,26 +292,26 @@ def test_mean_weights_follow_the_weights(config: TrainConfig) -> None:
         torch.testing.assert_close(mean, e)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"kind": "flow"}, "kind must be one of energy, score, got 'flow'"),
-        ({"loss": "mse"}, "loss must be one of sliced, exact"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"batch": -1}, "batch must be at least 1"),
-        ({"projections": 0}, "projections must be at least 1"),
-        ({"evaluate_every": 0}, "evaluate_every must be at least 1"),
-        ({"lr": 0.0}, "lr must be positive and finite"),
-        ({"lr": float("nan")}, "lr must be positive and finite"),
-        ({"clip": float("inf")}, "clip must be positive and finite"),
-        ({"ema": 1.0}, "ema must be at least 0 and below 1"),
-        ({"hidden": (8, 0)}, "hidden must be widths of at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
-    ],
-)
-def test_bad_settings(config: TrainConfig, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(config, **change)
+BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"kind": "flow"}, "kind must be one of energy, score, got 'flow'"),
+    ({"loss": "mse"}, "loss must be one of sliced, exact"),
+    ({"steps": 0}, "steps must be at least 1, got 0"),
+    ({"batch": -1}, "batch must be at least 1"),
+    ({"projections": 0}, "projections must be at least 1"),
+    ({"evaluate_every": 0}, "evaluate_every must be at least 1"),
+    ({"lr": 0.0}, "lr must be positive and finite"),
+    ({"lr": float("nan")}, "lr must be positive and finite"),
+    ({"clip": float("inf")}, "clip must be positive and finite"),
+    ({"ema": 1.0}, "ema must be at least 0 and below 1"),
+    ({"hidden": (8, 0)}, "hidden must be widths of at least 1"),
+    ({"seed": -1}, "seed must be at least 0"),
+]
+
+
+def test_bad_settings(config: TrainConfig) -> None:
+    for change, message in BAD_SETTINGS:
+        with pytest.raises(ValueError, match=message):
+            replace(config, **change)
 
 
 def test_load_trained_gives_the_best_network_back(config: TrainConfig, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from mutants import once
 from native_build import CSRC, ROOT
 
 TESTS = ROOT / "tests" / "cuda"
-sys.path[:0] = [str(TESTS), str(TESTS / "ptx")]
-import libraries  # noqa: E402
+sys.path.insert(0, str(ROOT))
+from tests.cuda.harness import libraries  # noqa: E402
 
 RESULT = ROOT / "bench" / "results" / "cuda_mutants.csv"
 BARRIER = "__syncthreads();"
@@ -129,6 +129,13 @@ TESTED = {
     "small": (("test_small.py",), "f64"),
     "": (("test_tops.py", "test_rows.py", "test_pointwise.py"), "(double or int8)"),
 }
+NEEDED = {
+    "gemm": "product_",
+    "small_score": "small_",
+    "small": "small_",
+    "": "LAYER_KERNEL|FOR_EACH",
+}  # lines of kernels
+KERNEL = re.compile(r"^ *FASTSSM_(?:(?:LAYER_)?KERNEL|FOR_EACH_ACTIVATION)\(")
 
 
 class Mutant(NamedTuple):
@@ -171,12 +178,18 @@ def tested_by(file: str) -> str:
     return next(prefix for prefix in TESTED if Path(file).name.startswith(prefix))
 
 
+def kernels_of(text: str, needed: str) -> str:
+    """Return kernels.cu without float32, and without the kernels whose lines do not have what is needed."""
+    lines = once(text, "FASTSSM_KERNELS(float)\n", "").splitlines()
+    return "\n".join(line for line in lines if not KERNEL.match(line) or re.search(needed, line)) + "\n"
+
+
 def verdict(folder: Path, file: str, text: str, machine: str) -> str:
     """Run the tests with one file changed, and return the first that fails, or nothing."""
     shutil.copytree(CSRC, folder / "csrc", ignore=shutil.ignore_patterns("*.cpp"))
     kernels = folder / "csrc" / "cuda" / "kernels" / "kernels.cu"
     (folder / "csrc" / file).write_text(text)
-    kernels.write_text(once(kernels.read_text(), "FASTSSM_KERNELS(float)\n", ""))
+    kernels.write_text(kernels_of(kernels.read_text(), NEEDED[tested_by(file)]))
     packs = folder / "csrc" / "cuda" / "kernels" / "pack.cuh"
     packs.write_text(once(packs.read_text(), PRODUCT, MINUS + PRODUCT))
     libraries.library("kernels", [kernels], "plain" if machine == "emulator" else machine)  # raises if it is no C++
@@ -213,9 +226,10 @@ def main() -> None:
     """Try every mutant, write the table, and exit with 1 if one survives that should not."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=RESULT, help="where the table goes")
+    parser.add_argument("--only", default="", help="only mutants that match; their verdicts are printed alone")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time")
     options = parser.parse_args()
-    every = list(every_mutant())
+    every = [mutant for mutant in every_mutant() if re.search(options.only, " ".join(mutant[:4]))]
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
         check_sound(pool, Path(scratch), every)
         folders = [Path(scratch, str(index)) for index in range(len(every))]
@@ -225,10 +239,11 @@ def main() -> None:
             result = "yes" if by else "equivalent" if mutant.key in EQUIVALENT else "no"
             print(f"{result:<11} {mutant.kind}: {mutant.file}: {mutant.place}: {mutant.change} {by}", flush=True)
             rows.append((*mutant[:4], JUDGES[mutant.kind], result, by or EQUIVALENT.get(mutant.key, "")))
-    with options.output.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("kind", "file", "place", "change", "judge", "caught", "by_or_why_not"))
-        table.writerows(rows)
+    if not options.only:
+        with options.output.open("w", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(("kind", "file", "place", "change", "judge", "caught", "by_or_why_not"))
+            table.writerows(rows)
     survivors = sum(row[5] == "no" for row in rows)
     print(f"{sum(row[5] == 'yes' for row in rows)} of {len(rows)} mutants caught, {survivors} survive")
     sys.exit(survivors > 0)

@@ -24,14 +24,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ROOT / "tests" / "cuda"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(TESTS), str(TESTS / "ptx")]
-import test_pointwise  # noqa: E402
-import test_rows  # noqa: E402
-import test_tops  # noqa: E402
-import toolkit  # noqa: E402
-from device import filled  # noqa: E402
-from machines import KERNELS, STRUCTURES, Machine  # noqa: E402
+sys.path.insert(0, str(ROOT))
+from tests.cuda import test_pointwise, test_rows, test_tops  # noqa: E402
+from tests.cuda.harness import toolkit  # noqa: E402
+from tests.cuda.harness.device import filled  # noqa: E402
+from tests.cuda.harness.machines import KERNELS, STRUCTURES, Machine  # noqa: E402
 
 RESULT = ROOT / "bench" / "results" / "cuda_races.csv"
 CAPABILITY = 100

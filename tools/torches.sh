@@ -3,7 +3,7 @@
 #
 # Each torch is PyPI's, with CUDA though no device is needed, in a venv of its own and of another Python where there is
 # one, in a copy of the tree. The last of them also rehearses the device run (tools/device/rehearse.py), with an engine
-# that was built beside the torch of this venv. Takes 5 GB a torch while it runs; OLDEST and NEWEST name other versions.
+# that was built beside the torch of this venv. Takes 10 GB while it runs; OLDEST and NEWEST name other versions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 log=${1:-/dev/null}
@@ -27,13 +27,17 @@ python_of() {
   return 1
 }
 
-# Install a torch and the package; leave its python in $python and the copy in $tree.
-install() {
+# Install a torch and what the tests need in a venv of its own: download VERSION PYTHON...
+download() {
   local version=$1
   shift
-  python=$folder/$version/bin/python tree=$folder/tree-$version
   "$(python_of "$@")" -m venv "$folder/$version"
-  "$python" -m pip install --quiet "torch==$version" "setuptools>=77" "cmake>=3.20" ninja "pybind11>=3,<4" numpy pytest pytest-xdist hypothesis mpmath pandas
+  "$folder/$version/bin/python" -m pip install --quiet "torch==$version" "setuptools>=77" "cmake>=3.20" ninja "pybind11>=3,<4" numpy pytest pytest-xdist hypothesis mpmath pandas
+}
+
+# Install the package beside a torch; leave that python in $python and the copy of the tree in $tree.
+install() {
+  python=$folder/$1/bin/python tree=$folder/tree-$1
   mkdir "$tree"
   git ls-files -z --cached --others --exclude-standard | xargs --null cp --parents --target-directory "$tree"
   (cd "$tree" && FASTSSM_BUILD=auto "$python" -m pip install --quiet --no-build-isolation --no-deps --editable .)
@@ -49,18 +53,22 @@ check() {
   tests tests/test_equivalence.py tests/test_native.py tests/test_operators.py tests/test_compile.py \
     tests/test_contract.py tests/test_contract_autograd.py tests/test_cpu_engine.py
   tests tests/test_cuda_build.py tests/test_cuda_library.py
-  operators=$(cd "$tree" && FASTSSM_NO_NATIVE=1 "$python" tests/cuda/operators.py)
+  operators=$(cd "$tree" && FASTSSM_NO_NATIVE=1 "$python" -m tests.cuda.harness.operators)
   FASTSSM_NO_NATIVE=1 FASTSSM_OPERATORS=$operators tests tests/test_equivalence.py -k ops
 }
 
 step() { printf '\n== %s (at %d s)\n' "$*" "$SECONDS"; }
 
 step "torch $oldest, the oldest"
-install "$oldest" 3.10 3.11
+download "$oldest" 3.10 3.11
+download "$newest" 3.12 3.13 3.11 &  # while the oldest is tested
+newest_downloaded=$!
+install "$oldest"
 check
 rm -rf "${folder:?}/$oldest" "$tree"
 step "torch $newest, the newest"
-install "$newest" 3.12 3.13 3.11
+wait $newest_downloaded
+install "$newest"
 check
 step "the device run, rehearsed"
 "$here/.venv/bin/python" tools/device/engine.py build/device --build

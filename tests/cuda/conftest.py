@@ -1,15 +1,9 @@
-"""Puts the tools of tests/cuda on the path, and gives the machines that its tests run kernels on."""
-
-import sys
-from pathlib import Path
+"""Gives the machines that the tests of tests/cuda run kernels on."""
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "ptx"), str(HERE.parents[1] / "tools")]
-
-import machines  # noqa: E402
-from whole_net import WholeNet  # noqa: E402
+from tests.cuda.harness import machines
+from tests.cuda.harness.whole_net import WholeNet
 
 
 @pytest.fixture(params=machines.MACHINES)

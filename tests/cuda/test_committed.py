@@ -7,7 +7,8 @@ from pathlib import Path
 
 import cuda_mutants
 import pytest
-from machines import FLAVOUR
+
+from tests.cuda.harness.machines import FLAVOUR
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 pytestmark = pytest.mark.skipif(FLAVOUR != "", reason="once is enough")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 
-import device_program
-import machines
 import pytest
-import rehearsal
+
+from tests.cuda.harness import device_program, machines, rehearsal
 
 ON_GPU = machines.FLAVOUR == machines.GPU
 pytestmark = pytest.mark.skipif(machines.FLAVOUR not in ("", machines.GPU), reason="once is enough")

@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import toolkit
-from libraries import ROOT
-from operators import operators
+
+from tests.cuda.harness import toolkit
+from tests.cuda.harness.libraries import ROOT
+from tests.cuda.harness.operators import operators
 
 OPERATORS = "ops or operators or opcheck or gradcheck"
 
@@ -33,19 +34,17 @@ def started(folder: Path, **variables: str) -> dict[str, int]:
     """Run the whole matrix on the emulator, and return how often each kernel was started in float64."""
     file = folder / "launches"
     matrix = "tests/test_equivalence.py", "-k", "ops or eager"
-    assert passed(operators(), *matrix, FASTSSM_LAUNCHES=str(file), **variables) >= 220
+    assert passed(operators(), *matrix, FASTSSM_LAUNCHES=str(file), **variables) >= 120
     counts = dict(line.split() for line in file.read_text().splitlines())
     return {name.removesuffix("_double"): int(count) for name, count in counts.items() if name.endswith("_double")}
 
 
-@pytest.mark.slow
 def test_the_whole_matrix_on_the_emulator(tmp_path: Path) -> None:
     launches = started(tmp_path)
     assert min(launches["small_objective"], launches["small_score"]) >= 50
     assert launches["small_reduce"] == launches["small_objective"] + launches["small_score"]
 
 
-@pytest.mark.slow
 def test_the_whole_matrix_layer_by_layer(tmp_path: Path) -> None:
     """No network is small for a device that says it has no shared memory."""
     launches = started(tmp_path, FASTSSM_SHARED_PER_BLOCK="0")
@@ -53,19 +52,16 @@ def test_the_whole_matrix_layer_by_layer(tmp_path: Path) -> None:
     assert not [name for name in launches if name.startswith("small")]
 
 
-@pytest.mark.slow
 def test_the_matrix_of_the_score_alone() -> None:
     assert passed(operators(), "tests/test_score.py", "-k", "ops or opcheck or direction") >= 80
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", ["test_contract.py", "test_contract_autograd.py", "test_compile.py"])
 def test_the_contract_opcheck_and_gradcheck_on_the_emulator(file: str) -> None:
-    assert passed(operators(), f"tests/{file}", "-k", OPERATORS) >= 10
+    assert passed(operators(), f"tests/{file}", "-k", OPERATORS) >= 8
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 100])
+@pytest.mark.parametrize("capability", [80, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.skipif(toolkit.program("nvcc") is None, reason=toolkit.ABSENT.format("nvcc"))
 def test_the_matrix_on_executed_ptx(capability: int) -> None:
     assert passed(operators(capability), "tests/test_equivalence.py", "-k", "ops and not option") >= 80
@@ -73,8 +69,8 @@ def test_the_matrix_on_executed_ptx(capability: int) -> None:
 
 PROBLEMS = """
 import torch
-import oracle
-import oracle_noise
+from tests import oracle
+from tests import oracle_noise
 import fastssm
 from fastssm import backends
 from fastssm.backends import fused
@@ -87,7 +83,7 @@ backends.BACKENDS["torch"] = fused.Fused("torch", dispatcher)
 
 def run(library: Path, body: str) -> str:
     """Run Python code on a library of operators, and return what it prints."""
-    environment = {**os.environ, "FASTSSM_NO_NATIVE": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = {**os.environ, "FASTSSM_NO_NATIVE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     code = PROBLEMS.format(library=str(library)) + body
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kSeed = 7;  // that of cases.h
 
-// The functions of emulator/door.cpp, in a library of kernels.
+// The functions of emulator/entry.cpp, in a library of kernels.
 struct Device {
   int (*launch)(const char* kernel, unsigned x, unsigned y, unsigned z, unsigned threads, size_t shared,
                 const void* parameters, size_t size);

@@ -6,16 +6,16 @@ import ctypes
 from functools import cache
 from typing import Any
 
-import libraries
-import machines
 import pytest
+
+from tests.cuda.harness import libraries, machines
 
 ENGINE = [path for path in sorted((libraries.CSRC / "cuda").glob("*.cpp")) if not path.name.startswith("driver")]
 SEEDS = {"random": 1}
 pytestmark = pytest.mark.skipif(machines.FLAVOUR == machines.GPU, reason="device_program.cpp does it on a GPU")
 
 
-class Doors(ctypes.Structure):
+class Entries(ctypes.Structure):
     """The struct Device of test_engine.cpp."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in ("launch", "schedule", "error")]
@@ -23,12 +23,12 @@ class Doors(ctypes.Structure):
 
 @cache
 def program() -> Any:
-    sources = [*ENGINE, libraries.HERE / "test_engine.cpp"]
+    sources = [*ENGINE, libraries.HERE.parent / "test_engine.cpp"]
     return ctypes.CDLL(str(libraries.library("engine", sources, machines.FLAVOUR or "plain")))
 
 
-def doors(machine: machines.Machine) -> Doors:
-    return Doors(*(machine.device.door(name) for name, _ in Doors._fields_))
+def entries(machine: machines.Machine) -> Entries:
+    return Entries(*(machine.device.entry(name) for name, _ in Entries._fields_))
 
 
 @pytest.mark.parametrize("whole_net", [False, True], ids=["layer by layer", "whole nets"])
@@ -36,10 +36,10 @@ def doors(machine: machines.Machine) -> Doors:
 def test_every_value_and_gradient(name: str, whole_net: bool, capfd: pytest.CaptureFixture[str]) -> None:
     machine = machines.machine_named(name)
     seed = ctypes.c_uint64(SEEDS.get(name, 0))
-    assert program().fastssm_test_engine(doors(machine), seed, whole_net) == 0, capfd.readouterr().out
+    assert program().fastssm_test_engine(entries(machine), seed, whole_net) == 0, capfd.readouterr().out
     machine.judge()
 
 
 def test_tiles_determinism_and_launches(capfd: pytest.CaptureFixture[str]) -> None:
     machine = machines.machine_named(machines.FLAVOUR or "emulator")
-    assert program().fastssm_test_launches(doors(machine)) == 0, capfd.readouterr().out
+    assert program().fastssm_test_launches(entries(machine)) == 0, capfd.readouterr().out

@@ -7,11 +7,12 @@ import itertools
 
 import numpy as np
 import pytest
-from architectures import BY_NAME
-from device import aligned, filled
-from libraries import CSRC
-from structures import Structures
-from whole_net import PRECISIONS, WholeNet
+
+from tests.cuda.harness.architectures import BY_NAME
+from tests.cuda.harness.device import aligned, filled
+from tests.cuda.harness.libraries import CSRC
+from tests.cuda.harness.structures import Structures
+from tests.cuda.harness.whole_net import PRECISIONS, WholeNet
 
 ENGINE = Structures(CSRC / "cuda" / "runtime.h")
 SHAPES = [(1, 1, 1), (64, 64, 32), (65, 67, 33), (5, 130, 7), (16, 8, 100), (70, 3, 64), (128, 64, 96)]

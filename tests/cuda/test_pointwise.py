@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from machines import DTYPES, Machine, Rows, close, exact, lanes, padded, parts
 from torch import Tensor, nn
 
 from fastssm.activations import TABLE
 from fastssm.nn import make_activation
+from tests.cuda.harness.machines import DTYPES, Machine, Rows, close, exact, lanes, padded, parts
 
 ABOVE = {"stack": 0, "outer": 1, "none": 2}
 THREADS = 64

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device import aligned
-from machines import DTYPES, Machine, Rows, close, exact, lanes, padded, parts
 
 from fastssm.directions import rademacher
+from tests.cuda.harness.device import aligned
+from tests.cuda.harness.machines import DTYPES, Machine, Rows, close, exact, lanes, padded, parts
 
 THREADS = 64
 SIGNS = {"float": np.float32, "double": np.float64, "int8": np.int8, "bfloat16": np.uint16}

@@ -6,9 +6,9 @@ import re
 import subprocess
 import sys
 
-import libraries
-import machines
 import pytest
+
+from tests.cuda.harness import libraries, machines
 
 TESTS = ("test_rows.py", "test_pointwise.py", "test_tops.py", "test_engine.py", "test_small.py", "test_gemm.py")
 OPTIONS = ("-q", "-p", "no:cacheprovider", "--capture=sys")

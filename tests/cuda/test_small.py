@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, BY_NAME, Architecture
-from whole_net import KERNELS, Case, WholeNet, problem
 
 from fastssm.activations import TABLE
+from tests.cuda.harness.architectures import ARCHITECTURES, BY_NAME, Architecture
+from tests.cuda.harness.whole_net import KERNELS, Case, WholeNet, problem
 
 F32, F64 = torch.float32, torch.float64
 KIND = pytest.mark.parametrize("kind", KERNELS)
@@ -47,6 +47,7 @@ def test_every_shape(whole_net: WholeNet, shape: str, dtype: torch.dtype, vr: bo
     whole_net.check(SHAPES[shape].with_(dtype=dtype, variance_reduced=vr, kind=kind))
 
 
+@pytest.mark.covering(1)
 @KIND
 @VR
 @pytest.mark.parametrize("name", [row.name for row in TABLE])
@@ -55,12 +56,14 @@ def test_every_activation(whole_net: WholeNet, name: str, vr: bool, kind: str) -
         whole_net.check(Case(widths=(6, 7), activations=name, samples=5, variance_reduced=vr, dtype=dtype, kind=kind))
 
 
+@pytest.mark.covering(1, alike=True)
 @KIND
 @pytest.mark.parametrize("count", range(1, 10))
 def test_every_number_of_directions(whole_net: WholeNet, count: int, kind: str) -> None:
     whole_net.check(Case(widths=(5, 6), samples=4, count=count, kind=kind))
 
 
+@pytest.mark.covering(1, alike=True)
 @KIND
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
 def test_the_tile_fits_the_device(whole_net: WholeNet, architecture: Architecture, kind: str) -> None:
@@ -92,6 +95,7 @@ def test_what_does_not_fit_is_left_alone(whole_net: WholeNet, kind: str) -> None
     assert not whole_net.launches
 
 
+@pytest.mark.covering(1, alike=True)
 @KIND
 @pytest.mark.parametrize(
     "case",

@@ -9,7 +9,6 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import oracle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 import fastssm
 from fastssm import backends, directions
 from fastssm.nn import MLP
+from tests import oracle
 
 WHY = "; ".join(backends.availability()["cuda"])
 pytestmark = pytest.mark.skipif(bool(WHY), reason=f"no GPU: {WHY}")

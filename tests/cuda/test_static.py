@@ -9,18 +9,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import libraries
 import pytest
-import toolkit
-from architectures import ARCHITECTURES, BY_NAME, Architecture, occupancy
-from machine_code import count, instructions, resources
-from machines import ACCESS, KERNELS
-from ptx_syntax import parse
+
+from tests.cuda.harness import libraries, toolkit
+from tests.cuda.harness.architectures import ARCHITECTURES, BY_NAME, Architecture, occupancy
+from tests.cuda.harness.machine_code import count, instructions, resources
+from tests.cuda.harness.machines import ACCESS, KERNELS
+from tests.cuda.harness.ptx.syntax import parse
 
 NVCC, DISASSEMBLER = toolkit.program("nvcc"), toolkit.program("cuobjdump")
 COMPILES = pytest.mark.skipif(NVCC is None, reason=toolkit.ABSENT.format("nvcc"))
 DISASSEMBLES = pytest.mark.skipif(not (NVCC and DISASSEMBLER), reason=toolkit.ABSENT.format("cuobjdump"))
-EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+QUICK = ("sm_75", "sm_80", "sm_120")  # without tensor cores of our formats, with them, and the newest
+EACH = pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(a, marks=() if a.name in QUICK else pytest.mark.slow, id=a.name) for a in ARCHITECTURES],
+)
 
 FITTED = r"small_(objective|score)_"  # take as much shared memory as the device has
 PRODUCT = 36864  # bytes of shared memory of product_*: kShared of gemm.cpp

@@ -7,12 +7,12 @@ import sys
 from functools import cache
 from typing import Any
 
-import libraries
 import numpy as np
 import pytest
-import toolkit
-from device import Device, LaunchFailed, aligned, filled
-from structures import Structures
+
+from tests.cuda.harness import libraries, toolkit
+from tests.cuda.harness.device import Device, LaunchFailed, aligned, filled
+from tests.cuda.harness.structures import Structures
 
 SOURCE = libraries.HERE / "samples.cu"
 STRUCTURES = Structures(libraries.HERE / "samples.h")
@@ -156,7 +156,8 @@ def test_traffic(kernel: str, count: int, sectors: int) -> None:
 
 @pytest.mark.parametrize("kernel", ["reverse", "past_shared", "past_global"])
 def test_address_sanitizer_sees_what_leaves_an_array(kernel: str) -> None:
-    done = subprocess.run([sys.executable, __file__, kernel], env=libraries.sanitized(), capture_output=True, text=True)
+    command = [sys.executable, "-m", __name__, kernel]
+    done = subprocess.run(command, cwd=libraries.ROOT, env=libraries.sanitized(), capture_output=True, text=True)
     assert (done.returncode == 0) == (kernel == "reverse"), done.stderr
     assert ("AddressSanitizer" in done.stderr) == (kernel != "reverse"), done.stderr
 

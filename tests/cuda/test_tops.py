@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device import aligned
-from machines import DTYPES, Machine, Rows, close, exact, lanes, padded, parts
+
+from tests.cuda.harness.device import aligned
+from tests.cuda.harness.machines import DTYPES, Machine, Rows, close, exact, lanes, padded, parts
 
 THREADS = 64
 SHAPES = [

@@ -20,14 +20,15 @@ PACKAGE = ROOT / "src" / "fastssm"
 RECORD = "_build.json"
 NO_GPU = 3  # exit status: nothing is wrong, but nothing can be checked
 EXPECTED = (9, 0)  # the compute capability to build for where there is no device
-sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "cuda")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 
 def build(folder: Path) -> None:
     """Build the engine's library, its kernels and the driver program into a folder."""
-    import device_program
     import torch
     from native_build import Build
+
+    from tests.cuda.harness import device_program
 
     major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else EXPECTED
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"{major}.{minor}+PTX")  # PTX for all that is newer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ptx_operands import C_TYPES, Scope, identifier, members, width
-from ptx_syntax import Instruction, Unknown
+from tests.cuda.harness.ptx.operands import C_TYPES, Scope, identifier, members, width
+from tests.cuda.harness.ptx.syntax import Instruction, Unknown
 
 ROUNDINGS = {"rn": "nearest", "rz": "to_zero", "rm": "down", "rp": "up"}
 INTEGER_ROUNDINGS = {"rni": "nearbyint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}

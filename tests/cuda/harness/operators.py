@@ -2,9 +2,10 @@
 
 Loaded into a process where nothing else is compiled (FASTSSM_NO_NATIVE=1), they are what `torch.ops.fastssm` runs:
 
-    FASTSSM_NO_NATIVE=1 FASTSSM_OPERATORS="$(python tests/cuda/operators.py)" pytest tests/test_equivalence.py -k ops
+    library=$(python -m tests.cuda.harness.operators)
+    FASTSSM_NO_NATIVE=1 FASTSSM_OPERATORS=$library pytest tests/test_equivalence.py -k ops
 
-and with `python tests/cuda/operators.py 80`, the same on nvcc's PTX for compute capability 8.0.
+and with `python -m tests.cuda.harness.operators 80`, the same on nvcc's PTX for compute capability 8.0.
 """
 
 from __future__ import annotations
@@ -15,12 +16,8 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).resolve().parent
-PLACES = (HERE, HERE / "ptx", HERE.parents[1] / "tools")
-sys.path[:0] = [str(path) for path in PLACES if str(path) not in sys.path]
-
-import toolkit  # noqa: E402
-from libraries import COMPILER, compiled, library, made, translated  # noqa: E402
+from tests.cuda.harness import toolkit
+from tests.cuda.harness.libraries import COMPILER, HERE, compiled, library, made, translated
 
 TORCH = Path(torch.__file__).parent
 BUILT = toolkit.described()

@@ -1,4 +1,4 @@
-"""A GPU as a device: kernels of an image file, started by the engine's own launcher (device_door.cpp)."""
+"""A GPU as a device: kernels of an image file, started by the engine's own launcher (device_entry.cpp)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import weakref
 from pathlib import Path
 
-import device
 import numpy as np
 import pytest
-import toolkit
-from architectures import Architecture
-from libraries import CSRC, HERE, ROOT, library
+
+from tests.cuda.harness import device, toolkit
+from tests.cuda.harness.architectures import Architecture
+from tests.cuda.harness.libraries import CSRC, HERE, ROOT, library
 
 DRIVER = (HERE / "driver_memory.cpp", *sorted((CSRC / "cuda").glob("driver*.cpp")))
 BUILT = ROOT / "src" / "fastssm" / "_kernels.fatbin"
@@ -33,7 +33,7 @@ class Gpu(device.Device):
     """
 
     def __init__(self, kernels: Path) -> None:
-        super().__init__(library("gpu", [HERE / "device_door.cpp", *DRIVER], "plain", parts=()))
+        super().__init__(library("gpu", [HERE / "device_entry.cpp", *DRIVER], "plain", parts=()))
         self.library.fastssm_allocate.restype = ctypes.c_void_p
         capability, self.shared = ctypes.c_int(), ctypes.c_size_t()
         self.must(self.library.fastssm_device(ctypes.byref(capability), ctypes.byref(self.shared)))

@@ -9,17 +9,17 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-import oracle
 import torch
-from device import copied, filled
-from host import Host
-from libraries import CSRC
-from structures import Structures
 from torch import Tensor, nn
 
 from fastssm.activations import BY_NAME, INDEX
 from fastssm.directions import rademacher
 from fastssm.nn import make_activation
+from tests import oracle
+from tests.cuda.harness.device import copied, filled
+from tests.cuda.harness.host import Host
+from tests.cuda.harness.libraries import CSRC
+from tests.cuda.harness.structures import Structures
 
 NETWORK = Structures(CSRC / "engine" / "network.h")
 REALS = {torch.float32: "float", torch.float64: "double"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ptx_instructions import Writer
-from ptx_operands import C_TYPES, Scope, identifier
-from ptx_syntax import Function, Module, Statement, Unknown, Variable, instruction, parse, variable
+from tests.cuda.harness.ptx.instructions import Writer
+from tests.cuda.harness.ptx.operands import C_TYPES, Scope, identifier
+from tests.cuda.harness.ptx.syntax import Function, Module, Statement, Unknown, Variable, instruction, parse, variable
 
 IGNORED = ".pragma"
 HEADER = '#include "ptx/runtime.h"\n'

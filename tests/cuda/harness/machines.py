@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import libraries
 import numpy as np
 import pytest
-import toolkit
-from device import Device, aligned, copied, filled
-from gpu import Gpu
-from structures import Structures
+
+from tests.cuda.harness import libraries, toolkit
+from tests.cuda.harness.device import Device, aligned, copied, filled
+from tests.cuda.harness.gpu import Gpu
+from tests.cuda.harness.structures import Structures
 
 KERNELS = Path(
     os.environ.get("FASTSSM_CUDA_KERNELS", libraries.CSRC / "cuda" / "kernels" / "kernels.cu")

@@ -1,4 +1,4 @@
-"""A device for ctypes and NumPy: kernels started by name, on the emulator or as executed PTX (emulator/door.cpp)."""
+"""A device for ctypes and NumPy: kernels started by name, on the emulator or as executed PTX (emulator/entry.cpp)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from architectures import Architecture
+
+from tests.cuda.harness.architectures import Architecture
 
 
 class LaunchFailed(Exception):
@@ -52,7 +53,7 @@ class Device:
         """Return why the last call failed."""
         return str(self.library.fastssm_error().decode())
 
-    def door(self, name: str) -> ctypes.c_void_p:
+    def entry(self, name: str) -> ctypes.c_void_p:
         """Return the address of a function of the library, for other libraries to call."""
         return ctypes.cast(getattr(self.library, f"fastssm_{name}"), ctypes.c_void_p)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ptx_syntax import Function, Instruction, Unknown, Variable, size_of
+from tests.cuda.harness.ptx.syntax import Function, Instruction, Unknown, Variable, size_of
 
 C_TYPES = {
     **{f"u{8 * n}": f"uint{8 * n}_t" for n in (1, 2, 4, 8)},

@@ -6,7 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from libraries import CACHE, CSRC, HERE, library, locked
+from tests.cuda.harness.libraries import CACHE, CSRC, HERE, library, locked
 
 PARTS = ("fiber", "machine", "warp", "mma", "launcher")
 

@@ -54,7 +54,7 @@ class Structures:
         """Read one declaration, which may declare several fields."""
         found = FIELD.match(line)
         if found is None:
-            raise ValueError(f"cannot read the declaration {line!r}: update tests/cuda/structures.py")
+            raise ValueError(f"cannot read the declaration {line!r}: update tests/cuda/harness/structures.py")
         kind, template, pointer, names = found.groups()
         if pointer or "*" in names:
             return [(name.strip(" *"), ctypes.c_void_p) for name in names.split(",")]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from architectures import BY_NAME, Architecture
-from libraries import CSRC, HERE, library
-from machines import Machine
+from tests.cuda.harness.architectures import BY_NAME, Architecture
+from tests.cuda.harness.libraries import CSRC, HERE, library
+from tests.cuda.harness.machines import Machine
 
-SOURCES = (HERE / "host_door.cpp", *sorted((CSRC / "cuda").glob("*.cpp")))
+SOURCES = (HERE / "host_entry.cpp", *sorted((CSRC / "cuda").glob("*.cpp")))
 START = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_char_p, *[ctypes.c_uint] * 4, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t
 )
@@ -39,7 +39,7 @@ class Host:
         self.verdict: AssertionError | None = None
         self.library: Any = ctypes.CDLL(str(library("host", sources, "plain")))
         self.library.fastssm_host_error.restype = ctypes.c_char_p
-        self.library.fastssm_host_memory(self.device.door("allocate"), self.device.door("free"))
+        self.library.fastssm_host_memory(self.device.entry("allocate"), self.device.entry("free"))
         self.start = START(self._start)
         self.limit(BY_NAME["sm_86"])
 
@@ -63,7 +63,7 @@ class Host:
         return failed
 
     def call(self, function: str, *arguments: Any) -> bool:
-        """Call a function of host_door.cpp, and return what it did.
+        """Call a function of host_entry.cpp, and return what it did.
 
         Raises:
             RuntimeError: where it raised, or a kernel failed.

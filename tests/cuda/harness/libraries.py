@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from translate import files
+from tests.cuda.harness.ptx.translate import files
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 CSRC = ROOT / "csrc"
 CACHE = ROOT / "build" / "cuda-tests"
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))
@@ -28,7 +28,7 @@ ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-
 INSTRUMENTED = ("-fsanitize=thread", "-fno-threadsafe-statics")  # calls of observers/hooks.h; its library is not linked
 PTX = ("-fno-strict-aliasing",)  # registers and memory have no types
 
-MACHINE = ("fiber", "machine", "warp", "mma", "launcher", "door")
+MACHINE = ("fiber", "machine", "warp", "mma", "launcher", "entry")
 FLAVOURS = {"plain": (), "address": ADDRESS, "race": INSTRUMENTED, "profile": INSTRUMENTED}
 
 

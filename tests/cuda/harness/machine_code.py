@@ -7,9 +7,9 @@ from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
-import toolkit
-from libraries import run
-from machines import KERNELS
+from tests.cuda.harness import toolkit
+from tests.cuda.harness.libraries import run
+from tests.cuda.harness.machines import KERNELS
 
 PTXAS = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from libraries import CSRC, HERE, included, made
 from native_build import NotBuilt, description
+
+from tests.cuda.harness.libraries import CSRC, HERE, included, made
 
 ABSENT = "{} was not found: pip install '.[cuda-test]'"
 described = cache(description)

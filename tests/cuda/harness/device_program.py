@@ -1,16 +1,12 @@
-"""Builds device_program.cpp: `python tests/cuda/device_program.py [--out PATH]` prints where it is."""
+"""Builds device_program.cpp: `python -m tests.cuda.harness.device_program [--out PATH]` prints where it is."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE / "ptx")]
-
-from libraries import COMPILER, CSRC, FLAGS, included, made  # noqa: E402
+from tests.cuda.harness.libraries import COMPILER, CSRC, FLAGS, HERE, included, made
 
 SOURCES = (HERE / "device_program.cpp", HERE / "driver_memory.cpp", *sorted((CSRC / "cuda").glob("*.cpp")))
 PORTABLE = ("-O2", "-static-libstdc++", "-static-libgcc")  # so that it runs beside another compiler's libraries

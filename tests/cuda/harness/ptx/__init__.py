@@ -1,0 +1,1 @@
+"""Translates PTX into C++."""
