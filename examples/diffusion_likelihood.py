@@ -15,15 +15,15 @@ import torch
 
 import fastssm
 import fastssm.data
-from fastssm.diffusion import VP, ElboLoss, SoftTruncation, elbo, flow_log_prob, probability_flow
+from fastssm.diffusion import VP, ElboLoss, SoftTruncation, TimeSampling, elbo, flow_log_prob, probability_flow
 
 SDE, T_MIN = VP(), 1e-3
 FORMS = {
-    "sliced": {"form": "sliced", "t_min": T_MIN},
-    "denoising": {"form": "denoising", "t_min": T_MIN},
-    "soft truncation": {"form": "denoising", "truncation": SoftTruncation(k=1.0, eps=T_MIN)},
+    "sliced": {"form": "sliced", "times": TimeSampling(t_min=T_MIN)},
+    "denoising": {"form": "denoising", "times": TimeSampling(t_min=T_MIN)},
+    "soft truncation": {"form": "denoising", "times": TimeSampling(t_min=SoftTruncation(k=1.0, eps=T_MIN))},
 }
-NOISE = {"sde": SDE, "predicts": "noise", "t_min": T_MIN}
+NOISE = {"sde": SDE, "predicts": "noise"}
 
 
 def train(rows: torch.Tensor, noise: float, steps: int, form: str) -> torch.nn.Module:
@@ -66,8 +66,9 @@ def study(name: str, steps: int, test: int) -> tuple[fastssm.data.Prepared, torc
     print(f"{'fitted Gaussian':>16}  {report('exact', gaussian(prepared.train, prepared.noise, rows))}")
     for form in FORMS:
         net = train(prepared.train, prepared.noise, steps, form)
-        bound = elbo(net, rows, n_times=32, generator=torch.Generator().manual_seed(0), **NOISE)
-        flow = flow_log_prob(net, rows, steps=40, solver="heun", **NOISE)
+        times, generator = TimeSampling(t_min=T_MIN), torch.Generator().manual_seed(0)
+        bound = elbo(net, rows, n_times=32, times=times, generator=generator, **NOISE)
+        flow = flow_log_prob(net, rows, steps=40, solver="heun", t_min=T_MIN, **NOISE)
         print(f"{form:>16}  {report('bound', bound)}   {report('flow', flow)}")
     return prepared, net
 

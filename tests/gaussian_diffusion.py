@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastssm.diffusion import VE, VP, LinearSDE, ReciprocalVE, SubVP, elbo_loss
+from fastssm.diffusion import VE, VP, LinearSDE, ReciprocalVE, SubVP, TimeSampling, elbo_loss
 from fastssm.diffusion.times import time_density
 from tests.oracle_diffusion import hermite, legendre
 
@@ -48,7 +48,7 @@ def expected_loss(
     weight = torch.einsum("i,j,k->ijk", wu, we, wz).flatten()
     each, terms = elbo_loss(
         model, x[:, None], sde=sde, t=t, noise=noise[:, None], kind="score", reduction="none", return_terms=True,
-        **({"form": "exact", "times": "uniform"} | options),
+        **({"form": "exact", "times": TimeSampling("uniform")} | options),
     )  # fmt: skip
     span = wu.sum()
     return (each * weight).sum() / span, (terms.path * weight).sum() / span
@@ -75,9 +75,10 @@ def time_told(sde: LinearSDE, told: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mean_path(model: nn.Module, sde: LinearSDE, *, t_min: float, times: str, **options: Any) -> float:
+def mean_path(model: nn.Module, sde: LinearSDE, times: TimeSampling) -> float:
     """Return the mean of the path's term over times drawn from their density, by quadrature over its quantiles."""
-    q, total = time_density(sde, times, t_min), 0.0
+    t_min, total = times.earliest(sde), 0.0
+    q = time_density(sde, times.density, t_min)
     edges = [t_min * (1.0 / t_min) ** (k / 4) for k in range(5)]
     for low, high in pairwise(edges):
         t, weight = legendre(low, high, 16)
@@ -85,8 +86,8 @@ def mean_path(model: nn.Module, sde: LinearSDE, *, t_min: float, times: str, **o
         nodes = torch.meshgrid(t, MEAN + VARIANCE**0.5 * e, z, indexing="ij")
         time, x, noise = (n.flatten() for n in nodes)
         _, terms = elbo_loss(
-            model, x[:, None], sde=sde, form="denoising", times=times, t_min=t_min, t=time, noise=noise[:, None],
-            kind="score", reduction="none", decoder=False, return_terms=True, **options,
+            model, x[:, None], sde=sde, form="denoising", times=times, t=time, noise=noise[:, None],
+            kind="score", reduction="none", decoder=False, return_terms=True,
         )  # fmt: skip
         mass = torch.einsum("i,j,k->ijk", weight / q.inverse(t), we, wz).flatten()
         total += float((terms.path * mass).sum())

@@ -8,7 +8,7 @@ from torch import nn
 
 import fastssm
 from fastssm import diffusion
-from fastssm.diffusion import VE, VP, CustomSDE, ReciprocalVE, SoftTruncation
+from fastssm.diffusion import VE, VP, CustomSDE, ReciprocalVE, SoftTruncation, TimeSampling
 from fastssm.nn import MLP
 from tests.refusals import assert_all_refused
 
@@ -82,19 +82,13 @@ ROWS = {
     # soft truncation
     "truncation out of order": (lambda s: SoftTruncation(eps=2.0), ValueError, ("0 < eps < end", "2.0")),
     "truncation of infinite power": (lambda s: SoftTruncation(float("inf")), ValueError, ("finite", "inf", "t_min")),
-    "truncation as a number": (lambda s: bound(s, truncation=1e-3), TypeError, ("SoftTruncation", "float", "t_min")),
-    "truncation and t_min": (
-        lambda s: bound(s, truncation=SoftTruncation(), t_min=0.1),
-        ValueError,
-        ("leave one of them out",),
-    ),
     "truncation of other times": (
-        lambda s: bound(s, sde=VP(end=2.0), truncation=SoftTruncation()),
+        lambda s: bound(s, sde=VP(end=2.0), times=TimeSampling(t_min=SoftTruncation())),
         ValueError,
         ("reach its end", "[0, 2]"),
     ),
     "truncation before the start": (
-        lambda s: bound(s, sde=ReciprocalVE(eps=1e-3), truncation=SoftTruncation(eps=1e-4)),
+        lambda s: bound(s, sde=ReciprocalVE(eps=1e-3), times=TimeSampling(t_min=SoftTruncation(eps=1e-4))),
         ValueError,
         ("[0.001, 1]",),
     ),
@@ -106,22 +100,28 @@ ROWS = {
         ("closed form", "CustomSDE", "sliced_diffusion"),
     ),
     "form": (lambda s: bound(s, form="dsm"), ValueError, ("one of sliced, exact, denoising", "'dsm'")),
-    "times": (lambda s: bound(s, times="log"), ValueError, ("one of importance, uniform", "'log'")),
+    "times": (lambda s: bound(s, times="uniform"), TypeError, ("TimeSampling(t_min=1e-3)", "str", "use t")),
+    "a density of times": (lambda s: TimeSampling("log"), ValueError, ("one of importance, uniform", "'log'")),
+    "a weight of times": (lambda s: TimeSampling(weight=2.0), TypeError, ("function of the times", "float")),
     "predicts": (lambda s: bound(s, predicts="x0"), ValueError, ("one of score, noise", "'x0'")),
     "noise from the start": (lambda s: bound(s, predicts="noise"), ValueError, ("infinite at t = 0", "t_min=1e-3")),
     "noise of an energy": (
-        lambda s: bound(s, "energy", predicts="noise", kind="energy", t_min=0.1),
+        lambda s: bound(s, "energy", predicts="noise", kind="energy", times=TimeSampling(t_min=0.1)),
         ValueError,
         ("one output per coordinate",),
     ),
     "noise of a network with one output": (
-        lambda s: bound(s, "energy", predicts="noise", t_min=0.1),
+        lambda s: bound(s, "energy", predicts="noise", times=TimeSampling(t_min=0.1)),
         ValueError,
         ("no score",),
     ),
-    "t_min outside": (lambda s: bound(s, t_min=1.0), ValueError, ("[0, 1)", "got 1.0")),
-    "t_min before the start": (lambda s: bound(s, sde=ReciprocalVE(), t_min=0.0), ValueError, ("[1e-05, 1)",)),
-    "t_min of text": (lambda s: bound(s, t_min="0"), TypeError, ("t_min must be a number", "str")),
+    "t_min outside": (lambda s: bound(s, times=TimeSampling(t_min=1.0)), ValueError, ("[0, 1)", "got 1.0")),
+    "t_min before the start": (
+        lambda s: bound(s, sde=ReciprocalVE(), times=TimeSampling(t_min=0.0)),
+        ValueError,
+        ("[1e-05, 1)",),
+    ),
+    "t_min of text": (lambda s: TimeSampling(t_min="0"), TypeError, ("a number or a SoftTruncation", "str")),
     "lam of one": (lambda s: bound(s, lam=1.0), ValueError, ("0 <= lam < 1", "flow_log_prob")),
     "lam of text": (lambda s: bound(s, lam="0"), TypeError, ("lam must be a number", "str")),
     "t is a list": (lambda s: bound(s, t=[0.1] * B), TypeError, ("t must be a floating-point", "list")),
@@ -147,9 +147,9 @@ ROWS = {
     "reduction": (lambda s: bound(s, reduction="max"), ValueError, ("one of mean", "'max'")),
     "weight": (lambda s: bound(s, weight=s.t[1:]), ValueError, ("(5,)", "(4,)")),
     "time weight of another shape": (
-        lambda s: bound(s, t=s.t, v=s.v, noise=s.x, time_weight=lambda t: t[:, None]),
+        lambda s: bound(s, t=s.t, v=s.v, noise=s.x, times=TimeSampling(weight=lambda t: t[:, None])),
         ValueError,
-        ("time_weight(t)", "(5,)", "(5, 1)"),
+        ("weight(t)", "(5,)", "(5, 1)"),
     ),
     "backend": (lambda s: bound(s, backend="tpu"), ValueError, ("one of reference", "'tpu'")),
     # the twins
@@ -182,7 +182,13 @@ ROWS = {
     # evaluation
     "elbo: unit": (lambda s: evaluate(s, unit="bpd"), ValueError, ("one of nats, bits", "'bpd'")),
     "elbo: times": (lambda s: evaluate(s, n_times=0), ValueError, ("n_times", "at least 1")),
-    "elbo: density": (lambda s: evaluate(s, times="log"), ValueError, ("one of importance", "'log'")),
+    "elbo: times of its own": (lambda s: evaluate(s, times=s.t), TypeError, ("TimeSampling", "Tensor")),
+    "elbo: soft truncation": (
+        lambda s: evaluate(s, times=TimeSampling(t_min=SoftTruncation())),
+        ValueError,
+        ("fixed t_min and no weight", "SoftTruncation"),
+    ),
+    "elbo: a weight": (lambda s: evaluate(s, times=TimeSampling(weight=torch.sin)), ValueError, ("no weight", "sin")),
     "elbo: x": (
         lambda s: diffusion.elbo(s.score, [1.0], sde=VP()),
         TypeError,

@@ -144,7 +144,7 @@ ROWS = {
     "denoising twin: a tensor of the batch": (
         lambda s: fastssm.DenoisingLoss(s.net, sigma=0.1, noise=s.x),
         TypeError,
-        ("got noise", "cond, noise, weight are arguments of its forward"),
+        ("got noise", "cond, weight, noise are arguments of its forward"),
     ),
     # noise levels
     "no level": (lambda s: annealed(s, sigmas=[]), ValueError, ("at least one noise level", "none")),

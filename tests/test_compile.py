@@ -14,7 +14,7 @@ import fastssm
 from fastssm import backends
 from fastssm.backends import fused
 from fastssm.backends.entries import dispatcher, flat, functions
-from fastssm.diffusion import VE, VP, CustomSDE, ElboLoss, SlicedDiffusionLoss, SoftTruncation
+from fastssm.diffusion import VE, VP, CustomSDE, ElboLoss, SlicedDiffusionLoss, SoftTruncation, TimeSampling
 from fastssm.directions import Directions
 from fastssm.nn import MLP
 from fastssm.recognition import matching, network
@@ -141,9 +141,9 @@ TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
     "tempered": (fastssm.TemperedLoss, {"tempering": LEVELS}, ("beta", "noise", "v")),
     "annealed sliced": (fastssm.AnnealedSlicedLoss, {"sigmas": [1.0, 0.5]}, ("level", "noise", "v")),
     "likelihood bound": (ElboLoss, {"sde": VP()}, ("t", "noise", "v")),
-    "weighed bound": (
+    "weighted bound": (
         ElboLoss,
-        {"sde": VE(), "form": "denoising", "time_weight": SoftTruncation().weight},
+        {"sde": VE(), "form": "denoising", "times": TimeSampling(weight=SoftTruncation().weight)},
         ("t", "noise"),
     ),
     "sliced diffusion": (
@@ -152,7 +152,7 @@ TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
         ("t", "v"),
     ),
 }
-TOLD = ("annealed denoising", "annealed sliced", "likelihood bound", "weighed bound", "sliced diffusion")
+TOLD = ("annealed denoising", "annealed sliced", "likelihood bound", "weighted bound", "sliced diffusion")
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -181,7 +181,7 @@ def test_a_compiled_twin_has_no_graph_break(name: str) -> None:
 
 def test_soft_truncation_compiles() -> None:
     net, x = MLP(3, [8], 3, cond_dim=1).double(), data()[0]
-    module = ElboLoss(net, sde=VP(), form="denoising", predicts="noise", truncation=SoftTruncation())
+    module = ElboLoss(net, sde=VP(), form="denoising", predicts="noise", times=TimeSampling(t_min=SoftTruncation()))
     values = []
     for call in (torch.compile(module, fullgraph=True, backend="eager"), module):
         torch.manual_seed(0)

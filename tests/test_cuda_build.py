@@ -284,7 +284,7 @@ def test_the_reasons_of_the_cuda_backend(monkeypatch: pytest.MonkeyPatch) -> Non
     x, net = torch.randn(3, 2), fastssm.nn.MLP(2, [4])
     assert fastssm.explain(net, x).reasons["cuda"] == ["x is on cpu, the cuda engine runs on CUDA tensors"]
     request = backends.make_request(net.double(), x.double(), precision="tf32")
-    assert any('"tf32" is for float32' in reason for reason in backend.unsupported(request))
+    assert any('"tf32" is for float32' in reason for reason in backend.unsupported(request, "objective"))
     if not torch.cuda.is_available():
         assert backend.missing() == [cuda_library.NO_DEVICE]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssm.backends.entries import compiled
-from fastssm.diffusion import VE, VP, LinearSDE, elbo, elbo_loss
+from fastssm.diffusion import VE, VP, LinearSDE, TimeSampling, elbo, elbo_loss
 from fastssm.nn import MLP
 from tests import oracle
 from tests.gaussian_diffusion import ENTROPY, MEAN, SDES, VARIANCE, Gaussian, expected_loss, terminal_divergence
@@ -69,9 +69,9 @@ def test_the_loss_is_the_formula(
     leaves = [b["x"].requires_grad_(), b["cond"].requires_grad_(), *net.parameters()]
     t_min = 0.01 if predicts == "noise" else None
     found, terms = elbo_loss(
-        net, b["x"], sde=sde, form=form, predicts=predicts, t_min=t_min, cond=b["cond"], t=b["t"], noise=b["noise"],
-        v=b["v"] if form == "sliced" else None, weight=b["weight"], reduction=reduction, backend=backend,
-        return_terms=True,
+        net, b["x"], sde=sde, form=form, predicts=predicts, times=TimeSampling(t_min=t_min), cond=b["cond"], t=b["t"],
+        noise=b["noise"], v=b["v"] if form == "sliced" else None, weight=b["weight"], reduction=reduction,
+        backend=backend, return_terms=True,
     )  # fmt: skip
     first = sde.start if t_min is None else t_min
     blurred = first > 0 or sde.start_std > 0
@@ -93,8 +93,8 @@ def test_the_loss_is_the_formula(
 def test_one_pass_and_terms_agree(backend: str, variance_reduced: bool) -> None:
     """Without terms the engine computes value and gradient at once: the same, tightly."""
     b, net = batch(), network(False, cond_dim=1)
-    options = {"sde": VP(), "times": "uniform", "t": b["t"], "noise": b["noise"], "v": b["v"], "backend": backend}
-    options |= {"weight": b["weight"], "variance_reduced": variance_reduced}
+    options = {"sde": VP(), "times": TimeSampling("uniform"), "t": b["t"], "noise": b["noise"], "v": b["v"]}
+    options |= {"weight": b["weight"], "variance_reduced": variance_reduced, "backend": backend}
     found = elbo_loss(net, b["x"], **options)
     prior, path, _ = bound(
         KERNELS["VP"], net, b["x"], b["t"], b["noise"], b["v"], 1.0, reduced=variance_reduced
@@ -138,7 +138,7 @@ def test_the_decoder_pays_for_its_variance(name: str, form: str) -> None:
     pieces = list(pairwise(edges))
     loss = 0.0
     for low, high in pieces:  # one rule per piece; each sees the whole loss, of which the path alone depends on t
-        mean, path = expected_loss(model, sde, [(low, high)], form=form, t_min=first)
+        mean, path = expected_loss(model, sde, [(low, high)], form=form, times=TimeSampling("uniform", first))
         loss += float(path) * (high - low) / (1.0 - first)
     rest = float(mean - path)
     alpha, var = (
@@ -225,11 +225,12 @@ def test_both_forms_agree_over_draws_too() -> None:
     assert max(errors) < 0.1 * abs(means[0])
 
 
-@pytest.mark.parametrize("times", ["importance", "uniform"])
+@pytest.mark.parametrize("density", ["importance", "uniform"])
 @pytest.mark.parametrize("form", ["exact", "sliced", "denoising"])
-def test_elbo_is_unbiased(times: str, form: str) -> None:
+def test_elbo_is_unbiased(density: str, form: str) -> None:
     sde, generator = VP(), torch.Generator().manual_seed(3)
     x = MEAN + VARIANCE**0.5 * torch.randn(20_000, 1, generator=generator, dtype=torch.float64)
+    times = TimeSampling(density)
     found = elbo(Gaussian(sde), x, sde=sde, form=form, times=times, n_times=4, kind="score", generator=generator)
     assert not found.requires_grad
     error = float(found.std()) / math.sqrt(len(x))
@@ -255,6 +256,6 @@ def test_times_of_an_evaluation_are_stratified() -> None:
             seen.append(t.detach())
             return -x
 
-    elbo(Spy(), batch()["x"], sde=VE(0.1, 10.0), n_times=8, form="denoising", times="uniform")
+    elbo(Spy(), batch()["x"], sde=VE(0.1, 10.0), n_times=8, form="denoising", times=TimeSampling("uniform"))
     paths = torch.stack(seen[::2])  # every other call is the decoder's
     assert torch.equal(paths.mul(8).floor(), torch.arange(8.0)[:, None].expand(8, B))

@@ -1,6 +1,7 @@
 """Imports run one way, and `import fastssm` is quiet and light."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src/fastssm"
 
 # A module may import from the rows above its own, never from its own row or below.
 ROWS = [
-    {"activations", "compiling", "domains", "errors", "graphs", "text"},
+    {"activations", "compiling", "domains", "errors", "graphs", "options", "text"},
     {"directions", "native", "nn"},
     {"recognition"},
     {"checks", "sweeps"},
@@ -69,6 +70,44 @@ def test_imports_run_one_way():
 )
 def test_the_reader_of_imports_sees_every_form(source, module):
     assert list(imported(source, ("fastssm",))) == [module]
+
+
+def name_of(path: Path) -> str:
+    """Return the name by which a file of the package is imported."""
+    return ".".join(("fastssm", *path.with_suffix("").parts)).removesuffix(".__init__")
+
+
+NAMES = {name_of(path) for path in MODULES}
+
+
+def modules_imported(source: str) -> set[str]:
+    """Return the modules of fastssm that a file imports, imports for type checkers included."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & NAMES
+        elif isinstance(node, ast.ImportFrom) and node.module in NAMES:
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}  # modules, or names of node.module
+            found |= {name if name in NAMES else node.module for name in whole}
+    return found
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Return modules that import each other in a circle, or nothing."""
+    graph = {name: modules_imported(source) - {name} for name, source in sources.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Inside a package too."""
+    sources = {name_of(path): (PACKAGE / path).read_text() for path in MODULES}
+    assert circle(sources) == []
+    sources["fastssm.options"] += "\nif TYPE_CHECKING:\n    from fastssm.losses.sliced import sliced_loss\n"
+    assert {"fastssm.options", "fastssm.losses.sliced"} <= set(circle(sources))
 
 
 PROBE = """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import fastssm
-from fastssm.diffusion import VP, SoftTruncation, elbo_loss
+from fastssm.diffusion import VP, SoftTruncation, TimeSampling, elbo_loss
 from fastssm.nn import MLP
 from tests import oracle, oracle_noise
 from tests.oracle_diffusion import KERNELS
@@ -55,8 +55,8 @@ def noised(net: MLP, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, T
 
 def ours(net: MLP, x: Tensor, z: Tensor, t: Tensor, weight: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     _, terms = elbo_loss(
-        net, x, sde=VP(), form="denoising", times="uniform", t_min=EPS, decoder=False, t=t, noise=z,
-        time_weight=weight, reduction="none", return_terms=True,
+        net, x, sde=VP(), form="denoising", times=TimeSampling("uniform", EPS, weight), decoder=False, t=t, noise=z,
+        reduction="none", return_terms=True,
     )  # fmt: skip
     return terms.path
 
@@ -141,7 +141,7 @@ def test_soft_truncation_by_importance_is_half_the_path() -> None:
     mass = antiderivative(torch.tensor(1.0).double()) - antiderivative(torch.tensor(EPS).double())
     theirs = 0.5 * mass * 0.5 * ((score * std + z) ** 2 - z**2).sum(1)
     _, terms = elbo_loss(
-        net, x, sde=VP(), form="denoising", times="importance", t_min=EPS, decoder=False, t=t, noise=z,
+        net, x, sde=VP(), form="denoising", times=TimeSampling(t_min=EPS), decoder=False, t=t, noise=z,
         reduction="none", return_terms=True,
     )  # fmt: skip
     torch.testing.assert_close(terms.path, 2 * theirs.detach())

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import fastssm
 from fastssm import backends, directions
-from fastssm.backends import cuda
 from fastssm.backends.entries import compiled
 from fastssm.nn import MLP, Sin
 from tests import oracle
@@ -263,46 +262,6 @@ def test_rounded_products(name: str) -> None:
         rounded = operator(net.float(), x, backend="cpu", precision="bf16", **options)
     assert rounded.dtype == torch.float32
     assert 1e-6 < float((rounded - exact).norm() / exact.norm()) < 8 * 2.0**-8
-
-
-DIFFERENTIATED = {
-    **ROUNDED,
-    "terms": (40, lambda net, x, **options: fastssm.terms(net, x, **options).projected_jacobian, {}),
-    "score": (1, fastssm.score, {}),
-    "sliced_loss": (1, fastssm.sliced_loss, {}),
-    "exact_loss": (1, fastssm.exact_loss, {}),
-    "hvp_form, each": (1, lambda net, x, **options: fastssm.hvp_form(net, x, torch.ones(2, *x.shape), **options), {}),
-}
-
-
-@pytest.mark.covering(1, alike=True)
-@pytest.mark.parametrize("precision", ["bf16", "tf32"])
-@pytest.mark.parametrize("backend", backends.NAMES)
-@pytest.mark.parametrize("name", DIFFERENTIATED)
-def test_what_runs_rounded_can_be_differentiated(name: str, backend: str, precision: str) -> None:
-    """No backend refuses in backward what it has let pass in forward."""
-    out, operator, options = DIFFERENTIATED[name]
-    net, x = MLP(40, [64, 64], out), torch.randn(16, 40, device="cuda" if backend == "cuda" and GPU else "cpu")
-    net.to(x.device)
-    try:
-        found = operator(net, x, backend=backend, precision=precision, **options)
-    except fastssm.UnsupportedError:
-        return
-    assert all(g.isfinite().all() for g in torch.autograd.grad(found.sum(), list(net.parameters())))
-
-
-def test_a_rounded_term_for_each_direction_is_refused_before_the_forward() -> None:
-    """On a GPU always, on a CPU where a gradient may be asked for."""
-    backend = cuda.Cuda()
-    backend.unbuilt = []
-    net, x = MLP(4, [8], 4), torch.randn(3, 4)
-    call = backends.make_request(net, x, precision="bf16", each=True)
-    assert any(reason.startswith("a term for each direction (jacobian_diag") for reason in backend.unrounded_each(call))
-    assert not backend.unrounded_each(call._replace(each=False))
-    cpu = backends.BACKENDS["cpu"]
-    assert [reason.startswith("the gradient of a term for each") for reason in cpu.unrounded_each(call)] == [True]
-    with torch.no_grad():
-        assert not cpu.unrounded_each(call)
 
 
 # --- under torch.compile, and as operators ---

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import fastssm
-from fastssm.diffusion import VP, ElboLoss, SlicedDiffusionLoss
+from fastssm.diffusion import VP, ElboLoss, SlicedDiffusionLoss, TimeSampling
 from fastssm.nn import MLP, MADEContext
 from tests import oracle, oracle_diffusion, oracle_noise, oracle_weights
 from tests.test_composite import transcription
@@ -91,7 +91,7 @@ TWINS = {
             * oracle.losses(net, x + told(level)[:, None] * noise, v, "vr", energy=True, cond=[told(level)])
         ),
     ),
-    "likelihood bound": (ElboLoss, {"sde": VP(), "times": "uniform"}, "told", diffusion_bound),
+    "likelihood bound": (ElboLoss, {"sde": VP(), "times": TimeSampling("uniform")}, "told", diffusion_bound),
     "sliced diffusion": (
         SlicedDiffusionLoss,
         {"sde": VP()},

@@ -297,18 +297,18 @@ def test_a_second_backward_is_refused(entry: str, monkeypatch: pytest.MonkeyPatc
 def test_auto_takes_the_engine_where_it_was_the_fastest(kind: str) -> None:
     model, x, _, _ = drawn(BY_NAME[f"{kind}-depth-2"])
     call, engine = backends.make_request(model, x), "cpu" if "cpu" in compiled.DEVICES else "reference"
-    assert backends.select_for_score(call).name == (engine if kind == "energy" else "reference")
+    assert backends.select(call, "score").name == (engine if kind == "energy" else "reference")
     with torch.no_grad():
-        assert backends.select_for_score(call).name == engine
+        assert backends.select(call, "score").name == engine
     for name in ("torch", "reference"):
-        assert backends.select_for_score(call, name).name == name
+        assert backends.select(call, "score", name).name == name
         with fastssm.backend(name):
-            assert backends.select_for_score(call).name == name
+            assert backends.select(call, "score").name == name
     unknown = backends.make_request(nn.Sequential(nn.Linear(3, 4), nn.Hardswish(), nn.Linear(4, 3)).double(), x)
     with torch.no_grad():
-        assert backends.select_for_score(unknown).name == "reference"
+        assert backends.select(unknown, "score").name == "reference"
         on_no_device = backends.make_request(model.to("meta"), x.detach().to("meta"))
-        assert backends.select_for_score(on_no_device).name == "reference"
+        assert backends.select(on_no_device, "score").name == "reference"
 
 
 @pytest.mark.parametrize("kind", ["energy", "score"])

@@ -17,6 +17,7 @@ from fastssm.diffusion import (
     CustomSDE,
     ElboLoss,
     SlicedDiffusionLoss,
+    TimeSampling,
     elbo_loss,
     sliced_diffusion_loss,
 )
@@ -120,7 +121,7 @@ def test_likelihood_weighting_is_the_path_of_the_bound() -> None:
     b, net = batch(), network(False, cond_dim=1)
     given = {"sde": VP(), "t": b["t"], "noise": b["noise"], "v": b["v"], "return_terms": True, "reduction": "none"}
     found, _ = sliced_diffusion_loss(net, b["x"], **given)
-    _, terms = elbo_loss(net, b["x"], times="uniform", **given)
+    _, terms = elbo_loss(net, b["x"], times=TimeSampling("uniform"), **given)
     torch.testing.assert_close(found.detach(), terms.path)
 
 

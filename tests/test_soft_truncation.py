@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastssm.diffusion import VP, SoftTruncation, elbo_loss
+from fastssm.diffusion import VP, SoftTruncation, TimeSampling, elbo_loss
 from fastssm.nn import MLP
 from tests.gaussian_diffusion import SDES, Gaussian, mean_path
 from tests.oracle_diffusion import integrate, legendre
@@ -45,10 +45,10 @@ def test_soft_truncation_draws_one_time_per_batch() -> None:
     tau = torch.stack([soft.draw(generator=generator, dtype=torch.float64) for _ in range(2000)])
     assert float(soft.cdf(tau).mean()) == pytest.approx(0.5, abs=0.03)
     given = {"sde": VP(), "t": torch.linspace(0.02, 0.9, B).double(), "noise": noise, "v": v}
-    found = elbo_loss(net, x, truncation=soft, generator=torch.Generator().manual_seed(9), **given)
+    found = elbo_loss(net, x, times=TimeSampling(t_min=soft), generator=torch.Generator().manual_seed(9), **given)
     drawn = float(soft.draw(generator=torch.Generator().manual_seed(9), dtype=torch.float64))
-    torch.testing.assert_close(found, elbo_loss(net, x, t_min=drawn, **given))
-    other = elbo_loss(net, x, t_min=soft.eps, **given)
+    torch.testing.assert_close(found, elbo_loss(net, x, times=TimeSampling(t_min=drawn), **given))
+    other = elbo_loss(net, x, times=TimeSampling(t_min=soft.eps), **given)
     assert float(found) != pytest.approx(float(other), rel=1e-3)
 
 
@@ -61,8 +61,9 @@ def test_soft_truncation_never_looks_before_its_time() -> None:
             return -x
 
     x, generator = torch.zeros(500, 2), torch.Generator().manual_seed(1)
+    soft = TimeSampling(t_min=SoftTruncation(eps=1e-3))
     for _ in range(20):
-        elbo_loss(Spy(), x, sde=VP(), form="denoising", truncation=SoftTruncation(eps=1e-3), generator=generator)
+        elbo_loss(Spy(), x, sde=VP(), form="denoising", times=soft, generator=generator)
     paths, decoders = seen[::2], seen[1::2]
     for times, tau in zip(paths, decoders, strict=True):
         assert (tau == tau[0]).all()
@@ -71,9 +72,9 @@ def test_soft_truncation_never_looks_before_its_time() -> None:
 
 
 @pytest.mark.parametrize("name", SDES)
-@pytest.mark.parametrize("times", ["uniform", "importance"])
+@pytest.mark.parametrize("density", ["uniform", "importance"])
 @pytest.mark.parametrize("k", [1.0, 2.0])
-def test_soft_truncation_is_likelihood_weighting_times_its_distribution(name: str, times: str, k: float) -> None:
+def test_soft_truncation_is_likelihood_weighting_times_its_distribution(name: str, density: str, k: float) -> None:
     """Over `tau` and t, for every SDE: `E_tau int_tau^1 h(t) dt = int_eps^1 P(tau <= t) h(t) dt`."""
     sde, eps = SDES[name], 0.02
     soft, model = SoftTruncation(k, eps=eps), Gaussian(sde, 0.7)
@@ -81,7 +82,7 @@ def test_soft_truncation_is_likelihood_weighting_times_its_distribution(name: st
     for low, high in pairwise((0.0, 0.6, 0.9, 1.0)):  # k = 2 has a pole just beyond 1
         u, share = legendre(low, high, 8)
         for tau, weight in zip(soft.quantile(u).tolist(), share.tolist(), strict=True):
-            softened += weight * mean_path(model, sde, times=times, t_min=tau)
-    weighted = mean_path(model, sde, times=times, t_min=eps, time_weight=soft.weight)
+            softened += weight * mean_path(model, sde, TimeSampling(density, tau))
+    weighted = mean_path(model, sde, TimeSampling(density, eps, soft.weight))
     assert softened == pytest.approx(weighted, rel=5e-6)
-    assert softened != pytest.approx(mean_path(model, sde, times=times, t_min=eps), rel=1e-3)  # not the plain loss
+    assert softened != pytest.approx(mean_path(model, sde, TimeSampling(density, eps)), rel=1e-3)  # not the plain loss

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from fastssm.recognition import Network, parameters_of, wrapper_of
 
-REDUCTIONS = ("mean", "sum", "none")
-KINDS = ("auto", "energy", "score")
-PRECISIONS = ("full", "bf16", "tf32")
 HALF = (torch.float16, torch.bfloat16)
 _CAST = (*HALF, torch.float32)  # what autocast converts into one another
 _WRAPPER_RECIPE = (

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from fastssm import checks
+from fastssm.options import NETWORK_KINDS, NetworkKind
 
-KINDS = ("energy", "score")
 ROWS = 1 << 16  # maximum number of grid points per call of the head
 
 
-def pairs(context_net: nn.Module, x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+def pairs(context_net: nn.Module, x: Tensor, kind: NetworkKind) -> tuple[Tensor, Tensor]:
     """Check inputs and return all coordinates `[B D, 1]` with their contexts `[B D, C]`."""
     checks.check_model(context_net)
     checks.check_data(x)
-    checks.check_choice("kind", kind, KINDS)
+    checks.check_choice("kind", kind, NETWORK_KINDS)
     contexts = context_net(x)
     dim = x[0].numel() if len(x) else x.flatten(1).shape[1]
     if not isinstance(contexts, Tensor) or contexts.ndim != 3 or contexts.shape[:2] != (len(x), dim):
@@ -39,7 +39,9 @@ class Grid:
         kind: "energy" or "score".
     """
 
-    def __init__(self, head: nn.Module, contexts: Tensor, low: float, high: float, points: int, kind: str) -> None:
+    def __init__(
+        self, head: nn.Module, contexts: Tensor, low: float, high: float, points: int, kind: NetworkKind
+    ) -> None:
         self.head, self.contexts, self.kind = head, contexts, kind
         self.at = torch.linspace(low, high, points, dtype=torch.float64, device=contexts.device)
         self.step = (high - low) / (points - 1)
@@ -91,7 +93,13 @@ class Grid:
 
 @torch.no_grad()
 def composite_log_prob(
-    context_net: nn.Module, head: nn.Module, x: Tensor, bounds: Tensor, *, points: int = 512, kind: str = "energy"
+    context_net: nn.Module,
+    head: nn.Module,
+    x: Tensor,
+    bounds: Tensor,
+    *,
+    points: int = 512,
+    kind: NetworkKind = "energy",
 ) -> Tensor:
     """Return the log-density of an autoregressive model, with conditionals normalised by quadrature.
 
@@ -143,7 +151,7 @@ def composite_sample(
     bounds: Tensor,
     *,
     points: int = 512,
-    kind: str = "energy",
+    kind: NetworkKind = "energy",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw samples of an autoregressive model, coordinate by coordinate, by the inverse CDF.

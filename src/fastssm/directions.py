@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastssm.options import Projection
+
 _MULTIPLIERS = ((0xD2511F53,), (0xCD9E8D57,))
 _WEYL = ((0x9E3779B9,), (0xBB67AE85,))
 _MASK = 0xFFFFFFFF
@@ -167,7 +169,7 @@ def _signs(shape: tuple[int, int, int], like: Tensor, generator: torch.Generator
     return rademacher(new_seed(like.device, generator), shape, dtype=like.dtype)
 
 
-PROJECTIONS: dict[str, Callable[[tuple[int, int, int], Tensor, torch.Generator | None], Tensor]] = {
+PROJECTIONS: dict[Projection, Callable[[tuple[int, int, int], Tensor, torch.Generator | None], Tensor]] = {
     "rademacher": _signs,
     "gaussian": gaussian,
     "sphere": sphere,
@@ -176,14 +178,14 @@ PROJECTIONS: dict[str, Callable[[tuple[int, int, int], Tensor, torch.Generator |
 }
 
 
-def check_projection(projection: str) -> None:
+def check_projection(projection: object) -> None:
     """Raise ValueError, naming the choices, unless the projection is known."""
     if projection not in PROJECTIONS:
         raise ValueError(f"projection must be one of {', '.join(PROJECTIONS)}, got {projection!r}.")
 
 
 def draw(
-    projection: str,
+    projection: Projection,
     shape: Sequence[int],
     *,
     dtype: torch.dtype = torch.float32,

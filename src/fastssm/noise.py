@@ -10,8 +10,7 @@ from torch import Generator, Tensor
 
 from fastssm import checks
 from fastssm.directions import gaussian
-
-CONDITIONS = ("sigma", "log_sigma", "level")
+from fastssm.options import Condition
 
 
 class Noisy(NamedTuple):
@@ -115,7 +114,7 @@ def add_noise(x: Tensor, sigma: Tensor, noise: Tensor | None, generator: Generat
     return Noisy((wide + sigma * noise).reshape(x.shape).to(x.dtype), noise, sigma)
 
 
-def condition_value(condition: str, sigma: Tensor, level: Tensor, x: Tensor) -> Tensor:
+def condition_value(condition: Condition, sigma: Tensor, level: Tensor, x: Tensor) -> Tensor:
     """Return the condition of a model `[B]`: the standard deviation, its logarithm, or the index of the level."""
     if condition == "level":
         return level

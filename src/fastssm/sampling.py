@@ -13,7 +13,8 @@ from torch import Generator, Tensor, nn
 from fastssm import backends, checks
 from fastssm.directions import gaussian
 from fastssm.errors import FastSSMWarning
-from fastssm.noise import CONDITIONS, check_sigmas, condition_value
+from fastssm.noise import check_sigmas, condition_value
+from fastssm.options import CONDITIONS, BackendName, Cond, Condition, Kind
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -38,10 +39,10 @@ def langevin(
     step: float,
     n_steps: int,
     metropolis: bool = False,
-    cond: Tensor | tuple[Tensor, ...] | None = None,
-    kind: str = "auto",
+    cond: Cond = None,
+    kind: Kind = "auto",
     generator: Generator | None = None,
-    backend: str = "auto",
+    backend: BackendName = "auto",
 ) -> Samples:
     r"""Run Langevin chains from x, unadjusted (ULA) or with a Metropolis test (MALA).
 
@@ -81,7 +82,7 @@ def langevin(
     _check_step("step", step)
     checks.check_count("n_steps", n_steps)
     checks.check_generator(generator)
-    chains = _Chains(request, backends.select_for_score(request, backend), generator)
+    chains = _Chains(request, backends.select(request, "score", backend), generator)
     advance = chains.metropolis if metropolis else chains.unadjusted
     state = chains.start(metropolis)
     accepted = torch.zeros_like(state.x[:, 0])
@@ -99,12 +100,12 @@ def annealed_langevin(
     sigmas: Sequence[float] | Tensor,
     step: float = 0.1,
     n_steps: int = 100,
-    condition: str = "sigma",
+    condition: Condition = "sigma",
     denoise: bool = False,
-    cond: Tensor | tuple[Tensor, ...] | None = None,
-    kind: str = "auto",
+    cond: Cond = None,
+    kind: Kind = "auto",
     generator: Generator | None = None,
-    backend: str = "auto",
+    backend: BackendName = "auto",
 ) -> Tensor:
     """Run Langevin chains of a noise-conditional model from its largest noise level down to its smallest.
 
@@ -151,7 +152,7 @@ def annealed_langevin(
     _check_step("step", step)
     checks.check_count("n_steps", n_steps)
     checks.check_generator(generator)
-    chosen = backends.select_for_score(request, backend)
+    chosen = backends.select(request, "score", backend)
     point = request.x.flatten(1)
     for sigma, value in zip(levels.tolist(), conditions, strict=True):
         chains = _Chains(request._replace(cond=(*request.cond[:-1], value)), chosen, generator)
@@ -234,7 +235,7 @@ class _Chains(NamedTuple):
         return drawn.to(like.device)
 
 
-def _request(model: nn.Module, x: Tensor, cond: object, kind: str) -> backends.Request:
+def _request(model: nn.Module, x: Tensor, cond: object, kind: Kind) -> backends.Request:
     request = backends.make_request(model, x, cond, kind)
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float32 or float64 to accumulate small steps, got {x.dtype}; use x.float().")
@@ -248,7 +249,7 @@ def _check_step(name: str, step: object) -> None:
         raise ValueError(f"{name} must be positive and finite, got {step}.")
 
 
-def _condition_values(condition: str, levels: Tensor, index: int, x: Tensor) -> Tensor:
+def _condition_values(condition: Condition, levels: Tensor, index: int, x: Tensor) -> Tensor:
     """Return the condition `[B]` of the model if every sample has the same level."""
     level = torch.full((x.shape[0],), index, dtype=torch.int64, device=x.device)
     return condition_value(condition, levels[level], level, x)

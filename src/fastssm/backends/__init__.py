@@ -11,8 +11,8 @@ from fastssm.backends.choice import (
     make_request,
     reasons,
     select,
-    select_for_score,
 )
+from fastssm.backends.fused import Fused
 from fastssm.backends.request import Backend, Request
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "ENVIRONMENT",
     "NAMES",
     "Backend",
+    "Fused",
     "Plan",
     "Request",
     "availability",
@@ -28,5 +29,4 @@ __all__ = [
     "make_request",
     "reasons",
     "select",
-    "select_for_score",
 ]

@@ -1,4 +1,4 @@
-"""Which backend runs a call, and for every other one all the reasons why not."""
+"""Which backend runs a call, and why the others cannot."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from fastssm import checks
 from fastssm.backends.cpu import Cpu
@@ -21,26 +22,35 @@ from fastssm.backends.fused import Fused
 from fastssm.backends.reference import Reference
 from fastssm.backends.request import Backend, Request
 from fastssm.errors import FastSSMWarning, UnsupportedError
+from fastssm.options import (
+    BACKEND_NAMES,
+    KINDS,
+    PRECISIONS,
+    WHATS,
+    BackendName,
+    Kind,
+    ModelArguments,
+    Precision,
+    What,
+    takes,
+)
 from fastssm.recognition import Network, Refusal, recognize_cached
 
 ENVIRONMENT = "FASTSSM_BACKEND"
-
 
 _ALL: tuple[Backend, ...] = (Cuda(), Cpu(), Fused("torch", functions), Reference())
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}
 _READY = tuple(
     backend for backend in _ALL if not getattr(backend, "unbuilt", [])
 )  # the order in which "auto" tries them
-NAMES = ("reference", "torch", "cpu", "cuda")
-_CHOICES = (*NAMES, "auto")
-
+NAMES = tuple(name for name in BACKEND_NAMES if name != "auto")
 
 _local = threading.local()
 _warned: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 @contextmanager
-def backend(name: str) -> Iterator[None]:
+def backend(name: BackendName) -> Iterator[None]:
     """Choose the backend of every call in this block (and thread) that does not name one itself.
 
     The order is: the call's own `backend=`, this block, the environment variable `FASTSSM_BACKEND`, then "auto".
@@ -55,7 +65,7 @@ def backend(name: str) -> Iterator[None]:
         >>> with backend("reference"):
         ...     pass  # losses computed here use plain autograd
     """
-    checks.check_choice("backend", name, _CHOICES)
+    checks.check_choice("backend", name, BACKEND_NAMES)
     before = getattr(_local, "name", None)
     _local.name = name
     try:
@@ -65,22 +75,17 @@ def backend(name: str) -> Iterator[None]:
 
 
 def _chosen(name: str) -> str:
-    checks.check_choice("backend", name, _CHOICES)
+    checks.check_choice("backend", name, BACKEND_NAMES)
     if name == "auto":
         name = getattr(_local, "name", None) or os.environ.get(ENVIRONMENT) or "auto"
-        checks.check_choice(f"backend (set by fastssm.backend or {ENVIRONMENT})", name, _CHOICES)
+        checks.check_choice(f"backend (set by fastssm.backend or {ENVIRONMENT})", name, BACKEND_NAMES)
     return name
 
 
 def make_request(
-    model: nn.Module,
-    x: Tensor,
-    cond: object = None,
-    kind: str = "auto",
-    precision: str = "full",
-    each: bool = False,
+    model: nn.Module, x: Tensor, cond: object = None, kind: Kind = "auto", precision: Precision = "full"
 ) -> Request:
-    """Validate a call and recognise its network; with `each`, the Jacobian's term is wanted for each direction.
+    """Validate a call and recognise its network.
 
     Raises:
         TypeError: if the model is no module or a tensor has the wrong type.
@@ -88,69 +93,67 @@ def make_request(
     """
     checks.check_model(model)
     checks.check_data(x)
-    checks.check_choice("kind", kind, checks.KINDS)
-    checks.check_choice("precision", precision, checks.PRECISIONS)
+    checks.check_choice("kind", kind, KINDS)
+    checks.check_choice("precision", precision, PRECISIONS)
     given, x = checks.check_cond(cond, x), checks.outside_inference(x)
     found = recognize_cached(model)
     if isinstance(found, Refusal):
         checks.check_not_wrapped(model.modules())
-        return Request(model, found, x, given, kind, precision, each)
-    kind = checks.check_network(found, x, given, kind)
-    if kind == "energy" and not found.curved:
+        return Request(model, found, x, given, kind, precision)
+    read_as = checks.check_network(found, x, given, kind)
+    if read_as == "energy" and not found.curved:
         _warn_once(model)
-    return Request(model, found, x, given, kind, precision, each)
+    return Request(model, found, x, given, read_as, precision)
 
 
-def select(request: Request, name: str = "auto") -> Backend:
-    """Return the backend that runs a call: the one named, or the first that can.
+def select(request: Request, what: What, name: str = "auto") -> Backend:
+    """Return the backend that computes `what` of a call: the one named, or the first that can.
+
+    For the score, "auto" goes by what was measured (`bench/results/score.csv`). The sweeps keep no tape, so they
+    take 8 products a layer where autograd takes 6 (4 against 3 for a score network). The cpu engine was the fastest for
+    values, and for the gradients of energies; at width 512 autograd was 5 % faster there, in memory that grows with the
+    batch. For the gradients of score networks "auto" takes autograd: the engine was faster at small sizes only. Nothing
+    was measured on CUDA, where "auto" takes autograd.
 
     Raises:
         ValueError: for an unknown name.
         UnsupportedError: if the backend was named and cannot run the call, or none can, with every reason.
     """
     name = _chosen(name)
-    for candidate in _READY if name == "auto" else (BACKENDS[name],):
-        if not candidate.unsupported(request):
+    for candidate in _candidates(request, what) if name == "auto" else (BACKENDS[name],):
+        if not candidate.unsupported(request, what):
             return candidate
-    raise UnsupportedError(_refusal(name, reasons(request)))
+    raise UnsupportedError(_refusal(name, reasons(request, what), what))
 
 
-def select_for_score(request: Request, name: str = "auto") -> Backend:
-    """Return the backend that computes a score alone.
+def _candidates(request: Request, what: What) -> tuple[Backend, ...]:
+    """Return the backends in the order in which "auto" tries them."""
+    if what != "score":
+        return _READY
+    plain = BACKENDS["reference"]
+    engine_is_faster = request.kind == "energy" or not torch.is_grad_enabled()
+    return (BACKENDS["cpu"], plain, *_READY) if engine_is_faster else (plain, *_READY)
 
-    Our sweeps keep no tape, so they take 8 products a layer where autograd takes 6 (4 to its 3 for a score network).
-    "auto" goes by what was measured (`bench/results/score.csv`). The cpu engine was the fastest of ours for values, and
-    for the gradients of energies; at width 512 autograd was 5 % ahead there, in memory that grows with the batch. For
-    the gradients of score networks autograd is taken: the engine was ahead at small sizes alone, behind at large ones.
-    Nothing was measured on CUDA, where "auto" takes autograd.
 
-    Raises:
-        ValueError: for an unknown name.
-        UnsupportedError: as `select` does.
+def reasons(request: Request, what: What) -> dict[str, list[str]]:
+    """Return for every backend all the reasons why it cannot compute `what` of a call.
+
+    The engines of other devices than that of x come last.
     """
-    if _chosen(name) != "auto":
-        return select(request, name)
-    engine, plain = BACKENDS["cpu"], BACKENDS["reference"]
-    faster = request.kind == "energy" or not torch.is_grad_enabled()
-    for candidate in (engine, plain) if faster else (plain,):
-        if not candidate.unsupported(request):
-            return candidate
-    return select(request, name)
+    elsewhere = [name for name in ("cuda", "cpu") if name != request.x.device.type]
+    names = sorted(BACKENDS, key=lambda name: name in elsewhere)
+    return {name: BACKENDS[name].unsupported(request, what) for name in names}
 
 
-def reasons(request: Request) -> dict[str, list[str]]:
-    """Return for every backend all the reasons why it cannot run a call."""
-    return {candidate.name: candidate.unsupported(request) for candidate in BACKENDS.values()}
-
-
-def _refusal(name: str, every: dict[str, list[str]]) -> str:
+def _refusal(name: str, every: dict[str, list[str]], what: What) -> str:
     if name == "auto":
         listed = "".join(f"\n  - {other}: {reason}" for other, reasons in every.items() for reason in reasons)
         return f'no backend can run this call:{listed}\nPass precision="full", or remove what one of them names.'
-    listed = "".join(f"\n  - {reason}" for reason in every[name])
+    named = dict.fromkeys([*every[name], *BACKENDS[name].missing()])  # an engine of another device may not be built
+    listed = "".join(f"\n  - {reason}" for reason in named)
     return (
         f'backend="{name}" cannot run this call:{listed}\nPass backend="auto" to use the fastest backend that can, '
-        "or fastssm.explain(model, x) to see them all."
+        f'or print fastssm.explain(model, x, what="{what}") to see what each of them lacks.'
     )
 
 
@@ -177,42 +180,34 @@ class Plan:
         return "\n".join(lines)
 
 
-def explain(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: object = None,
-    kind: str = "auto",
-    backend: str = "auto",
-    precision: str = "full",
-) -> Plan:
-    """Say which backend would run a loss of this model on this data, and for every other one all reasons why not.
-
-    Where a score alone is wanted, as in denoising losses and samplers, "auto" may choose another: see `fastssm.score`.
+@takes(ModelArguments)
+def explain(model: nn.Module, x: Tensor, *, what: What = "objective", **options: Unpack[ModelArguments]) -> Plan:
+    """Say which backend would run a call with this model and data, and why the others cannot.
 
     Args:
         model: the network, as for `fastssm.sliced_loss`.
         x: data `[B, ...]`; only its shape, dtype and device matter.
-        cond: conditioning arguments.
-        kind: "energy", "score" or "auto".
-        backend: as for `fastssm.sliced_loss`.
-        precision: likewise.
+        what: the result that is wanted. "objective" is a sliced or exact loss; "terms" is what `terms`, the operators
+            and losses on domains or in a metric need; "each" is one term for each direction, as for `jacobian_diag`;
+            "score" is only the score, as for denoising losses and samplers.
+        options: keyword arguments of `ModelArguments`.
 
     Returns:
-        A `Plan`, which prints well.
+        A `Plan`; print it. It holds for gradients too, if gradients are enabled.
 
     Raises:
         TypeError: as `fastssm.sliced_loss` does for such arguments.
-        ValueError: likewise.
+        ValueError: as `fastssm.sliced_loss` does.
         UnsupportedError: if `backend` names one that cannot run the call, or no backend can.
 
     Example:
         >>> print(explain(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)), torch.zeros(4, 2)).network)
         MLP 2-8-1 (tanh, identity)
     """
-    request = make_request(model, x, cond, kind, precision)
+    checks.check_choice("what", what, WHATS)
+    request = make_request(model, x, options["cond"], options["kind"], options["precision"])
     network = request.recognised if isinstance(request.recognised, Network) else None
-    return Plan(select(request, backend).name, network, reasons(request))
+    return Plan(select(request, what, options["backend"]).name, network, reasons(request, what))
 
 
 def availability() -> dict[str, list[str]]:
@@ -221,13 +216,13 @@ def availability() -> dict[str, list[str]]:
 
 
 def _warn_once(model: nn.Module) -> None:
-    """Warn of an energy that has no curvature: its loss has no minimum worth finding."""
+    """Warn of an energy that has no curvature: score matching cannot train it."""
     if torch.compiler.is_compiling() or model in _warned:
         return
     _warned.add(model)
     warnings.warn(
-        "This energy is piecewise linear (no activation of it bends), so its Hessian is zero almost everywhere and "
+        "This energy is piecewise linear (its activations are), so its Hessian is zero almost everywhere and "
         "score matching cannot train it; use a smooth activation such as nn.Softplus() or nn.SiLU().",
         FastSSMWarning,
-        stacklevel=4,
+        stacklevel=5,  # the caller of the public function
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from fastssm.backends.entries import compiled
 from fastssm.backends.fused import EACH_FULL, Compiled
 from fastssm.backends.request import Request
 from fastssm.native import extension
+from fastssm.options import What
 
 
 class Cpu(Compiled):
@@ -18,17 +17,13 @@ class Cpu(Compiled):
             "cpu", compiled, [] if compiled.DEVICES else [f"the cpu engine is not built. {extension.status()}"]
         )
 
-    def unrounded(self, x: Tensor, precision: str) -> list[str]:
-        """Return why products cannot be rounded: the data, or the processor."""
-        reasons = super().unrounded(x, precision)
-        if precision == "tf32":
+    def unrounded(self, request: Request, what: What) -> list[str]:
+        """Name the data, the processor, and the gradient that the sweeps in PyTorch compute, which round nothing."""
+        reasons = super().unrounded(request, what)
+        if request.precision == "tf32":
             reasons.append('precision="tf32" is what tensor cores of GPUs have; pass precision="full" or "bf16"')
-        elif not compiled.multiplies_bf16():
+        elif compiled.DEVICES and not compiled.multiplies_bf16():
             reasons.append('precision="bf16" needs a processor with AVX-512; pass precision="full"')
+        if what == "each" and request.differentiated():
+            reasons.append(f"the gradient of {EACH_FULL.format(request.precision)}, or call it under torch.no_grad()")
         return reasons
-
-    def unrounded_each(self, request: Request) -> list[str]:
-        """Their gradient comes from the sweeps in PyTorch, which round nothing."""
-        if request.each and request.differentiated():
-            return [f"the gradient of {EACH_FULL.format(request.precision)}, or call it under torch.no_grad()"]
-        return []

@@ -9,6 +9,7 @@ from fastssm.backends.entries import eager
 from fastssm.backends.fused import EACH_FULL, Compiled
 from fastssm.backends.request import Request
 from fastssm.native import cuda_library
+from fastssm.options import What
 
 
 class Cuda(Compiled):
@@ -25,15 +26,11 @@ class Cuda(Compiled):
         """Return why the device has no kernels; in a graph that is only being traced, leave that to its first run."""
         return [] if torch.compiler.is_compiling() else cuda_library.unready(x.device)
 
-    def unrounded(self, x: Tensor, precision: str) -> list[str]:
-        """Return why products cannot be rounded: the data, or the device."""
-        reasons = super().unrounded(x, precision)
+    def unrounded(self, request: Request, what: What) -> list[str]:
+        """Name the data, the device, and the terms that the sweeps in PyTorch compute, which round nothing."""
+        reasons, x = super().unrounded(request, what), request.x
         if x.is_cuda and not torch.compiler.is_compiling() and not cuda_library.rounds(x.device):
             reasons.append(
-                f'precision="{precision}" needs a GPU of compute capability 8.0 or more; pass precision="full"'
+                f'precision="{request.precision}" needs a GPU of compute capability 8.0 or more; pass precision="full"'
             )
-        return reasons
-
-    def unrounded_each(self, request: Request) -> list[str]:
-        """On a GPU they come from the sweeps in PyTorch, which round nothing."""
-        return [EACH_FULL.format(request.precision)] if request.each else []
+        return [*reasons, EACH_FULL.format(request.precision)] if what == "each" else reasons

@@ -14,6 +14,7 @@ from fastssm.backends.entries import functions
 from fastssm.backends.entries.flat import FULL_ONLY, Form, Inputs, Static
 from fastssm.backends.request import Request
 from fastssm.directions import Directions
+from fastssm.options import What
 from fastssm.recognition import Network, Refusal
 from fastssm.sweeps import Terms, read
 
@@ -40,10 +41,8 @@ class Fused:
 
     Args:
         name: what the backend is called.
-        entry: the module through which it is entered: `fastssm.functions`, `native`, `eager` or `ops`.
+        entry: the module of `fastssm.backends.entries` through which the engine is entered.
     """
-
-    fused = True
 
     def __init__(self, name: str, entry: Entry) -> None:
         self.name, self.entry = name, entry
@@ -52,13 +51,13 @@ class Fused:
         """It is always there."""
         return []
 
-    def objections(self, request: Request) -> list[str]:
+    def objections(self, request: Request, what: What) -> list[str]:
         """Return why the engine cannot run a network that was recognised."""
         return [] if request.precision == "full" else [FULL_ONLY]
 
-    def unsupported(self, request: Request) -> list[str]:
+    def unsupported(self, request: Request, what: What) -> list[str]:
         """Return why this call cannot run: a network not recognised, or what the engine has no code for."""
-        reasons = self.objections(request)
+        reasons = self.objections(request, what)
         if isinstance(request.recognised, Refusal):
             return reasons + list(request.recognised.reasons)
         if request.x.ndim > 2 and not request.recognised.flattens:
@@ -68,9 +67,10 @@ class Fused:
             )
         return reasons
 
-    def terms(self, request: Request, directions: Directions) -> Terms:
+    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
         """Run the sweeps, and again for their gradient."""
-        return self.entry.terms(*flat(request, directions))
+        inputs, tensors, static = flat(request, directions, each)
+        return self.entry.terms(inputs, tensors, static)
 
     def objective(
         self, request: Request, directions: Directions, weight: Tensor | None, form: Form
@@ -102,17 +102,17 @@ class Compiled(Fused):
         """Return why nothing can run: an engine that is not built."""
         return self.unbuilt.copy()
 
-    def objections(self, request: Request) -> list[str]:
+    def objections(self, request: Request, what: What) -> list[str]:
         """Name the device, the precision and the transforms that the engine has no code for."""
-        if self.unbuilt:
-            return self.unbuilt.copy()
-        x, reasons = request.x, []
+        x = request.x
         if not getattr(x, f"is_{self.name}"):  # `x.device.type` takes half a microsecond
-            reasons.append(f"x is on {x.device}, the {self.name} engine runs on {self.name.upper()} tensors")
+            reasons = [f"x is on {x.device}, the {self.name} engine runs on {self.name.upper()} tensors"]
+        elif self.unbuilt:
+            return self.unbuilt.copy()
         else:
-            reasons += self.unready(x)
+            reasons = [*self.unready(x)]
         if request.precision != "full":
-            reasons += self.unrounded(x, request.precision) + self.unrounded_each(request)
+            reasons += self.unrounded(request, what)
         if functions.transformed():
             reasons.append("a torch.func transform is running, and compiled code has no rules for those")
         return reasons
@@ -121,26 +121,22 @@ class Compiled(Fused):
         """Return why nothing runs on the device of x."""
         return []
 
-    def unrounded(self, x: Tensor, precision: str) -> list[str]:
-        """Return why products cannot be rounded to a precision."""
-        if x.dtype == torch.float64:
-            return [f'precision="{precision}" is for float32 and narrower data, x is torch.float64; use x.float()']
-        return []
-
-    def unrounded_each(self, request: Request) -> list[str]:
-        """Return why products of a term for each direction cannot be rounded."""
-        return []
+    def unrounded(self, request: Request, what: What) -> list[str]:
+        """Return why products cannot be rounded to the precision of a call."""
+        if request.x.dtype != torch.float64:
+            return []
+        return [f'precision="{request.precision}" is for float32 and narrower data, x is torch.float64; use x.float()']
 
 
-def flat(request: Request, directions: Directions) -> tuple[Inputs, list[Tensor], Static]:
+def flat(request: Request, directions: Directions, each: bool = False) -> tuple[Inputs, list[Tensor], Static]:
     """Read the network's weights, once, and lay the call out as flat tensors."""
     assert isinstance(request.recognised, Network)
     x = request.x
     if x.ndim > 2 or torch.compiler.is_compiling():  # under torch.func.grad a graph that holds x itself is miscompiled
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
     structure, tensors, columns = read(request.recognised, request.kind, request.cond)
-    if checks.autocasting(x):  # the engine computes in float32 or float64 whatever autocast says
+    if checks.autocasting(x):  # the engine computes in float32 or float64 regardless of autocast
         x, columns = checks.widened(x), None if columns is None else checks.widened(columns)
         tensors = [checks.widened(t) for t in tensors]
-    static = Static(structure, directions.count, request.precision, request.each)
+    static = Static(structure, directions.count, request.precision, each)
     return Inputs(x, columns, directions.v, directions.seed), tensors, static

@@ -11,10 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from fastssm.backends.entries.flat import FULL_ONLY, Form
+from fastssm.backends.entries.flat import FULL_ONLY
 from fastssm.backends.request import Request
 from fastssm.checks import check_output, kind_of_output, outside_inference, widened
 from fastssm.directions import Directions
+from fastssm.options import What
 from fastssm.sweeps import Terms
 
 
@@ -46,7 +47,7 @@ def terms(
 
 
 def score(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> Tensor:
-    """Return the score `[B, D]` alone, differentiable as often as the module is: no directions, no Jacobian.
+    """Return only the score `[B, D]`, differentiable as often as the module is: no directions, no Jacobian.
 
     Args:
         model: any module, called as `model(x, *cond)`.
@@ -152,25 +153,19 @@ def _functional_score(
 class Reference:
     """Plain autograd on any module."""
 
-    name, fused = "reference", False
+    name = "reference"
 
     def missing(self) -> list[str]:
         """It is always there."""
         return []
 
-    def unsupported(self, request: Request) -> list[str]:
+    def unsupported(self, request: Request, what: What) -> list[str]:
         """It runs any module, in the dtype of its data."""
         return [] if request.precision == "full" else [FULL_ONLY]
 
-    def terms(self, request: Request, directions: Directions) -> Terms:
+    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
         """Differentiate twice."""
-        return terms(request.model, request.x, request.cond, request.kind, directions, request.each)
-
-    def objective(
-        self, request: Request, directions: Directions, weight: Tensor | None, form: Form
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the loss from the terms."""
-        raise NotImplementedError("the reference backend has no fused objective")
+        return terms(request.model, request.x, request.cond, request.kind, directions, each)
 
     def score(self, request: Request) -> Tensor:
         """Differentiate an energy once, or call a score net."""

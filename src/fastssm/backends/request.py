@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from fastssm.backends.entries.flat import Form
 from fastssm.directions import Directions
+from fastssm.options import What
 from fastssm.recognition import Network, Refusal
 from fastssm.sweeps import Terms
 
@@ -23,7 +23,6 @@ class Request(NamedTuple):
         cond: conditioning arguments.
         kind: "energy", "score", or "auto" where only running the model can tell.
         precision: of the products, "full", "bf16" or "tf32".
-        each: whether the Jacobian's term is wanted for each direction, instead of their mean.
     """
 
     model: nn.Module
@@ -32,7 +31,6 @@ class Request(NamedTuple):
     cond: tuple[Tensor, ...]
     kind: str
     precision: str
-    each: bool = False
 
     def differentiated(self) -> bool:
         """Say whether autograd may ask for gradients of the result."""
@@ -41,24 +39,18 @@ class Request(NamedTuple):
 
 
 class Backend(Protocol):
-    """What a backend offers; `fused` ones compute a loss and its gradients in one pass."""
+    """What every backend offers. A `Fused` one also computes a loss and its gradients in one pass."""
 
     name: str
-    fused: bool
 
     def missing(self) -> list[str]:
         """Return why the backend cannot run anything here; empty if it can."""
 
-    def unsupported(self, request: Request) -> list[str]:
-        """Return why the backend cannot run this call; empty if it can."""
+    def unsupported(self, request: Request, what: What) -> list[str]:
+        """Return why the backend cannot compute `what` of this call, or its gradients; empty if it can."""
 
-    def terms(self, request: Request, directions: Directions) -> Terms:
-        """Return the differentiable terms of every sample and direction."""
-
-    def objective(
-        self, request: Request, directions: Directions, weight: Tensor | None, form: Form
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss, and its two terms per sample."""
+    def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
+        """Return the differentiable terms of every sample; with `each`, the Jacobian's for each direction, `[M, B]`."""
 
     def score(self, request: Request) -> Tensor:
-        """Return the differentiable score `[B, D]` alone."""
+        """Return only the differentiable score `[B, D]`."""

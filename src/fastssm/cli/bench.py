@@ -20,6 +20,7 @@ from fastssm.cli.check import FLOOR, gradients, relative_error
 from fastssm.cli.options import add_command, integers, join_integers, require_positive
 from fastssm.directions import draw
 from fastssm.nn import MLP
+from fastssm.options import BACKEND_NAMES, BackendName
 from fastssm.text import table
 from fastssm.training import choose_device
 
@@ -81,12 +82,13 @@ def run(args: argparse.Namespace) -> int:
 def contenders(net: MLP, x: Tensor, v: Tensor, variance_reduced: bool) -> dict[str, Contender]:
     """Return the functions to time by name; each returns the loss."""
 
-    def ours(backend: str) -> Contender:
+    def ours(backend: BackendName) -> Contender:
         return lambda: fastssm.sliced_loss(
             net, x, v=v, kind="energy", variance_reduced=variance_reduced, backend=backend
         )
 
-    names = [name for name, reasons in backends.availability().items() if not reasons and name != "reference"]
+    missing = backends.availability()
+    names = [name for name in BACKEND_NAMES if name not in ("auto", "reference") and not missing[name]]
     plain: Contender = lambda: autograd_loss(net, x, v, kind="energy", variance_reduced=variance_reduced)  # noqa: E731
     return {"autograd": plain, **{f"fastssm {name}": ours(name) for name in names}}
 

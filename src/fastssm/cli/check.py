@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import fastssm
 from fastssm.cli.autograd import autograd_loss, basis, dot, score
 from fastssm.cli.options import add_backend, add_command, integers, require_positive
+from fastssm.options import Kind, NetworkKind
 from fastssm.text import table
 
 DESCRIPTION = """\
@@ -40,7 +41,7 @@ class Case:
     model: nn.Module
     x: Tensor
     cond: tuple[Tensor, ...]
-    kind: str
+    kind: NetworkKind
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def make_case(model: str, shape: tuple[int, ...] | None, batch: int, kind: str) -> Case:
+def make_case(model: str, shape: tuple[int, ...] | None, batch: int, kind: Kind) -> Case:
     """Call the user's factory and draw a batch if it returns none.
 
     Raises:
@@ -143,7 +144,7 @@ def _guess_shape(net: nn.Module) -> tuple[int, ...]:
     raise ValueError("the network has no nn.Linear to infer the shape of a sample from; pass --shape")
 
 
-def _kind(net: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> str:
+def _kind(net: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: Kind) -> NetworkKind:
     if kind != "auto":
         return kind
     output, features = net(x, *cond), x[0].numel()

@@ -15,6 +15,7 @@ from fastssm.directions import gaussian
 from fastssm.losses import annealed_denoising_loss, annealed_sliced_loss, exact_loss, sliced_loss
 from fastssm.noise import check_sigmas
 from fastssm.operators import score
+from fastssm.options import BackendName, Cond, Kind
 from fastssm.text import table
 
 LEVEL_LOSSES: dict[str, Callable[..., Any]] = {"denoising": annealed_denoising_loss, "sliced": annealed_sliced_loss}
@@ -26,9 +27,9 @@ def fisher_divergence(
     x: Tensor,
     true_score: Tensor | Callable[[Tensor], Tensor],
     *,
-    cond: Tensor | tuple[Tensor, ...] | None = None,
-    kind: str = "auto",
-    backend: str = "auto",
+    cond: Cond = None,
+    kind: Kind = "auto",
+    backend: BackendName = "auto",
 ) -> Estimate:
     """Return the Fisher divergence between a model and a known score.
 

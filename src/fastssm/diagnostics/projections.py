@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from fastssm import backends, checks
 from fastssm.diagnostics.estimate import check_samples
 from fastssm.losses import sliced_loss
+from fastssm.options import BackendName, Cond, Kind
 from fastssm.text import table
 
 
@@ -75,10 +76,10 @@ def projection_study(
     *,
     counts: Sequence[int] = (1, 2, 4, 8),
     chunks: int = 16,
-    cond: Tensor | tuple[Tensor, ...] | None = None,
-    kind: str = "auto",
+    cond: Cond = None,
+    kind: Kind = "auto",
     generator: Generator | None = None,
-    backend: str = "auto",
+    backend: BackendName = "auto",
     **options: Any,
 ) -> ProjectionStudy:
     """Recommend a number of projections from the gradient noise and the number of matrix products.
@@ -123,7 +124,7 @@ def projection_study(
     Source: McCandlish et al. 2018, "An empirical model of large-batch training", section 2.2 (the noise scale).
     """
     request = backends.make_request(model, x, cond, kind)
-    chosen = backends.select(request, backend)
+    chosen = backends.select(request, "objective", backend)
     for count in counts:
         checks.check_count("each of counts", count)
     checks.check_count("chunks", chunks)
@@ -147,7 +148,7 @@ def projection_study(
         return torch.cat([g.flatten().double() for g in grads])
 
     spreads = [_spread([(gradient(k, m), gradient(k, m)) for k in range(chunks)], size) for m in counts]
-    return _study(counts, spreads, _costs(counts, _is_energy(request), chosen.fused))
+    return _study(counts, spreads, _costs(counts, _is_energy(request), isinstance(chosen, backends.Fused)))
 
 
 class _Spread(NamedTuple):

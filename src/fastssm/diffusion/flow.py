@@ -3,46 +3,47 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from fastssm import checks
 from fastssm.backends import reference
-from fastssm.diffusion.likelihood import UNITS
-from fastssm.diffusion.model import ScoreModel, check_sde, score_model
-from fastssm.diffusion.ode import SOLVERS, solve
+from fastssm.diffusion.model import FixedTimeArguments, ScoreModel, Unit, check_sde, score_model
+from fastssm.diffusion.ode import SOLVERS, Solver, solve
 from fastssm.diffusion.sampling import last_time
 from fastssm.diffusion.sde import SDE, LinearSDE, per_sample
 from fastssm.diffusion.times import time_density
 from fastssm.directions import Directions
-from fastssm.losses.reduction import Cond
 from fastssm.operators import choose_directions
+from fastssm.options import DirectionOptions, takes
 
-TRACES = ("exact", "sliced")
+Trace = Literal["exact", "sliced"]
 
 
+class FlowArguments(FixedTimeArguments, DirectionOptions, total=False):
+    """Keyword arguments of `flow_log_prob`.
+
+    Attributes:
+        steps: number of steps of the built-in solvers, even in the logarithm of the noise ratio where that is known.
+        solver: "heun" or "rk4", built in, or "torchdiffeq", if that package is installed.
+        solver_options: keyword arguments of `torchdiffeq.odeint`.
+        trace: "exact", or "sliced" for Hutchinson's estimate along directions fixed for the whole path.
+        unit: "nats", or "bits" for minus the log density in bits per dimension.
+    """
+
+    steps: int
+    solver: Solver
+    solver_options: dict[str, Any] | None
+    trace: Trace
+    unit: Unit
+
+
+@takes(FlowArguments, steps=100, solver="heun", trace="exact", unit="nats", predicts="score")
 @torch.no_grad()
-def flow_log_prob(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    sde: SDE,
-    steps: int = 100,
-    solver: str = "heun",
-    solver_options: dict[str, Any] | None = None,
-    trace: str = "exact",
-    n_projections: int | None = None,
-    projection: str = "rademacher",
-    unit: str = "nats",
-    t_min: float | None = None,
-    predicts: str = "score",
-    cond: Cond = None,
-    kind: str = "auto",
-    generator: Generator | None = None,
-    backend: str = "auto",
-) -> Tensor:
+def flow_log_prob(model: nn.Module, x: Tensor, **options: Unpack[FlowArguments]) -> Tensor:
     """Evaluate the log density of a model's probability-flow ODE, which maps noise to data without randomness.
 
     `log p(x) = log N(x_T; 0, prior_std^2 I) + int_{t_min}^T div(f - g^2 s / 2) dt` along `dx/dt = f - g^2 s / 2`.
@@ -51,20 +52,7 @@ def flow_log_prob(
     Args:
         model: a model as for `elbo_loss`.
         x: data `[B, ...]`, taken for states at time `t_min`.
-        sde: the diffusion that the model was trained for, with a `CustomSDE` included.
-        steps: number of steps of the built-in solvers, even in the logarithm of the noise ratio where that is known.
-        solver: "heun" or "rk4", built in, or "torchdiffeq", if that package is installed.
-        solver_options: keyword arguments of `torchdiffeq.odeint`.
-        trace: "exact", or "sliced" for Hutchinson's estimate along directions fixed for the whole path.
-        n_projections: M, for the sliced trace.
-        projection: of the sliced trace's directions.
-        unit: "nats", or "bits" for minus the log density in bits per dimension.
-        t_min: the earliest time; the SDE's own start if None, or `T / 1000` where that is free of noise.
-        predicts: "score" or "noise".
-        cond: further arguments, before the time.
-        kind: "energy", "score" or "auto".
-        generator: source of randomness of the sliced trace.
-        backend: "auto", or the name of the one that must run.
+        options: keyword arguments of `FlowArguments`.
 
     Returns:
         The log density `[B]`.
@@ -72,7 +60,7 @@ def flow_log_prob(
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if shapes, devices, names or times do not fit.
-        ImportError: if torchdiffeq is asked for and not installed.
+        ImportError: if torchdiffeq is requested and not installed.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
@@ -84,15 +72,18 @@ def flow_log_prob(
 
     Source: Song et al. 2021, appendix D.2; Chen et al. 2018, "Neural ordinary differential equations", theorem 1.
     """
-    check_sde(sde)
-    for name, value, choices in (("trace", trace, TRACES), ("unit", unit, UNITS), ("solver", solver, SOLVERS)):
+    sde, steps, solver = check_sde(options["sde"]), options["steps"], options["solver"]
+    trace, unit = options["trace"], options["unit"]
+    for name, value, choices in (
+        ("trace", trace, get_args(Trace)),
+        ("unit", unit, get_args(Unit)),
+        ("solver", solver, SOLVERS),
+    ):
         checks.check_choice(name, value, choices)
     checks.check_count("steps", steps)
-    first = last_time(sde, t_min)
-    net = score_model(
-        model, x, sde=sde, cond=cond, kind=kind, predicts=predicts, first=first, backend=backend, precision="full"
-    )
-    directions = _directions(net.request.x, trace, n_projections, projection, generator)
+    first = last_time(sde, options["t_min"])
+    net = score_model(model, x, first, "terms", options)
+    directions = _directions(net.request.x, trace, options)
     state = checks.widened(net.request.x).flatten(1)
     start = torch.cat([state, torch.zeros_like(state[:, :1])], 1)  # the last column gathers the divergence
 
@@ -104,18 +95,16 @@ def flow_log_prob(
         moved = drift.flatten(1) - half[:, None] * found.score
         return torch.cat([moved, (divergence - half * found.projected_jacobian)[:, None]], 1)
 
-    end = solve(velocity, start, time_density(sde, first=first), (0.0, 1.0), steps, solver, solver_options)
+    end = solve(velocity, start, time_density(sde, first=first), (0.0, 1.0), steps, solver, options["solver_options"])
     nats = sde.prior_log_prob(end[:, :-1]) + end[:, -1]
     return nats if unit == "nats" else -nats / (math.log(2.0) * state.shape[1])
 
 
-def _directions(
-    x: Tensor, trace: str, n_projections: int | None, projection: str, generator: Generator | None
-) -> Directions:
+def _directions(x: Tensor, trace: Trace, options: DirectionOptions) -> Directions:
     """Return the directions of the whole path."""
     if trace == "sliced":
-        return choose_directions(x, None, n_projections, projection, generator)
-    if n_projections is not None:
+        return choose_directions(x, None, options["n_projections"], options["projection"], options["generator"])
+    if options["n_projections"] is not None:
         raise ValueError('n_projections is for trace="sliced"; leave it out.')
     return Directions(math.prod(x.shape[1:]))
 

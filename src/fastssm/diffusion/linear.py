@@ -217,7 +217,7 @@ class VE(_Exploding):
 
 @dataclass(frozen=True)
 class ReciprocalVE(_Exploding):
-    """The reciprocal variance-exploding SDE, whose log deviation is linear in `1 / t`; the model is told more than t.
+    """The reciprocal variance-exploding SDE, whose log deviation is linear in `1 / t`; the model gets more than t.
 
     `std^2 = sigma_max^2 (eta / sigma_max)^(2 (1/t - 1) / (1/eps - 1)) + (sigma_min^2 - eta^2) 1.01^((1/eps - 1/t) /
     (1/eps - 1))` on `[eps, 1]`: from `sigma_min` at `eps` to about `sigma_max` at 1, and `g^2 = d std^2 / dt`.
@@ -227,7 +227,7 @@ class ReciprocalVE(_Exploding):
     Args:
         sigma_min: deviation at time eps, in the units of the data.
         sigma_max: deviation at time 1.
-        eta: deviation that the first part alone would have at eps, at most `sigma_min`.
+        eta: deviation that the first part would have without the second at eps, at most `sigma_min`.
         eps: the earliest time.
 
     Raises:

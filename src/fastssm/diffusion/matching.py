@@ -1,76 +1,91 @@
-"""Sliced score matching along a diffusion whose kernel nobody knows."""
+"""Sliced score matching along a diffusion whose kernel is not known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args, overload
 
-import torch
 from torch import Tensor, nn
+from typing_extensions import Required, Unpack
 
 from fastssm import checks
-from fastssm.diffusion.model import check_first, check_sde, check_t, score_model
+from fastssm.diffusion.likelihood import TimeTensors
+from fastssm.diffusion.model import ScoreModelArguments, check_sde, score_model
 from fastssm.diffusion.sde import SDE, CustomSDE, LinearSDE
-from fastssm.diffusion.times import time_density, uniform
-from fastssm.losses.reduction import Cond, LossTerms, check_reduction
+from fastssm.diffusion.times import TimeSampling, check_t, check_times
+from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
+from fastssm.losses.reduction import check_reduction
 from fastssm.losses.sliced import sliced_of
 from fastssm.noise import check_noise
-from fastssm.operators import choose_directions
+from fastssm.operators import directions_of
+from fastssm.options import SlicedOptions, takes
 
-WEIGHTINGS = ("likelihood", "variance")
+Weighting = Literal["likelihood", "variance"]
+TimeFunction = Callable[[Tensor], Tensor]
 
 
+class SlicedDiffusionOptions(SlicedOptions, total=False):
+    """Options of `sliced_diffusion_loss`.
+
+    Attributes:
+        sde: any diffusion; `CustomSDE(f, g)` simulates its states.
+        weighting: lambda: "likelihood" for `g(t)^2`, "variance" for `std(t)^2` (closed-form kernels), or a function of
+            t `[B]`.
+        times: how times are drawn; `TimeSampling("uniform")` if None. Its weight multiplies lambda.
+    """
+
+    sde: Required[SDE]
+    weighting: Weighting | TimeFunction
+    times: TimeSampling | None
+
+
+class SlicedDiffusionTensors(TimeTensors, total=False):
+    """The tensors of a batch that `sliced_diffusion_loss` takes besides x.
+
+    Attributes:
+        noise: standard normal, instead of random noise: like x, for a `CustomSDE` `[steps, *x.shape]`.
+    """
+
+
+class SlicedDiffusionArguments(SlicedDiffusionTensors, SlicedDiffusionOptions, total=False):
+    """Keyword arguments of `sliced_diffusion_loss`."""
+
+
+@overload
 def sliced_diffusion_loss(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    sde: SDE,
-    weighting: str | Callable[[Tensor], Tensor] = "likelihood",
-    t_min: float | None = None,
-    cond: Cond = None,
-    t: Tensor | None = None,
-    noise: Tensor | None = None,
-    v: Tensor | None = None,
-    n_projections: int | None = None,
-    projection: str = "rademacher",
-    variance_reduced: bool = True,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_terms: bool = False,
-) -> Tensor | tuple[Tensor, LossTerms]:
-    """Learn the scores of all marginals of any diffusion, of which only drift and noise need be known.
+    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[SlicedDiffusionArguments]
+) -> Tensor: ...
 
-    With t uniform on `[t_min, T]` and `x_t` the diffusion's state that started in x,
+
+@overload
+def sliced_diffusion_loss(
+    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[SlicedDiffusionArguments]
+) -> LossAndTerms: ...
+
+
+@overload
+def sliced_diffusion_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[SlicedDiffusionArguments]
+) -> Tensor | LossAndTerms: ...
+
+
+@takes(SlicedDiffusionArguments, weighting="likelihood")
+def sliced_diffusion_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[SlicedDiffusionArguments]
+) -> Tensor | LossAndTerms:
+    """Learn the scores of all marginals of any diffusion, of which only drift and noise must be known.
+
+    With t uniform on `[t_min, T]` and `x_t` the state of the diffusion that started in x,
 
         loss_b = lambda(t) (v^T J v + |s|^2 / 2),    s = s(x_t, t), J = ds/dx.
 
     The denoising loss needs the kernel's score; this one needs a sample of the kernel. Its minimiser over s is
-    `d log p_t / dx`, whatever the positive weight lambda.
+    `d log p_t / dx`, for any positive weight lambda.
 
     Args:
         model: a score net or an energy of x at time t, called as `model(x, *cond, t)` with t `[B]`.
         x: data `[B, ...]`.
-        sde: any diffusion; `CustomSDE(f, g)` simulates its states.
-        weighting: lambda: "likelihood" for `g(t)^2`, "variance" for `std(t)^2` (closed-form kernels), or a function of
-            t `[B]`.
-        t_min: the earliest time; the SDE's own start if None.
-        cond: further arguments, before the time: `model(x, *cond, t)`.
-        t: times `[B]`, instead of random ones.
-        noise: standard normal, instead of random noise: like x, for a `CustomSDE` `[steps, *x.shape]`.
-        v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, instead of random ones.
-        n_projections: M, the number of directions per sample; 1 if None.
-        projection: rademacher, gaussian, sphere, hadamard or basis.
-        variance_reduced: use `|s|^2` in place of `(v . s)^2`.
-        kind: "energy", "score", or "auto" by the shape of the output (ambiguous for D = 1).
-        weight: further weight of each sample, `[B]`; "mean" still divides by B.
-        reduction: "mean", "sum" or "none" (`[B]`).
-        generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run.
-        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
+        options: keyword arguments of `SlicedDiffusionArguments`.
         return_terms: return `(loss, LossTerms)`, the terms without lambda.
 
     Returns:
@@ -91,21 +106,25 @@ def sliced_diffusion_loss(
     Source: Song et al. 2021, "Score-based generative modeling through SDEs", section 3.3; Huang, Lim and Courville
     2021, section 3.
     """
-    check_sde(sde)
-    first = check_first(sde, t_min)
+    weighting, noise, generator = options["weighting"], options["noise"], options["generator"]
+    sde, times = check_sde(options["sde"]), check_times(options["times"]) or TimeSampling("uniform")
+    first = times.earliest(sde)
     _check_weighting(sde, weighting)
-    net = score_model(
-        model, x, sde=sde, cond=cond, kind=kind, predicts="score", first=first, backend=backend, precision=precision
-    )
-    weight = check_reduction(x, weight, reduction)
+    call: ScoreModelArguments = {
+        "sde": sde, "predicts": "score", "cond": options["cond"], "kind": options["kind"],
+        "backend": options["backend"],
+    }  # fmt: skip
+    net = score_model(model, x, first, "objective", call, options["precision"])
+    reduced = check_reduction(x, options["weight"], options["reduction"])
     _check_noise(sde, noise, x)
-    given, x = check_t(t, x), net.request.x
-    directions = choose_directions(x, v, n_projections, projection, generator)
-    t = time_density(sde, "uniform", first).quantile(uniform(checks.widened(x), generator)) if given is None else given
-    time_weights = _time_weights_of(sde, weighting, t)
-    state = sde.perturb(x, t, noise, generator)
-    both = time_weights if weight is None else time_weights * weight.to(time_weights.dtype)
-    return sliced_of(net.backend, net.at(state, t), directions, variance_reduced, both, reduction, return_terms)
+    given, x = check_t(options["t"], x), net.request.x
+    directions = directions_of(x, options)
+    drawn = times.draw(sde, x, given, generator)
+    reduced = reduced.scaled(_lambda(sde, weighting, drawn.t) * drawn.weights / (sde.end - first))
+    state = sde.perturb(x, drawn.t, noise, generator)
+    return sliced_of(
+        net.backend, net.at(state, drawn.t), directions, options["variance_reduced"], reduced, return_terms
+    )
 
 
 def _check_noise(sde: SDE, noise: object, x: Tensor) -> None:
@@ -119,15 +138,15 @@ def _check_noise(sde: SDE, noise: object, x: Tensor) -> None:
     return check_noise(noise[0], x)
 
 
-def _check_weighting(sde: SDE, weighting: Any) -> None:
+def _check_weighting(sde: SDE, weighting: object) -> None:
     if callable(weighting):
         return
-    checks.check_choice("weighting", weighting, WEIGHTINGS)
+    checks.check_choice("weighting", weighting, get_args(Weighting))
     if weighting == "variance" and not isinstance(sde, LinearSDE):
-        raise ValueError('weighting="variance" needs std(t), which a CustomSDE has not; pass a function of t.')
+        raise ValueError('weighting="variance" needs std(t), which a CustomSDE does not have; pass a function of t.')
 
 
-def _time_weights_of(sde: SDE, weighting: str | Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+def _lambda(sde: SDE, weighting: Weighting | TimeFunction, t: Tensor) -> Tensor:
     """Return `lambda(t)`, `[B]`."""
     if not callable(weighting):
         return (sde.std(t) if weighting == "variance" and isinstance(sde, LinearSDE) else sde.diffusion(t)).square()
@@ -135,3 +154,48 @@ def _time_weights_of(sde: SDE, weighting: str | Callable[[Tensor], Tensor], t: T
     if found.shape != t.shape:
         raise ValueError(f"weighting(t) must have the shape of t, {tuple(t.shape)}, got {tuple(found.shape)}.")
     return found
+
+
+class SlicedDiffusionLoss(ScoreLoss[Out], loss=sliced_diffusion_loss, tensors=SlicedDiffusionTensors):
+    """`fastssm.diffusion.sliced_diffusion_loss` as a module that owns the network, for data-parallel wrappers.
+
+    `SlicedDiffusionLoss(net, sde=sde)(x)` is `sliced_diffusion_loss(net, x, sde=sde)`.
+
+    Example:
+        >>> import fastssm.nn
+        >>> from fastssm.diffusion import VP
+        >>> loss = SlicedDiffusionLoss(fastssm.nn.MLP(2, [8], 2, "silu", cond_dim=1), sde=VP())
+        >>> loss(torch.randn(16, 2)).backward()
+
+    Source: Song et al. 2021.
+    """
+
+    @overload
+    def __init__(
+        self: SlicedDiffusionLoss[Tensor],
+        model: nn.Module,
+        *,
+        return_terms: Literal[False] = False,
+        **options: Unpack[SlicedDiffusionOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: SlicedDiffusionLoss[LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: Literal[True],
+        **options: Unpack[SlicedDiffusionOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: SlicedDiffusionLoss[Tensor | LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: bool,
+        **options: Unpack[SlicedDiffusionOptions],
+    ) -> None: ...
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__(model, **options)

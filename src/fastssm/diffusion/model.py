@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor, nn
+from typing_extensions import Required
 
 from fastssm import backends, checks
 from fastssm.diffusion.sde import SDE, LinearSDE
 from fastssm.diffusion.times import starts_in_data
 from fastssm.directions import Directions
-from fastssm.losses.reduction import Cond
+from fastssm.options import BackendName, Kind, ModelTensors, Precision, What
 from fastssm.sweeps import Terms
 
-PREDICTS = ("score", "noise")
+Predicts = Literal["score", "noise"]
+Unit = Literal["nats", "bits"]
+
+
+class ScoreModelArguments(ModelTensors, total=False):
+    """A diffusion and the model of its scores.
+
+    Attributes:
+        sde: the diffusion: `VP()`, `VE()`, `SubVP()`, `ReciprocalVE()`, or a `CustomSDE` where no kernel is needed.
+        predicts: what the model returns: "score", or "noise" for `-std(t) s`.
+        cond: further arguments of the model, before the time: `model(x, *cond, t)`.
+        kind: "energy", "score", or "auto" by the shape of the output (ambiguous for D = 1).
+        backend: "auto", or "reference", "torch", "cpu", "cuda", which must then run.
+    """
+
+    sde: Required[SDE]
+    predicts: Predicts
+    kind: Kind
+    backend: BackendName
+
+
+class FixedTimeArguments(ScoreModelArguments, total=False):
+    """What samplers and the likelihood of the flow take.
+
+    Attributes:
+        sde: the diffusion that the model was trained for, a `CustomSDE` included.
+        t_min: the earliest time; the SDE's own start if None, or `T / 1000` where that is free of noise.
+    """
+
+    t_min: float | None
 
 
 def check_sde(sde: object) -> SDE:
@@ -37,28 +68,17 @@ def check_linear(sde: object) -> LinearSDE:
     return sde
 
 
-def check_first(sde: SDE, t_min: object) -> float:
-    """Return the earliest time, the SDE's own if None, and raise unless it lies in the SDE's interval."""
-    if t_min is None:
-        return sde.start
-    if isinstance(t_min, bool) or not isinstance(t_min, int | float):
-        raise TypeError(f"t_min must be a number, got {type(t_min).__name__}.")
-    if not sde.start <= t_min < sde.end:
-        raise ValueError(f"t_min must lie in [{sde.start:g}, {sde.end:g}), the times of {sde}, got {t_min}.")
-    return float(t_min)
-
-
-def check_predicts(sde: SDE, predicts: str, first: float | Tensor) -> None:
+def check_predicts(sde: SDE, predicts: Predicts, first: float | Tensor) -> None:
     """Raise unless the network's output means something at the earliest time."""
-    checks.check_choice("predicts", predicts, PREDICTS)
+    checks.check_choice("predicts", predicts, get_args(Predicts))
     if predicts == "noise" and not isinstance(sde, LinearSDE):
         raise ValueError(
-            'predicts="noise" needs a kernel in closed form, which a CustomSDE has not; predict the score.'
+            'predicts="noise" needs a kernel in closed form, which a CustomSDE does not have; predict the score.'
         )
     if predicts == "noise" and starts_in_data(sde, first):
         raise ValueError(
             'predicts="noise" makes the score -output / std(t), infinite at t = 0, where the likelihood is then minus '
-            "infinity; pass t_min=1e-3, or predict the score."
+            "infinity; pass times=TimeSampling(t_min=1e-3), or predict the score."
         )
 
 
@@ -76,7 +96,7 @@ class ScoreModel:
     request: backends.Request
     backend: backends.Backend
     sde: SDE
-    predicts: str
+    predicts: Predicts
 
     def at(self, x: Tensor, t: Tensor) -> backends.Request:
         """Return the call at states x `[B, ...]` and times t `[B]`."""
@@ -106,37 +126,28 @@ class ScoreModel:
 def score_model(
     model: nn.Module,
     x: Tensor,
-    *,
-    sde: SDE,
-    cond: Cond,
-    kind: str,
-    predicts: str,
-    first: float | Tensor,
-    backend: str,
-    precision: str,
+    first: float,
+    what: What,
+    options: ScoreModelArguments,
+    precision: Precision = "full",
 ) -> ScoreModel:
-    """Validate a model, its data and its conditioning arguments before anything is drawn."""
+    """Validate a model, its data and its conditioning arguments before anything is drawn.
+
+    Args:
+        model: the model.
+        x: data or states.
+        first: the earliest time at which the model is called.
+        what: what its backend has to compute.
+        options: the options of the call, with an SDE that was checked.
+        precision: of the products.
+    """
     checks.check_data(x)
+    sde, predicts, kind = options["sde"], options["predicts"], options["kind"]
     check_predicts(sde, predicts, first)
-    stand_in = x.new_full(x.shape[:1], sde.end)
     if predicts == "noise":
         if kind == "energy":
             raise ValueError('predicts="noise" is for networks with one output per coordinate, kind="score".')
         kind = "score"
-    request = backends.make_request(model, x, (*checks.check_cond(cond, x), stand_in), kind, precision)
-    return ScoreModel(request, backends.select(request, backend), sde, predicts)
-
-
-def check_t(t: object, x: Tensor) -> Tensor | None:
-    """Return the times, None or one per sample."""
-    if t is None:
-        return None
-    if not isinstance(t, Tensor) or not t.is_floating_point():
-        kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
-        raise TypeError(f"t must be a floating-point torch.Tensor, one time per sample, got {kind}.")
-    if t.shape != x.shape[:1] or t.device != x.device:
-        raise ValueError(
-            f"t must have shape ({x.shape[0]},), one time per sample, on {x.device}, got {tuple(t.shape)} on "
-            f"{t.device}."
-        )
-    return checks.outside_inference(t).to(checks.widened(x).dtype)
+    cond = (*checks.check_cond(options["cond"], x), x.new_full(x.shape[:1], sde.end))
+    request = backends.make_request(model, x, cond, kind, precision)
+    return ScoreModel(request, backends.select(request, what, options["backend"]), sde, predicts)

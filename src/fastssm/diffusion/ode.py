@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fastssm.diffusion.times import TimeDensity
 
-SOLVERS = ("heun", "rk4", "torchdiffeq")
+Solver = Literal["heun", "rk4", "torchdiffeq"]
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -30,7 +31,7 @@ def solve(
     logarithm of the noise ratio, along which the probability flow is smooth from end to end.
 
     Raises:
-        ImportError: if torchdiffeq is asked for and not installed.
+        ImportError: if torchdiffeq is requested and not installed.
         ValueError: for options that the solver does not take.
     """
 

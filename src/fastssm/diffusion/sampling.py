@@ -7,31 +7,65 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from typing_extensions import Unpack
 
 from fastssm import checks
-from fastssm.diffusion.model import ScoreModel, check_first, check_sde, score_model
-from fastssm.diffusion.ode import SOLVERS, solve
+from fastssm.diffusion.model import FixedTimeArguments, ScoreModel, check_sde, score_model
+from fastssm.diffusion.ode import SOLVERS, Solver, solve
 from fastssm.diffusion.sde import SDE, LinearSDE, normal_like, per_sample
-from fastssm.diffusion.times import FLAT, grid, starts_in_data, time_density
-from fastssm.losses.reduction import Cond
+from fastssm.diffusion.times import FLAT, check_first, grid, starts_in_data, time_density
+from fastssm.options import RandomOptions, takes
 
 
+class SamplerArguments(FixedTimeArguments, total=False):
+    """What all samplers take.
+
+    Attributes:
+        steps: number of steps, even in the logarithm of the noise ratio where that is known, else in time.
+        denoise: end with the mean of the data given the last state, `(x + std^2 s) / mean`, where that is known.
+    """
+
+    steps: int
+    denoise: bool
+
+
+class EulerMaruyamaArguments(SamplerArguments, RandomOptions, total=False):
+    """Keyword arguments of `euler_maruyama`.
+
+    Attributes:
+        lam: 0 for the reverse-time SDE, 1 for an ODE, anything between for less noise.
+    """
+
+    lam: float
+
+
+class PredictorCorrectorArguments(SamplerArguments, RandomOptions, total=False):
+    """Keyword arguments of `predictor_corrector`.
+
+    Attributes:
+        corrections: Langevin steps after each of them.
+        ratio: signal-to-noise ratio of a correction; the step grows with its square.
+    """
+
+    corrections: int
+    ratio: float
+
+
+class ProbabilityFlowArguments(SamplerArguments, total=False):
+    """Keyword arguments of `probability_flow`.
+
+    Attributes:
+        solver: "heun" or "rk4", built in, or "torchdiffeq", if that package is installed.
+        solver_options: keyword arguments of `torchdiffeq.odeint`: `rtol`, `atol`, `method`, ...
+    """
+
+    solver: Solver
+    solver_options: dict[str, Any] | None
+
+
+@takes(EulerMaruyamaArguments, steps=500, lam=0.0, denoise=True, predicts="score")
 @torch.no_grad()
-def euler_maruyama(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    sde: SDE,
-    steps: int = 500,
-    lam: float = 0.0,
-    t_min: float | None = None,
-    denoise: bool = True,
-    predicts: str = "score",
-    cond: Cond = None,
-    kind: str = "auto",
-    generator: Generator | None = None,
-    backend: str = "auto",
-) -> Tensor:
+def euler_maruyama(model: nn.Module, x: Tensor, **options: Unpack[EulerMaruyamaArguments]) -> Tensor:
     """Draw samples by running the reverse-time SDE in small steps.
 
     `x <- x - (f - (1 - lam / 2) g^2 s) dt + sqrt((1 - lam) dt) g z`, from T down to `t_min`.
@@ -39,16 +73,7 @@ def euler_maruyama(
     Args:
         model: a model as for `elbo_loss`.
         x: where to start, `[B, ...]`: `sde.prior_sample((B, D))`.
-        sde: the diffusion that the model was trained for.
-        steps: number of steps, even in the logarithm of the noise ratio where that is known, else in time.
-        lam: 0 for the reverse-time SDE, 1 for an ODE, anything between for less noise.
-        t_min: the last time; the SDE's own start if None, or `T / 1000` where that is free of noise.
-        denoise: end with the mean of the data given the last state, `(x + std^2 s) / mean`, where that is known.
-        predicts: "score" or "noise".
-        cond: further arguments, before the time.
-        kind: "energy", "score" or "auto".
-        generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run.
+        options: keyword arguments of `EulerMaruyamaArguments`.
 
     Returns:
         Samples, like x.
@@ -67,33 +92,20 @@ def euler_maruyama(
 
     Source: Song et al. 2021, section 4; the family: Huang, Lim and Courville 2021, section 4.
     """
+    lam, steps, generator = options["lam"], options["steps"], options["generator"]
     if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0.0 <= lam <= 1.0:
         raise ValueError(f"lam must be a number from 0 to 1, got {lam!r}.")
-    net, first = _prepared(model, x, sde, steps, t_min, predicts, cond, kind, generator, backend)
+    net, first = _prepared(model, x, options, generator)
     state = checks.widened(net.request.x)
-    times = grid(sde, steps, first, state)
+    times = grid(net.sde, steps, first, state)
     for index in range(steps):
         state = _reverse_step(net, state, times[index], times[index + 1], lam, generator)
-    return _finished(net, state, first, denoise)
+    return _finished(net, state, first, options["denoise"])
 
 
+@takes(PredictorCorrectorArguments, steps=500, corrections=1, ratio=0.16, denoise=True, predicts="score")
 @torch.no_grad()
-def predictor_corrector(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    sde: SDE,
-    steps: int = 500,
-    corrections: int = 1,
-    ratio: float = 0.16,
-    t_min: float | None = None,
-    denoise: bool = True,
-    predicts: str = "score",
-    cond: Cond = None,
-    kind: str = "auto",
-    generator: Generator | None = None,
-    backend: str = "auto",
-) -> Tensor:
+def predictor_corrector(model: nn.Module, x: Tensor, **options: Unpack[PredictorCorrectorArguments]) -> Tensor:
     """Draw samples by the reverse-time SDE, each step corrected by Langevin steps at its noise level.
 
     A correction is `x <- x + e s + sqrt(2 e) z` with `e = 2 (ratio |z| / |s|)^2`, norms averaged over the batch.
@@ -101,17 +113,7 @@ def predictor_corrector(
     Args:
         model: a model as for `elbo_loss`.
         x: where to start, `[B, ...]`: `sde.prior_sample((B, D))`.
-        sde: the diffusion that the model was trained for.
-        steps: number of predictor steps, as for `euler_maruyama`.
-        corrections: Langevin steps after each of them.
-        ratio: signal-to-noise ratio of a correction; the step grows with its square.
-        t_min: the last time, as for `euler_maruyama`.
-        denoise: as for `euler_maruyama`.
-        predicts: "score" or "noise".
-        cond: further arguments, before the time.
-        kind: "energy", "score" or "auto".
-        generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run.
+        options: keyword arguments of `PredictorCorrectorArguments`.
 
     Returns:
         Samples, like x.
@@ -130,35 +132,25 @@ def predictor_corrector(
 
     Source: Song et al. 2021, section 4.2 and algorithms 2 to 5.
     """
+    corrections, ratio, steps, generator = (
+        options["corrections"], options["ratio"], options["steps"], options["generator"],
+    )  # fmt: skip
     checks.check_count("corrections", corrections)
     if not isinstance(ratio, int | float) or not ratio > 0.0:
         raise ValueError(f"ratio must be a positive number, got {ratio!r}.")
-    net, first = _prepared(model, x, sde, steps, t_min, predicts, cond, kind, generator, backend)
+    net, first = _prepared(model, x, options, generator)
     state = checks.widened(net.request.x)
-    times = grid(sde, steps, first, state)
+    times = grid(net.sde, steps, first, state)
     for index in range(steps):
         state = _reverse_step(net, state, times[index], times[index + 1], 0.0, generator)
         for _ in range(corrections):
             state = _langevin_step(net, state, times[index + 1], ratio, generator)
-    return _finished(net, state, first, denoise)
+    return _finished(net, state, first, options["denoise"])
 
 
+@takes(ProbabilityFlowArguments, steps=100, solver="heun", denoise=True, predicts="score")
 @torch.no_grad()
-def probability_flow(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    sde: SDE,
-    steps: int = 100,
-    solver: str = "heun",
-    solver_options: dict[str, Any] | None = None,
-    t_min: float | None = None,
-    denoise: bool = True,
-    predicts: str = "score",
-    cond: Cond = None,
-    kind: str = "auto",
-    backend: str = "auto",
-) -> Tensor:
+def probability_flow(model: nn.Module, x: Tensor, **options: Unpack[ProbabilityFlowArguments]) -> Tensor:
     """Draw samples by the probability-flow ODE: no randomness but that of the start.
 
     `dx/dt = f - g^2 s / 2`, from T down to `t_min`.
@@ -166,16 +158,7 @@ def probability_flow(
     Args:
         model: a model as for `elbo_loss`.
         x: where to start, `[B, ...]`: `sde.prior_sample((B, D))`.
-        sde: the diffusion that the model was trained for.
-        steps: number of steps of the built-in solvers, as for `euler_maruyama`.
-        solver: "heun" or "rk4", built in, or "torchdiffeq", if that package is installed.
-        solver_options: keyword arguments of `torchdiffeq.odeint`: `rtol`, `atol`, `method`, ...
-        t_min: the last time, as for `euler_maruyama`.
-        denoise: as for `euler_maruyama`.
-        predicts: "score" or "noise".
-        cond: further arguments, before the time.
-        kind: "energy", "score" or "auto".
-        backend: "auto", or the name of the one that must run.
+        options: keyword arguments of `ProbabilityFlowArguments`.
 
     Returns:
         Samples, like x.
@@ -183,7 +166,7 @@ def probability_flow(
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if shapes, devices, names or times do not fit.
-        ImportError: if torchdiffeq is asked for and not installed.
+        ImportError: if torchdiffeq is requested and not installed.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
@@ -195,16 +178,17 @@ def probability_flow(
 
     Source: Song et al. 2021, section 4.3, equation 13.
     """
+    sde, solver, steps = options["sde"], options["solver"], options["steps"]
     checks.check_choice("solver", solver, SOLVERS)
-    net, first = _prepared(model, x, sde, steps, t_min, predicts, cond, kind, None, backend)
+    net, first = _prepared(model, x, options)
     state = checks.widened(net.request.x)
 
     def velocity(t: Tensor, state: Tensor) -> Tensor:
         now = t.expand(len(state))
         return sde.reverse_drift(state, now, net.score(state, now).reshape(state.shape), 1.0)
 
-    state = solve(velocity, state, time_density(sde, first=first), (1.0, 0.0), steps, solver, solver_options)
-    return _finished(net, state, first, denoise)
+    state = solve(velocity, state, time_density(sde, first=first), (1.0, 0.0), steps, solver, options["solver_options"])
+    return _finished(net, state, first, options["denoise"])
 
 
 def last_time(sde: SDE, t_min: float | None) -> float:
@@ -215,26 +199,14 @@ def last_time(sde: SDE, t_min: float | None) -> float:
 
 
 def _prepared(
-    model: nn.Module,
-    x: Tensor,
-    sde: SDE,
-    steps: int,
-    t_min: float | None,
-    predicts: str,
-    cond: Cond,
-    kind: str,
-    generator: object,
-    backend: str,
+    model: nn.Module, x: Tensor, options: SamplerArguments, generator: object = None
 ) -> tuple[ScoreModel, float]:
     """Check what all samplers take."""
-    check_sde(sde)
-    checks.check_count("steps", steps)
+    sde = check_sde(options["sde"])
+    checks.check_count("steps", options["steps"])
     checks.check_generator(generator)
-    first = last_time(sde, t_min)
-    net = score_model(
-        model, x, sde=sde, cond=cond, kind=kind, predicts=predicts, first=first, backend=backend, precision="full"
-    )
-    return net, first
+    first = last_time(sde, options["t_min"])
+    return score_model(model, x, first, "score", options), first
 
 
 def _reverse_step(
@@ -257,7 +229,7 @@ def _langevin_step(net: ScoreModel, x: Tensor, t: Tensor, ratio: float, generato
 
 
 def _finished(net: ScoreModel, x: Tensor, first: float, denoise: bool) -> Tensor:
-    """Return the samples in the dtype of the start, denoised by Tweedie's formula if asked for."""
+    """Return the samples in the dtype of the start, denoised by Tweedie's formula if requested."""
     if denoise and isinstance(net.sde, LinearSDE):
         t = torch.full_like(x.flatten(1)[:, 0], first)
         score = net.score(x, t).reshape(x.shape)

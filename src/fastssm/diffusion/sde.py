@@ -59,7 +59,7 @@ class SDE(ABC):
         """Draw the state at times t of the process that started in data x."""
 
     def condition(self, t: Tensor) -> Tensor:
-        """Return what a model is told of the time: `model(x, *cond, sde.condition(t))`."""
+        """Return what a model gets for the time: `model(x, *cond, sde.condition(t))`."""
         return t
 
     def reverse_drift(self, x: Tensor, t: Tensor, score: Tensor, lam: float = 0.0) -> Tensor:
@@ -105,7 +105,7 @@ class LinearSDE(SDE):
     """A diffusion with `f(x, t) = rate(t) x`, whose kernel is Gaussian: `x_t = mean(t) x_0 + std(t) z`.
 
     Everything else follows from `mean`, `std` and the growth of `log(std^2 / mean^2)`, whose derivative is
-    `g^2 / std^2` whatever the SDE.
+    `g^2 / std^2` for every SDE.
     """
 
     @property
@@ -159,7 +159,7 @@ def check_end(end: float) -> None:
 
 @dataclass(frozen=True)
 class CustomSDE(SDE):
-    """A diffusion of your own, whose kernel nobody knows: states are simulated by Euler and Maruyama's scheme.
+    """A diffusion of your own, whose kernel is not known: states are simulated by Euler and Maruyama's scheme.
 
     `x <- x + f(x, t) dt + g(t) sqrt(dt) z`, in `steps` steps from 0 to the time that each sample is wanted at.
 

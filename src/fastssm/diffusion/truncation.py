@@ -17,7 +17,7 @@ class SoftTruncation:
 
     The expected loss of `elbo_loss(..., truncation=self)` without its reconstruction term is that of
     `elbo_loss(..., t_min=eps, time_weight=self.weight)`: the likelihood's weight times `P(tau <= t)`. Small times are
-    rarely asked for, so large ones are learnt better.
+    rarely drawn, so large ones are learned better.
 
     Args:
         k: how strongly early times are preferred; 0 is uniform, 1 uniform in `log tau`, 2 uniform in `1 / tau`.
@@ -33,7 +33,7 @@ class SoftTruncation:
         tensor([0.0000, 0.5000, 1.0000])
 
     Source: Kim et al. 2022, "Soft truncation: a universal training technique of score-based diffusion models",
-    section 4.3; the paper's code does it for VP alone, here every SDE has it.
+    section 4.3; the paper's code does it for VP only; here it works for every SDE.
     """
 
     k: float = 1.0
@@ -45,7 +45,7 @@ class SoftTruncation:
         if not 0.0 < self.eps < self.end < math.inf:
             raise ValueError(f"eps and end must satisfy 0 < eps < end < inf, got {self.eps} and {self.end}.")
         if not math.isfinite(self.k):
-            raise ValueError(f"k must be finite, got {self.k}; for the earliest time eps alone use t_min=eps.")
+            raise ValueError(f"k must be finite, got {self.k}; for the fixed earliest time eps use t_min=eps.")
 
     def cdf(self, t: Tensor) -> Tensor:
         """Return `P(tau <= t)`."""

@@ -10,10 +10,9 @@ from fastssm.losses.finite_difference import (
     finite_difference_denoising_loss,
     finite_difference_loss,
 )
-from fastssm.losses.module import ExactScoreLoss, SlicedScoreLoss
 from fastssm.losses.preconditioned import PreconditionedLoss, preconditioned_loss
 from fastssm.losses.reduction import LossTerms
-from fastssm.losses.sliced import exact_loss, sliced_loss
+from fastssm.losses.sliced import ExactScoreLoss, SlicedScoreLoss, exact_loss, sliced_loss
 from fastssm.losses.tempered import TemperedLoss, tempered_loss
 from fastssm.losses.tempering import ContinuousTempering, GeometricTempering, Tempering
 

@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
-import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from fastssm import backends
-from fastssm.losses.levels import check_levels
-from fastssm.losses.module import ScoreLoss
-from fastssm.losses.reduction import Cond, LossTerms
+from fastssm.losses.levels import LevelOptions, LevelTensors, check_levels
+from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.sliced import sliced_of
-from fastssm.operators import choose_directions
+from fastssm.operators import directions_of
+from fastssm.options import DirectionTensors, SlicedOptions, takes
 
 
+class AnnealedSlicedOptions(LevelOptions, SlicedOptions, total=False):
+    """Options of `annealed_sliced_loss`."""
+
+
+class AnnealedSlicedTensors(LevelTensors, DirectionTensors, total=False):
+    """The tensors of a batch that `annealed_sliced_loss` takes besides x."""
+
+
+class AnnealedSlicedArguments(AnnealedSlicedTensors, AnnealedSlicedOptions, total=False):
+    """Keyword arguments of `annealed_sliced_loss`."""
+
+
+@overload
 def annealed_sliced_loss(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    sigmas: Sequence[float] | Tensor,
-    anneal_power: float = 2.0,
-    condition: str = "sigma",
-    cond: Cond = None,
-    level: Tensor | None = None,
-    noise: Tensor | None = None,
-    v: Tensor | None = None,
-    n_projections: int | None = None,
-    projection: str = "rademacher",
-    variance_reduced: bool = True,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_terms: bool = False,
-) -> Tensor | tuple[Tensor, LossTerms]:
+    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[AnnealedSlicedArguments]
+) -> Tensor: ...
+
+
+@overload
+def annealed_sliced_loss(
+    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[AnnealedSlicedArguments]
+) -> LossAndTerms: ...
+
+
+@overload
+def annealed_sliced_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[AnnealedSlicedArguments]
+) -> Tensor | LossAndTerms: ...
+
+
+@takes(AnnealedSlicedArguments, anneal_power=2.0, condition="sigma")
+def annealed_sliced_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[AnnealedSlicedArguments]
+) -> Tensor | LossAndTerms:
     """Sliced score matching of a noise-conditional model, each sample at a random one of several noise levels.
 
     `loss_b = sigma_b^anneal_power l(x_b + sigma_b z_b; sigma_b)`, where `l` is the loss of `fastssm.sliced_loss`,
@@ -50,22 +61,7 @@ def annealed_sliced_loss(
         model: an energy or a score, called as `model(x, *cond, sigma)` with `sigma` `[B]`: `fastssm.nn.MLP(D, widths,
             cond_dim=1)`, or with `fourier_time=True`, or any module.
         x: clean data `[B, ...]`.
-        sigmas: the levels, deviations in the units of x; numbers or a tensor `[L]`, in any order.
-        anneal_power: power of sigma in the weight; 2 makes all levels about equally loud.
-        condition: what the model is told: "sigma", "log_sigma", or "level" (the index, int64, for embeddings).
-        cond: further arguments, before the level: `model(x, *cond, sigma)`.
-        level: index into `sigmas` of each sample, int64 `[B]`, instead of random ones.
-        noise: z, like x, instead of random noise.
-        v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, instead of random ones.
-        n_projections: M, the number of directions per sample; 1 if None.
-        projection: rademacher, gaussian, sphere (radius `sqrt(D)`), hadamard or basis.
-        variance_reduced: use `|s|^2` in place of `(v . s)^2`.
-        kind: "energy", "score", or "auto" by the shape of the output.
-        weight: further weight of each sample, `[B]`; "mean" still divides by B.
-        reduction: "mean", "sum" or "none" (`[B]`).
-        generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run.
-        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
+        options: keyword arguments of `AnnealedSlicedArguments`.
         return_terms: return `(loss, LossTerms)`; the terms are those of `l`, without weight.
 
     Returns:
@@ -83,28 +79,17 @@ def annealed_sliced_loss(
 
     Source: Song and Ermon 2019, "Generative modeling by estimating gradients of the data distribution", section 4.2.
     """
-    levels = check_levels(
-        model, x, sigmas=sigmas, anneal_power=anneal_power, condition=condition, cond=cond, level=level, noise=noise,
-        kind=kind, weight=weight, reduction=reduction, generator=generator, precision=precision,
-    )  # fmt: skip
-    chosen = backends.select(levels.request, backend)
-    directions = choose_directions(x, v, n_projections, projection, generator)
-    request, _, weight = levels.draw()
-    return sliced_of(chosen, request, directions, variance_reduced, weight, reduction, return_terms)
+    levels = check_levels(model, x, options)
+    chosen = backends.select(levels.request, "objective", options["backend"])
+    directions = directions_of(x, options)
+    request, _, reduced = levels.draw()
+    return sliced_of(chosen, request, directions, options["variance_reduced"], reduced, return_terms)
 
 
-class AnnealedSlicedLoss(ScoreLoss):
+class AnnealedSlicedLoss(ScoreLoss[Out], loss=annealed_sliced_loss, tensors=AnnealedSlicedTensors):
     """`fastssm.annealed_sliced_loss` as a module that owns the network.
 
     `AnnealedSlicedLoss(net, sigmas=sigmas)(x)` is `annealed_sliced_loss(net, x, sigmas=sigmas)`.
-
-    Args:
-        model: the noise-conditional network, as for `annealed_sliced_loss`; kept as the attribute `model`.
-        options: keyword arguments of `annealed_sliced_loss`, except the tensors that `forward` takes.
-
-    Raises:
-        TypeError: for an option that the function does not have, a missing `sigmas`, or a model that is no module.
-        ValueError: for a model that is itself a data-parallel wrapper.
 
     Example:
         >>> import fastssm.nn
@@ -114,17 +99,32 @@ class AnnealedSlicedLoss(ScoreLoss):
     Source: Song and Ermon 2019.
     """
 
-    loss = staticmethod(annealed_sliced_loss)
-    PER_CALL = ("cond", "level", "noise", "v", "weight")
+    @overload
+    def __init__(
+        self: AnnealedSlicedLoss[Tensor],
+        model: nn.Module,
+        *,
+        return_terms: Literal[False] = False,
+        **options: Unpack[AnnealedSlicedOptions],
+    ) -> None: ...
 
-    def forward(
-        self,
-        x: Tensor,
-        cond: Any = None,
-        weight: Tensor | None = None,
-        level: Tensor | None = None,
-        noise: Tensor | None = None,
-        v: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, LossTerms]:
-        """Return the loss of the batch."""
-        return self.evaluate(x, cond=cond, weight=weight, level=level, noise=noise, v=v)
+    @overload
+    def __init__(
+        self: AnnealedSlicedLoss[LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: Literal[True],
+        **options: Unpack[AnnealedSlicedOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: AnnealedSlicedLoss[Tensor | LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: bool,
+        **options: Unpack[AnnealedSlicedOptions],
+    ) -> None: ...
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__(model, **options)

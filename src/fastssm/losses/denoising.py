@@ -2,52 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
 from torch import Tensor, nn
+from typing_extensions import Required, Unpack
 
 from fastssm import backends, checks
-from fastssm.losses.levels import check_levels
+from fastssm.losses.levels import LevelOptions, LevelTensors, check_levels
 from fastssm.losses.module import ScoreLoss
-from fastssm.losses.reduction import Cond, LossTerms, check_reduction, reduced
+from fastssm.losses.reduction import check_reduction
 from fastssm.noise import Noisy, add_noise, check_noise, check_sigma
+from fastssm.options import LossOptions, LossTensors, NoiseTensors, RandomOptions, takes
 
 
-def denoising_loss(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    sigma: float | Tensor,
-    cond: Cond = None,
-    noise: Tensor | None = None,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-) -> Tensor:
+class DenoisingOptions(LossOptions, RandomOptions, total=False):
+    """Options of `denoising_loss`.
+
+    Attributes:
+        sigma: standard deviation of the noise, in the units of x; a number, or a tensor with one per sample, `[B]`.
+    """
+
+    sigma: Required[float | Tensor]
+
+
+class DenoisingTensors(LossTensors, NoiseTensors, total=False):
+    """The tensors of a batch that `denoising_loss` takes besides x."""
+
+
+class DenoisingArguments(DenoisingTensors, DenoisingOptions, total=False):
+    """Keyword arguments of `denoising_loss`."""
+
+
+class AnnealedDenoisingOptions(LevelOptions, LossOptions, RandomOptions, total=False):
+    """Options of `annealed_denoising_loss`."""
+
+
+class AnnealedDenoisingArguments(LevelTensors, AnnealedDenoisingOptions, total=False):
+    """Keyword arguments of `annealed_denoising_loss`."""
+
+
+@takes(DenoisingArguments)
+def denoising_loss(model: nn.Module, x: Tensor, **options: Unpack[DenoisingArguments]) -> Tensor:
     """Denoising score matching: learn the score of the data blurred by Gaussian noise, without any Jacobian.
 
     `loss_b = |s(x_b + sigma z_b) + z_b / sigma|^2 / 2`, `z ~ N(0, I)`: no weight. Its mean is the Fisher divergence
     from the density of `x + sigma z`, plus a constant.
 
-    Others weigh it: NCSN by `sigma^2` (pass `weight=sigma**2 * torch.ones(len(x))`), ermongroup's `dsm` by `sigma^4`.
+    Other packages weight it: NCSN by `sigma^2` (pass `weight=sigma**2 * torch.ones(len(x))`), ermongroup's `dsm` by
+    `sigma^4`.
 
     Args:
         model: an energy `E` (`[B]` or `[B, 1]`, `log p = -E + const`) or a score (like x), of any kind of module.
         x: clean data `[B, ...]`.
-        sigma: deviation of the noise, in the units of x; a number, or a tensor with one per sample, `[B]`.
-        cond: further arguments, passed as `model(x, *cond)`.
-        noise: z, like x, instead of random noise.
-        kind: "energy", "score", or "auto" by the shape of the output.
-        weight: weight of each sample, `[B]`; "mean" still divides by B.
-        reduction: "mean", "sum" or "none" (`[B]`).
-        generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run, as for `fastssm.score`.
-        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
+        options: keyword arguments of `DenoisingArguments`.
 
     Returns:
         The loss, float32 for half-precision data, otherwise in the dtype of x.
@@ -63,33 +68,18 @@ def denoising_loss(
 
     Source: Vincent 2011, "A connection between score matching and denoising autoencoders", section 4.
     """
-    request = backends.make_request(model, x, cond, kind, precision)
-    weight = check_reduction(x, weight, reduction)
-    deviation = check_sigma(sigma, x)
-    check_noise(noise, x)
+    request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
+    reduced = check_reduction(x, options["weight"], options["reduction"])
+    deviation, generator = check_sigma(options["sigma"], x), options["generator"]
+    check_noise(options["noise"], x)
     checks.check_generator(generator)
-    chosen = backends.select_for_score(request, backend)
-    noisy = add_noise(request.x, deviation, noise, generator)
-    return reduced(_mismatch(chosen.score(request._replace(x=noisy.x)), noisy), weight, reduction)
+    chosen = backends.select(request, "score", options["backend"])
+    noisy = add_noise(request.x, deviation, options["noise"], generator)
+    return reduced(_mismatch(chosen.score(request._replace(x=noisy.x)), noisy))
 
 
-def annealed_denoising_loss(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    sigmas: Sequence[float] | Tensor,
-    anneal_power: float = 2.0,
-    condition: str = "sigma",
-    cond: Cond = None,
-    level: Tensor | None = None,
-    noise: Tensor | None = None,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-) -> Tensor:
+@takes(AnnealedDenoisingArguments, anneal_power=2.0, condition="sigma")
+def annealed_denoising_loss(model: nn.Module, x: Tensor, **options: Unpack[AnnealedDenoisingArguments]) -> Tensor:
     """Denoising score matching of a noise-conditional model, each sample at a random one of several noise levels.
 
     `loss_b = sigma_b^anneal_power |s(x_b + sigma_b z_b; sigma_b) + z_b / sigma_b|^2 / 2`, `sigma_b` uniform among
@@ -99,18 +89,7 @@ def annealed_denoising_loss(
         model: an energy or a score, called as `model(x, *cond, sigma)` with `sigma` `[B]`: `fastssm.nn.MLP(D, widths,
             cond_dim=1)`, or with `fourier_time=True`, or any module.
         x: clean data `[B, ...]`.
-        sigmas: the levels, deviations in the units of x; numbers or a tensor `[L]`, in any order.
-        anneal_power: power of sigma in the weight; 2 makes all levels about equally loud.
-        condition: what the model is told: "sigma", "log_sigma", or "level" (the index, int64, for embeddings).
-        cond: further arguments, before the level: `model(x, *cond, sigma)`.
-        level: index into `sigmas` of each sample, int64 `[B]`, instead of random ones.
-        noise: z, like x, instead of random noise.
-        kind: "energy", "score", or "auto" by the shape of the output.
-        weight: further weight of each sample, `[B]`; "mean" still divides by B.
-        reduction: "mean", "sum" or "none" (`[B]`).
-        generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run, as for `fastssm.score`.
-        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
+        options: keyword arguments of `AnnealedDenoisingArguments`.
 
     Returns:
         The loss, float32 for half-precision data, otherwise in the dtype of x.
@@ -128,13 +107,10 @@ def annealed_denoising_loss(
     Source: Song and Ermon 2019, "Generative modeling by estimating gradients of the data distribution", equations 5
     and 6.
     """
-    levels = check_levels(
-        model, x, sigmas=sigmas, anneal_power=anneal_power, condition=condition, cond=cond, level=level, noise=noise,
-        kind=kind, weight=weight, reduction=reduction, generator=generator, precision=precision,
-    )  # fmt: skip
-    chosen = backends.select_for_score(levels.request, backend)
-    request, noisy, weight = levels.draw()
-    return reduced(_mismatch(chosen.score(request), noisy), weight, reduction)
+    levels = check_levels(model, x, options)
+    chosen = backends.select(levels.request, "score", options["backend"])
+    request, noisy, reduced = levels.draw()
+    return reduced(_mismatch(chosen.score(request), noisy))
 
 
 def _mismatch(score: Tensor, noisy: Noisy) -> Tensor:
@@ -142,18 +118,10 @@ def _mismatch(score: Tensor, noisy: Noisy) -> Tensor:
     return 0.5 * (score + noisy.noise / noisy.sigma).square().sum(1)
 
 
-class DenoisingLoss(ScoreLoss):
+class DenoisingLoss(ScoreLoss, loss=denoising_loss, tensors=DenoisingTensors):
     """`fastssm.denoising_loss` as a module that owns the network.
 
     `DenoisingLoss(net, sigma=0.1)(x)` is `denoising_loss(net, x, sigma=0.1)`.
-
-    Args:
-        model: the network, as for `denoising_loss`; kept as the attribute `model`.
-        options: keyword arguments of `denoising_loss`, except the tensors that `forward` takes.
-
-    Raises:
-        TypeError: for an option that the function does not have, a missing `sigma`, or a model that is no module.
-        ValueError: for a model that is itself a data-parallel wrapper.
 
     Example:
         >>> loss = DenoisingLoss(nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1)), sigma=0.1)
@@ -162,28 +130,14 @@ class DenoisingLoss(ScoreLoss):
     Source: Vincent 2011.
     """
 
-    loss = staticmethod(denoising_loss)
-    PER_CALL = ("cond", "noise", "weight")
-
-    def forward(
-        self, x: Tensor, cond: Any = None, weight: Tensor | None = None, noise: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, LossTerms]:
-        """Return the loss of the batch."""
-        return self.evaluate(x, cond=cond, weight=weight, noise=noise)
+    def __init__(self, model: nn.Module, **options: Unpack[DenoisingOptions]) -> None:
+        super().__init__(model, **options)
 
 
-class AnnealedDenoisingLoss(ScoreLoss):
+class AnnealedDenoisingLoss(ScoreLoss, loss=annealed_denoising_loss, tensors=LevelTensors):
     """`fastssm.annealed_denoising_loss` as a module that owns the network.
 
     `AnnealedDenoisingLoss(net, sigmas=sigmas)(x)` is `annealed_denoising_loss(net, x, sigmas=sigmas)`.
-
-    Args:
-        model: the noise-conditional network, as for `annealed_denoising_loss`; kept as the attribute `model`.
-        options: keyword arguments of `annealed_denoising_loss`, except the tensors that `forward` takes.
-
-    Raises:
-        TypeError: for an option that the function does not have, a missing `sigmas`, or a model that is no module.
-        ValueError: for a model that is itself a data-parallel wrapper.
 
     Example:
         >>> import fastssm.nn
@@ -193,16 +147,5 @@ class AnnealedDenoisingLoss(ScoreLoss):
     Source: Song and Ermon 2019.
     """
 
-    loss = staticmethod(annealed_denoising_loss)
-    PER_CALL = ("cond", "level", "noise", "weight")
-
-    def forward(
-        self,
-        x: Tensor,
-        cond: Any = None,
-        weight: Tensor | None = None,
-        level: Tensor | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, LossTerms]:
-        """Return the loss of the batch."""
-        return self.evaluate(x, cond=cond, weight=weight, level=level, noise=noise)
+    def __init__(self, model: nn.Module, **options: Unpack[AnnealedDenoisingOptions]) -> None:
+        super().__init__(model, **options)

@@ -3,46 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Required, Unpack
 
 from fastssm import backends, checks
 from fastssm.backends.entries.flat import without_autocast
 from fastssm.domains import Domain, Weight
 from fastssm.losses import generalized
 from fastssm.losses.generalized import Metric, rows_of
-from fastssm.losses.module import ScoreLoss
-from fastssm.losses.reduction import Cond, LossTerms, check_reduction, finish
-from fastssm.operators import choose_directions
+from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
+from fastssm.losses.reduction import check_reduction, finish
+from fastssm.operators import directions_of
+from fastssm.options import SlicedOptions, SlicedTensors, takes
 
-WEIGHTINGS = ("coordinate", "distance")
-_CAPPED = Weight("power", 1.0, cap=1.0)  # min(t, 1)
+Weighting = Literal["coordinate", "distance"]
 WeightFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
+_CAPPED = Weight("power", 1.0, cap=1.0)  # min(t, 1)
 
 
+class DomainOptions(SlicedOptions, total=False):
+    """Options of `domain_loss`.
+
+    Attributes:
+        domain: `Positive()`, `Box(l, u)`, `Halfspaces(A, b)`, `Ball(r)` or `Simplex()` of `fastssm.domains`.
+        h: from distances to `(h, h')`; `Weight("power", 1.0, cap=1.0)`, which is `min(t, 1)`, if None.
+        weighting: "coordinate", or "distance": one weight `g = h(distance to the boundary)` for all coordinates.
+        exact: take the exact weighted trace from D directions per sample, without noise; then leave out v and
+            n_projections.
+    """
+
+    domain: Required[Domain]
+    h: WeightFunction | None
+    weighting: Weighting
+    exact: bool
+
+
+class DomainArguments(SlicedTensors, DomainOptions, total=False):
+    """Keyword arguments of `domain_loss`."""
+
+
+@overload
 def domain_loss(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    domain: Domain,
-    h: WeightFunction | None = None,
-    weighting: str = "coordinate",
-    exact: bool = False,
-    cond: Cond = None,
-    v: Tensor | None = None,
-    n_projections: int | None = None,
-    projection: str = "rademacher",
-    variance_reduced: bool = True,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_terms: bool = False,
-) -> Tensor | tuple[Tensor, LossTerms]:
+    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[DomainArguments]
+) -> Tensor: ...
+
+
+@overload
+def domain_loss(
+    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[DomainArguments]
+) -> LossAndTerms: ...
+
+
+@overload
+def domain_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[DomainArguments]
+) -> Tensor | LossAndTerms: ...
+
+
+@takes(DomainArguments, weighting="coordinate", exact=False)
+def domain_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[DomainArguments]
+) -> Tensor | LossAndTerms:
     r"""Generalised score matching: unbiased for data on a domain with a boundary, where they may have mass.
 
     `loss_b = sum_j ( g_j s_j^2 / 2 + g_j ds_j/dx_j + (dg_j/dx_j) s_j )`, with `g_j = h(phi_j(x))` and `phi_j` the
@@ -55,22 +79,9 @@ def domain_loss(
     Args:
         model: an energy or a score, as for `fastssm.sliced_loss`, on the coordinates of x.
         x: data `[B, ...]` in the domain; must not require grad, as the weights depend on it and are held constant.
-        domain: `Positive()`, `Box(l, u)`, `Halfspaces(A, b)`, `Ball(r)` or `Simplex()` of `fastssm.domains`.
-        h: from distances to `(h, h')`; `Weight("power", 1.0, cap=1.0)`, which is `min(t, 1)`, if None.
-        weighting: "coordinate", or "distance": one weight `g = h(distance to the boundary)` for all coordinates.
-        exact: take the exact weighted trace from D directions per sample, without noise; then leave out v and
-            n_projections.
-        cond: further arguments, passed as `model(x, *cond)`.
+        options: keyword arguments of `DomainArguments`.
         v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, before they are weighted.
-        n_projections: M, 1 if None.
-        projection: rademacher, gaussian, sphere, hadamard or basis.
         variance_reduced: use `g_j s_j^2` in place of `(w . s)^2`.
-        kind: "energy", "score" or "auto".
-        weight: weight of each sample, `[B]`; "mean" still divides by B.
-        reduction: "mean", "sum" or "none".
-        generator: source of randomness.
-        backend: "auto", or the name of the one that must run.
-        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
         return_terms: return `(loss, LossTerms)`; `square` then holds the first and the last term.
 
     Returns:
@@ -91,20 +102,23 @@ def domain_loss(
         orthant: Hyvarinen 2007; one weight: Liu, Kanamori, Williams 2022, "Estimating density models with truncation
         boundaries using score matching".
     """
-    checks.check_choice("weighting", weighting, WEIGHTINGS)
-    request = backends.make_request(model, x, cond, kind, precision)
-    weight = check_reduction(x, weight, reduction)
-    generalized.check_exact(exact, v, n_projections)
-    chosen = backends.select(request, backend)
+    weighting, exact = options["weighting"], options["exact"]
+    checks.check_choice("weighting", weighting, get_args(Weighting))
+    request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
+    reduced = check_reduction(x, options["weight"], options["reduction"])
+    generalized.check_exact(exact, options["v"], options["n_projections"])
+    chosen = backends.select(request, "terms", options["backend"])
     generalized.check_held_constant(x)
     with without_autocast(x):
-        metric = _metric(rows_of(request.x), domain, _CAPPED if h is None else h, weighting)
-    directions = None if exact else choose_directions(x, v, n_projections, projection, generator)
-    terms = generalized.terms(chosen, request, metric, directions, variance_reduced)
-    return finish(*terms, weight, reduction, return_terms)
+        metric = _metric(
+            rows_of(request.x), options["domain"], _CAPPED if options["h"] is None else options["h"], weighting
+        )
+    directions = None if exact else directions_of(x, options)
+    terms = generalized.terms(chosen, request, metric, directions, options["variance_reduced"])
+    return finish(*terms, reduced, return_terms)
 
 
-def _metric(x: Tensor, domain: object, h: object, weighting: str) -> Metric:
+def _metric(x: Tensor, domain: object, h: object, weighting: Weighting) -> Metric:
     """Return `g` and its slopes in x as the metric `D = diag(g)`, `r_j = dg_j/dx_j`."""
     if not isinstance(domain, Domain):
         raise TypeError(f"domain must be a domain of fastssm.domains, such as Positive(), got {type(domain).__name__}.")
@@ -123,21 +137,13 @@ def _metric(x: Tensor, domain: object, h: object, weighting: str) -> Metric:
     checks.check_rows(
         finite.all(1),
         "h and h' must be finite",
-        "far from the boundary h must be bounded (a Weight with a cap), and at it it must not start vertically",
+        "h must be bounded far from the boundary (a Weight with a cap), and have a finite slope at it",
     )
     return Metric(value.sqrt().expand_as(tilt), tilt, diagonal=True)
 
 
-class DomainLoss(ScoreLoss):
+class DomainLoss(ScoreLoss[Out], loss=domain_loss, tensors=SlicedTensors):
     """`domain_loss` as a module that owns the network: `DomainLoss(net, domain=Positive())(x)`.
-
-    Args:
-        model: the network, as for `domain_loss`; kept as the attribute `model`.
-        options: keyword arguments of `domain_loss`, except `cond`, `v` and `weight`, which `forward` takes.
-
-    Raises:
-        TypeError: for an option that `domain_loss` does not have, or a model that is no module.
-        ValueError: for a model that is itself a data-parallel wrapper.
 
     Example:
         >>> from fastssm.domains import Box
@@ -147,10 +153,32 @@ class DomainLoss(ScoreLoss):
     Source: Yu, Drton, Shojaie 2022.
     """
 
-    loss = staticmethod(domain_loss)
+    @overload
+    def __init__(
+        self: DomainLoss[Tensor],
+        model: nn.Module,
+        *,
+        return_terms: Literal[False] = False,
+        **options: Unpack[DomainOptions],
+    ) -> None: ...
 
-    def forward(
-        self, x: Tensor, cond: Any = None, weight: Tensor | None = None, v: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, LossTerms]:
-        """Return the loss of the batch."""
-        return self.evaluate(x, cond=cond, weight=weight, v=v)
+    @overload
+    def __init__(
+        self: DomainLoss[LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: Literal[True],
+        **options: Unpack[DomainOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: DomainLoss[Tensor | LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: bool,
+        **options: Unpack[DomainOptions],
+    ) -> None: ...
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__(model, **options)

@@ -1,42 +1,107 @@
-"""Score matching by finite differences: for modules whose derivatives are unwelcome, at the price of an error."""
+"""Score matching by finite differences: forward passes of the module only, at the price of an error."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Required, Unpack
 
 from fastssm import backends, checks
 from fastssm.directions import Directions
 from fastssm.errors import FastSSMWarning
-from fastssm.losses.module import ScoreLoss
-from fastssm.losses.reduction import Cond, LossTerms, check_reduction, finish, reduced
+from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
+from fastssm.losses.reduction import check_reduction, finish
 from fastssm.noise import add_noise, check_noise, check_sigma
-from fastssm.operators import choose_directions
+from fastssm.operators import directions_of
+from fastssm.options import (
+    DirectionOptions,
+    DirectionTensors,
+    Kind,
+    LossTensors,
+    NoiseTensors,
+    ReductionOptions,
+    SlicedTensors,
+    takes,
+)
 
 STEPS = {torch.float32: 0.03, torch.float64: 1e-4}
 
 
+class StepOptions(DirectionOptions, ReductionOptions, total=False):
+    """Options of losses by finite differences.
+
+    Attributes:
+        step: length of the differences in units of v, so that points move by `step sqrt(D)`; 0.03 for float32 and 1e-4
+            for float64 if None.
+    """
+
+    step: float | None
+
+
+class FiniteDifferenceOptions(StepOptions, total=False):
+    """Options of `finite_difference_loss`.
+
+    Attributes:
+        kind: "energy", "score", or "auto" by the shape of the output (ambiguous for D = 1).
+        variance_reduced: use `|s|^2` in place of `(v . s)^2`; None for yes with a score and no with an energy, whose
+            differences do not tell `|s|`.
+    """
+
+    kind: Kind
+    variance_reduced: bool | None
+
+
+class FiniteDifferenceArguments(SlicedTensors, FiniteDifferenceOptions, total=False):
+    """Keyword arguments of `finite_difference_loss`."""
+
+
+class FiniteDifferenceDenoisingOptions(StepOptions, total=False):
+    """Options of `finite_difference_denoising_loss`.
+
+    Attributes:
+        sigma: standard deviation of the noise, in the units of x; a number, or a tensor with one per sample, `[B]`.
+    """
+
+    sigma: Required[float | Tensor]
+
+
+class FiniteDifferenceDenoisingTensors(LossTensors, NoiseTensors, DirectionTensors, total=False):
+    """The tensors of a batch that `finite_difference_denoising_loss` takes besides x."""
+
+
+class FiniteDifferenceDenoisingArguments(
+    FiniteDifferenceDenoisingTensors, FiniteDifferenceDenoisingOptions, total=False
+):
+    """Keyword arguments of `finite_difference_denoising_loss`."""
+
+
+@overload
 def finite_difference_loss(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    v: Tensor | None = None,
-    n_projections: int | None = None,
-    projection: str = "rademacher",
-    variance_reduced: bool | None = None,
-    step: float | None = None,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    generator: torch.Generator | None = None,
-    return_terms: bool = False,
-) -> Tensor | tuple[Tensor, LossTerms]:
-    """Sliced score matching by central differences: forward passes alone, with an error of order `step^2`.
+    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[FiniteDifferenceArguments]
+) -> Tensor: ...
+
+
+@overload
+def finite_difference_loss(
+    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[FiniteDifferenceArguments]
+) -> LossAndTerms: ...
+
+
+@overload
+def finite_difference_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[FiniteDifferenceArguments]
+) -> Tensor | LossAndTerms: ...
+
+
+@takes(FiniteDifferenceArguments, variance_reduced=None)
+def finite_difference_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[FiniteDifferenceArguments]
+) -> Tensor | LossAndTerms:
+    """Sliced score matching by central differences: forward passes only, with an error of order `step^2`.
 
     With `e` the step, `x+ = x + e v` and `x- = x - e v`, for an energy (FD-SSM)
 
@@ -46,25 +111,15 @@ def finite_difference_loss(
 
         loss_b = mean_m( v . (s(x+) - s(x-)) / (2 e) + |(s(x+) + s(x-)) / 2|^2 / 2 ).
 
-    `fastssm.sliced_loss` is exact, takes no more products for an energy at M = 1 and fewer beyond: prefer it wherever
+    `fastssm.sliced_loss` is exact, takes no more products for an energy at M = 1 and fewer for M > 1: prefer it where
     second derivatives exist. The points of all directions go through the model in one concatenated forward pass.
 
     Args:
         model: an energy or a score, any module; no backend is chosen, as nothing but its forward pass runs.
         x: data `[B, ...]`.
-        cond: further arguments, passed as `model(x, *cond)`.
+        options: keyword arguments of `FiniteDifferenceArguments`.
         v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, instead of random ones. The authors' code has
             directions of norm one, and D in front of the loss: the same value, their `eps` being `step sqrt(D)`.
-        n_projections: M, the number of directions per sample; 1 if None.
-        projection: rademacher, gaussian, sphere (radius `sqrt(D)`), hadamard or basis.
-        variance_reduced: use `|s|^2` in place of `(v . s)^2`; None for yes with a score and no with an energy, whose
-            differences do not tell `|s|`.
-        step: length of the differences in units of v, so that points move by `step sqrt(D)`; 0.03 for float32 and 1e-4
-            for float64 if None.
-        kind: "energy", "score", or "auto" by the shape of the output.
-        weight: weight of each sample, `[B]`; "mean" still divides by B.
-        reduction: "mean", "sum" or "none" (`[B]`).
-        generator: source of randomness, torch's default one if None.
         return_terms: return `(loss, LossTerms)`.
 
     Returns:
@@ -81,38 +136,27 @@ def finite_difference_loss(
     Source: Pang et al. 2020, "Efficient learning of generative models via finite-difference score matching", section 4,
     with `v = e u` there; FD-SSM-VR as in the authors' code.
     """
-    request = backends.make_request(model, x, cond, kind)
-    weight = check_reduction(x, weight, reduction)
-    size = _check_step(step, x)
-    directions = choose_directions(x, v, n_projections, projection, generator)
+    request = backends.make_request(model, x, options["cond"], options["kind"])
+    reduced = check_reduction(x, options["weight"], options["reduction"])
+    size, variance_reduced = _check_step(options["step"], x), options["variance_reduced"]
+    directions = directions_of(x, options)
     _warn_of_mixing(model)
     along = _along(directions, request.x)
     moved = _moved(request.x, size, along, centre=request.kind != "score")
     output, kind = _evaluate(request, moved)
     if kind == "energy" and variance_reduced:
         raise ValueError(
-            "variance_reduced=True needs |s|, which differences of an energy along a few directions do not tell; leave "
+            "variance_reduced=True needs |s|, which differences of an energy along a few directions do not give; leave "
             "it out, or use fastssm.sliced_loss."
         )
     find = _of_energy if kind == "energy" else _of_score
     jacobian, square = find(output, along, size, variance_reduced is not False)
-    return finish(jacobian, square, weight, reduction, return_terms)
+    return finish(jacobian, square, reduced, return_terms)
 
 
+@takes(FiniteDifferenceDenoisingArguments)
 def finite_difference_denoising_loss(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    sigma: float | Tensor,
-    cond: Cond = None,
-    noise: Tensor | None = None,
-    v: Tensor | None = None,
-    n_projections: int | None = None,
-    projection: str = "rademacher",
-    step: float | None = None,
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    generator: torch.Generator | None = None,
+    model: nn.Module, x: Tensor, **options: Unpack[FiniteDifferenceDenoisingArguments]
 ) -> Tensor:
     """Denoising score matching of an energy by central differences along random directions.
 
@@ -127,23 +171,14 @@ def finite_difference_denoising_loss(
         model: an energy `E` (`[B]` or `[B, 1]`), any module. A score net has nothing to difference: use
             `fastssm.denoising_loss`.
         x: clean data `[B, ...]`.
-        sigma: deviation of the noise, in the units of x; a number, or a tensor with one per sample, `[B]`.
-        cond: further arguments, passed as `model(x, *cond)`.
-        noise: z, like x, instead of random noise.
-        v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, instead of random ones.
-        n_projections: M, the number of directions per sample; 1 if None.
-        projection: rademacher, gaussian, sphere (radius `sqrt(D)`), hadamard or basis.
-        step: length of the differences in units of v, as for `finite_difference_loss`.
-        weight: weight of each sample, `[B]`; "mean" still divides by B.
-        reduction: "mean", "sum" or "none" (`[B]`).
-        generator: source of randomness, torch's default one if None.
+        options: keyword arguments of `FiniteDifferenceDenoisingArguments`.
 
     Returns:
         The loss.
 
     Raises:
         TypeError: if an argument has the wrong type, or the data or autocast are of half precision.
-        ValueError: if shapes, devices or names do not fit, the model is no energy, or a deviation is not positive.
+        ValueError: if shapes, devices or names do not fit, the model is not an energy, or a deviation is not positive.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 64), nn.Softplus(), nn.Linear(64, 1))
@@ -152,17 +187,18 @@ def finite_difference_denoising_loss(
     Source: Pang et al. 2020, "Efficient learning of generative models via finite-difference score matching", section 4;
     the constants as in the authors' code.
     """
-    request = backends.make_request(model, x, cond, "energy")
-    weight = check_reduction(x, weight, reduction)
-    size, deviation = _check_step(step, x), check_sigma(sigma, x)
-    check_noise(noise, x)
-    directions = choose_directions(x, v, n_projections, projection, generator)
+    request = backends.make_request(model, x, options["cond"], "energy")
+    reduced = check_reduction(x, options["weight"], options["reduction"])
+    size, deviation = _check_step(options["step"], x), check_sigma(options["sigma"], x)
+    check_noise(options["noise"], x)
+    directions = directions_of(x, options)
     _warn_of_mixing(model)
-    noisy, along = add_noise(request.x, deviation, noise, generator), _along(directions, request.x)
+    noisy = add_noise(request.x, deviation, options["noise"], options["generator"])
+    along = _along(directions, request.x)
     energy, _ = _evaluate(request, _moved(noisy.x, size, along, centre=False))
     ahead, behind = energy.reshape(2, *along.shape[:2])
     mismatch = (behind - ahead) / (2 * size) + (along * (noisy.noise / noisy.sigma)).sum(2)
-    return reduced(0.5 * mismatch.square().mean(0), weight, reduction)
+    return reduced(0.5 * mismatch.square().mean(0))
 
 
 def _of_energy(output: Tensor, along: Tensor, step: float, variance_reduced: bool) -> tuple[Tensor, Tensor]:
@@ -238,23 +274,15 @@ def _warn_of_mixing(model: nn.Module) -> None:
                 warnings.warn(
                     f"{type(module).__name__} in train mode {effect}; call model.eval() first, or use another layer.",
                     FastSSMWarning,
-                    stacklevel=3,
+                    stacklevel=4,  # the caller of the public function
                 )
                 return
 
 
-class FiniteDifferenceLoss(ScoreLoss):
+class FiniteDifferenceLoss(ScoreLoss[Out], loss=finite_difference_loss, tensors=SlicedTensors):
     """`fastssm.finite_difference_loss` as a module that owns the network.
 
     `FiniteDifferenceLoss(net)(x)` is `finite_difference_loss(net, x)`.
-
-    Args:
-        model: the network, as for `finite_difference_loss`; kept as the attribute `model`.
-        options: keyword arguments of `finite_difference_loss`, except the tensors that `forward` takes.
-
-    Raises:
-        TypeError: for an option that the function does not have, or a model that is no module.
-        ValueError: for a model that is itself a data-parallel wrapper.
 
     Example:
         >>> loss = FiniteDifferenceLoss(nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1)))
@@ -263,27 +291,43 @@ class FiniteDifferenceLoss(ScoreLoss):
     Source: Pang et al. 2020.
     """
 
-    loss = staticmethod(finite_difference_loss)
+    @overload
+    def __init__(
+        self: FiniteDifferenceLoss[Tensor],
+        model: nn.Module,
+        *,
+        return_terms: Literal[False] = False,
+        **options: Unpack[FiniteDifferenceOptions],
+    ) -> None: ...
 
-    def forward(
-        self, x: Tensor, cond: Any = None, weight: Tensor | None = None, v: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, LossTerms]:
-        """Return the loss of the batch."""
-        return self.evaluate(x, cond=cond, weight=weight, v=v)
+    @overload
+    def __init__(
+        self: FiniteDifferenceLoss[LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: Literal[True],
+        **options: Unpack[FiniteDifferenceOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: FiniteDifferenceLoss[Tensor | LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: bool,
+        **options: Unpack[FiniteDifferenceOptions],
+    ) -> None: ...
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__(model, **options)
 
 
-class FiniteDifferenceDenoisingLoss(ScoreLoss):
+class FiniteDifferenceDenoisingLoss(
+    ScoreLoss, loss=finite_difference_denoising_loss, tensors=FiniteDifferenceDenoisingTensors
+):
     """`fastssm.finite_difference_denoising_loss` as a module that owns the network.
 
     `FiniteDifferenceDenoisingLoss(net, sigma=0.3)(x)` is `finite_difference_denoising_loss(net, x, sigma=0.3)`.
-
-    Args:
-        model: the energy, as for `finite_difference_denoising_loss`; kept as the attribute `model`.
-        options: keyword arguments of the function, except the tensors that `forward` takes.
-
-    Raises:
-        TypeError: for an option that the function does not have, a missing `sigma`, or a model that is no module.
-        ValueError: for a model that is itself a data-parallel wrapper.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
@@ -292,16 +336,5 @@ class FiniteDifferenceDenoisingLoss(ScoreLoss):
     Source: Pang et al. 2020.
     """
 
-    loss = staticmethod(finite_difference_denoising_loss)
-    PER_CALL = ("cond", "noise", "v", "weight")
-
-    def forward(
-        self,
-        x: Tensor,
-        cond: Any = None,
-        weight: Tensor | None = None,
-        noise: Tensor | None = None,
-        v: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, LossTerms]:
-        """Return the loss of the batch."""
-        return self.evaluate(x, cond=cond, weight=weight, noise=noise, v=v)
+    def __init__(self, model: nn.Module, **options: Unpack[FiniteDifferenceDenoisingOptions]) -> None:
+        super().__init__(model, **options)

@@ -70,7 +70,7 @@ def check_exact(exact: bool, v: object, n_projections: object) -> None:
 def terms(
     chosen: Backend, request: Request, metric: Metric, directions: Directions | None, variance_reduced: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss's two terms per sample: the weighted trace, and all that needs the score alone.
+    """Return the loss's two terms per sample: the weighted trace, and everything that needs only the score.
 
     Without directions the trace is exact.
     """

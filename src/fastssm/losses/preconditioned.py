@@ -1,45 +1,69 @@
-"""Score matching in a metric of one's own."""
+"""Score matching in a metric that you choose."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Required, Unpack
 
 from fastssm import backends, checks
 from fastssm.backends.entries.flat import without_autocast
 from fastssm.losses import generalized
 from fastssm.losses.generalized import Metric, rows_of
-from fastssm.losses.module import ScoreLoss
-from fastssm.losses.reduction import Cond, LossTerms, check_reduction, finish
-from fastssm.operators import choose_directions
+from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
+from fastssm.losses.reduction import check_reduction, finish
+from fastssm.operators import directions_of
+from fastssm.options import SlicedOptions, SlicedTensors, takes
 
 Field = Callable[[Tensor], Tensor]
 _SHAPES = "a diagonal [D], a matrix [D, D], or a function from x [B, D] to [B, D] or [B, D, D]"
 
 
+class PreconditionedOptions(SlicedOptions, total=False):
+    """Options of `preconditioned_loss`.
+
+    Attributes:
+        precond: D, positive: a diagonal `[D]`, a symmetric matrix `[D, D]`, or a function from x `[B, D]` to such
+            diagonals `[B, D]` or matrices `[B, D, D]`, sample by sample.
+        divergence: div D, a tensor or a function from x to `[B, D]`. If None, it is zero for a constant D, and for a
+            function it is found by D forward-mode derivatives of it.
+        exact: take the exact `tr(D J)` from D directions per sample, without noise; then leave out v and n_projections.
+    """
+
+    precond: Required[Tensor | Field]
+    divergence: Tensor | Field | None
+    exact: bool
+
+
+class PreconditionedArguments(SlicedTensors, PreconditionedOptions, total=False):
+    """Keyword arguments of `preconditioned_loss`."""
+
+
+@overload
 def preconditioned_loss(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    precond: Tensor | Field,
-    divergence: Tensor | Field | None = None,
-    exact: bool = False,
-    cond: Cond = None,
-    v: Tensor | None = None,
-    n_projections: int | None = None,
-    projection: str = "rademacher",
-    variance_reduced: bool = True,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_terms: bool = False,
-) -> Tensor | tuple[Tensor, LossTerms]:
+    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[PreconditionedArguments]
+) -> Tensor: ...
+
+
+@overload
+def preconditioned_loss(
+    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[PreconditionedArguments]
+) -> LossAndTerms: ...
+
+
+@overload
+def preconditioned_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[PreconditionedArguments]
+) -> Tensor | LossAndTerms: ...
+
+
+@takes(PreconditionedArguments, exact=False)
+def preconditioned_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[PreconditionedArguments]
+) -> Tensor | LossAndTerms:
     r"""Score matching with a preconditioner: the Fisher divergence measured in the metric D(x).
 
     `loss_b = s^T D s / 2 + tr(D J) + <div D, s>`, with `D(x) = B B^T` and `(div D)_j = sum_i dD_ij/dx_i`. Sliced, the
@@ -53,22 +77,9 @@ def preconditioned_loss(
     Args:
         model: an energy or a score, as for `fastssm.sliced_loss`.
         x: data `[B, ...]`; must not require grad where D depends on it, as D is held constant.
-        precond: D, positive: a diagonal `[D]`, a symmetric matrix `[D, D]`, or a function from x `[B, D]` to such
-            diagonals `[B, D]` or matrices `[B, D, D]`, sample by sample.
-        divergence: div D, a tensor or a function from x to `[B, D]`. If None, it is zero for a constant D, and for a
-            function it is found by D forward-mode derivatives of it.
-        exact: take the exact `tr(D J)` from D directions per sample, without noise; then leave out v and n_projections.
-        cond: further arguments, passed as `model(x, *cond)`.
+        options: keyword arguments of `PreconditionedArguments`.
         v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, before B is applied.
-        n_projections: M, 1 if None.
-        projection: rademacher, gaussian, sphere, hadamard or basis.
         variance_reduced: use `s^T D s` in place of `(w . s)^2`.
-        kind: "energy", "score" or "auto".
-        weight: weight of each sample, `[B]`; "mean" still divides by B.
-        reduction: "mean", "sum" or "none".
-        generator: source of randomness.
-        backend: "auto", or the name of the one that must run.
-        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
         return_terms: return `(loss, LossTerms)`; `square` then holds the first and the last term.
 
     Returns:
@@ -87,15 +98,15 @@ def preconditioned_loss(
     Source: Qin and Risteski 2023, "Fit like you sample: sample-efficient generalized score matching from fast mixing
         diffusions", definition 1 and lemma 1.
     """
-    request = backends.make_request(model, x, cond, kind, precision)
-    weight = check_reduction(x, weight, reduction)
-    generalized.check_exact(exact, v, n_projections)
-    chosen = backends.select(request, backend)
+    request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
+    reduced = check_reduction(x, options["weight"], options["reduction"])
+    generalized.check_exact(options["exact"], options["v"], options["n_projections"])
+    chosen = backends.select(request, "terms", options["backend"])
     with without_autocast(x):
-        metric = _metric(rows_of(request.x), x, precond, divergence)
-    directions = None if exact else choose_directions(x, v, n_projections, projection, generator)
-    terms = generalized.terms(chosen, request, metric, directions, variance_reduced)
-    return finish(*terms, weight, reduction, return_terms)
+        metric = _metric(rows_of(request.x), x, options["precond"], options["divergence"])
+    directions = None if options["exact"] else directions_of(x, options)
+    terms = generalized.terms(chosen, request, metric, directions, options["variance_reduced"])
+    return finish(*terms, reduced, return_terms)
 
 
 def _metric(rows: Tensor, x: Tensor, precond: object, divergence: object) -> Metric:
@@ -156,16 +167,8 @@ def _root(matrix: Tensor, diagonal: bool) -> Tensor:
     return root
 
 
-class PreconditionedLoss(ScoreLoss):
+class PreconditionedLoss(ScoreLoss[Out], loss=preconditioned_loss, tensors=SlicedTensors):
     """`preconditioned_loss` as a module that owns the network: `PreconditionedLoss(net, precond=D)(x)`.
-
-    Args:
-        model: the network, as for `preconditioned_loss`; kept as the attribute `model`.
-        options: keyword arguments of `preconditioned_loss`, except `cond`, `v` and `weight`, which `forward` takes.
-
-    Raises:
-        TypeError: for an option that `preconditioned_loss` does not have, or a model that is no module.
-        ValueError: for a model that is itself a data-parallel wrapper.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
@@ -174,10 +177,32 @@ class PreconditionedLoss(ScoreLoss):
     Source: Qin and Risteski 2023.
     """
 
-    loss = staticmethod(preconditioned_loss)
+    @overload
+    def __init__(
+        self: PreconditionedLoss[Tensor],
+        model: nn.Module,
+        *,
+        return_terms: Literal[False] = False,
+        **options: Unpack[PreconditionedOptions],
+    ) -> None: ...
 
-    def forward(
-        self, x: Tensor, cond: Any = None, weight: Tensor | None = None, v: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, LossTerms]:
-        """Return the loss of the batch."""
-        return self.evaluate(x, cond=cond, weight=weight, v=v)
+    @overload
+    def __init__(
+        self: PreconditionedLoss[LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: Literal[True],
+        **options: Unpack[PreconditionedOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: PreconditionedLoss[Tensor | LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: bool,
+        **options: Unpack[PreconditionedOptions],
+    ) -> None: ...
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__(model, **options)

@@ -1,4 +1,4 @@
-"""What every loss does last: weigh its samples and reduce them to a number."""
+"""The last step of every loss: weight the samples and reduce their losses to a number."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fastssm import checks
-
-Cond = Tensor | tuple[Tensor, ...] | None
+from fastssm.options import REDUCTIONS, Reduction
 
 
 class LossTerms(NamedTuple):
@@ -23,24 +22,37 @@ class LossTerms(NamedTuple):
     square: Tensor
 
 
-def check_reduction(x: Tensor, weight: object, reduction: str) -> Tensor | None:
-    """Return the weight, None or `[B]`, and raise unless the samples' losses can be weighed and reduced."""
-    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+class Reducer(NamedTuple):
+    """How the losses of the samples become one.
+
+    Attributes:
+        weight: weight of each sample `[B]`, or None.
+        reduction: "mean", which divides by B for any weights, "sum" or "none".
+    """
+
+    weight: Tensor | None
+    reduction: Reduction
+
+    def scaled(self, factor: Tensor) -> Reducer:
+        """Return the reducer whose weights are multiplied by a factor `[B]`."""
+        return self._replace(weight=factor if self.weight is None else factor * self.weight.to(factor.dtype))
+
+    def __call__(self, each: Tensor) -> Tensor:
+        """Weight and reduce the losses of the samples `[B]`."""
+        each = each if self.weight is None else each * self.weight.to(each.dtype)
+        return each if self.reduction == "none" else each.mean() if self.reduction == "mean" else each.sum()
+
+
+def check_reduction(x: Tensor, weight: object, reduction: Reduction) -> Reducer:
+    """Return the reducer of a call, and raise unless the losses of its samples can be weighted and reduced."""
+    checks.check_choice("reduction", reduction, REDUCTIONS)
     given = checks.check_weight(weight, x)
     if x.shape[0] == 0 and reduction == "mean":
         raise ValueError('x holds no samples, and the mean of an empty batch is undefined; use reduction="sum".')
-    return given
+    return Reducer(given, reduction)
 
 
-def reduced(each: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
-    """Weigh and reduce the samples' losses `[B]`; "mean" divides by B, whatever the weights."""
-    each = each if weight is None else each * weight.to(each.dtype)
-    return each if reduction == "none" else each.mean() if reduction == "mean" else each.sum()
-
-
-def finish(
-    jacobian: Tensor, square: Tensor, weight: Tensor | None, reduction: str, return_terms: bool
-) -> Tensor | tuple[Tensor, LossTerms]:
-    """Add up the two terms of each sample, weigh and reduce them."""
-    loss = reduced(jacobian + square, weight, reduction)
+def finish(jacobian: Tensor, square: Tensor, reduced: Reducer, return_terms: bool) -> Tensor | tuple[Tensor, LossTerms]:
+    """Add up the two terms of each sample, weight and reduce them."""
+    loss = reduced(jacobian + square)
     return (loss, LossTerms(jacobian.detach(), square.detach())) if return_terms else loss

@@ -3,70 +3,70 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from fastssm import backends, checks
 from fastssm.backends.entries.flat import Form
 from fastssm.directions import Directions
-from fastssm.losses.reduction import Cond, LossTerms, check_reduction, finish
-from fastssm.operators import choose_directions
+from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
+from fastssm.losses.reduction import LossTerms, Reducer, check_reduction, finish
+from fastssm.operators import directions_of
+from fastssm.options import ControlVariate, LossOptions, LossTensors, SlicedOptions, SlicedTensors, What, takes
 from fastssm.sweeps import Terms
 
 
-@overload
-def sliced_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Any
-) -> tuple[Tensor, LossTerms]: ...
+class SlicedScoreOptions(SlicedOptions, total=False):
+    """Options of `sliced_loss`.
+
+    Attributes:
+        control_variate: "optimal" weights `(v . s)^2` against `|s|^2` by the coefficient that minimises the variance of
+            the loss, estimated from the batch and held constant; needs two samples or more. Overrides
+            `variance_reduced`.
+    """
+
+    control_variate: ControlVariate | None
+
+
+class SlicedScoreArguments(SlicedTensors, SlicedScoreOptions, total=False):
+    """Keyword arguments of `sliced_loss`."""
+
+
+class ExactScoreArguments(LossTensors, LossOptions, total=False):
+    """Keyword arguments of `exact_loss`."""
 
 
 @overload
 def sliced_loss(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    v: Tensor | None = None,
-    n_projections: int | None = None,
-    projection: str = "rademacher",
-    variance_reduced: bool = True,
-    control_variate: str | None = None,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_terms: Literal[False] = False,
+    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[SlicedScoreArguments]
 ) -> Tensor: ...
 
 
-def sliced_loss(  # type: ignore[misc]  # the first overload leaves its options open
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    v: Tensor | None = None,
-    n_projections: int | None = None,
-    projection: str = "rademacher",
-    variance_reduced: bool = True,
-    control_variate: str | None = None,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_terms: bool = False,
-) -> Tensor | tuple[Tensor, LossTerms]:
-    r"""Sliced score matching: train an energy or a score net without ever forming a Hessian.
+@overload
+def sliced_loss(
+    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[SlicedScoreArguments]
+) -> LossAndTerms: ...
+
+
+@overload
+def sliced_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[SlicedScoreArguments]
+) -> Tensor | LossAndTerms: ...
+
+
+@takes(SlicedScoreArguments)
+def sliced_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[SlicedScoreArguments]
+) -> Tensor | LossAndTerms:
+    r"""Sliced score matching: train an energy or a score net without forming a Hessian.
 
     `loss_b = mean_m( v_m^T J v_m + (v_m . s)^2 / 2 )`, or with variance reduction
     `loss_b = mean_m( v_m^T J v_m ) + |s|^2 / 2`, where `s = d log p / dx = -dE/dx` and `J = ds/dx`.
 
-    The same, and faster, as this:
+    It computes the same as this code, faster:
 
         x = x.detach().requires_grad_()
         s = -torch.autograd.grad(net(x).sum(), x, create_graph=True)[0]
@@ -76,25 +76,9 @@ def sliced_loss(  # type: ignore[misc]  # the first overload leaves its options 
 
     Args:
         model: an energy `E` (output `[B]` or `[B, 1]`, `log p = -E + const`) or a score (output like x). Any module
-            runs; `fastssm.recognize` tells which run fused.
-        x: data `[B, ...]`, flattened to `[B, D]` for the mathematics only. Never changed; if it requires grad, it gets
-            the right gradient.
-        cond: further arguments, passed as `model(x, *cond)`, never differentiated as data.
-        v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`, instead of random ones.
-        n_projections: M, the number of directions per sample; 1 if None. Called n_particles by the authors' code,
-            n_slices, num_random_vectors or n_cotangent_vectors elsewhere.
-        projection: rademacher, gaussian, sphere (radius `sqrt(D)`), hadamard or basis.
-        variance_reduced: use `|s|^2` in place of `(v . s)^2`: less noise, the same cost.
-        control_variate: "optimal" weighs `(v . s)^2` against `|s|^2` by the coefficient, estimated from the batch and
-            held constant, that minimises the loss's variance; needs two samples or more. Overrides `variance_reduced`.
-        kind: "energy", "score", or "auto" by the shape of the output (ambiguous for D = 1).
-        weight: weight of each sample, `[B]`; "mean" still divides by B.
-        reduction: "mean", "sum" or "none" (`[B]`).
-        generator: source of randomness, torch's default one if None.
-        backend: "auto", or "reference", "torch", "cpu", "cuda", which must then run.
-        precision: "full", the dtype of the data, or "bf16": products of bfloat16 numbers summed in float32, everything
-            else in float32; gradients are then right to about 1e-2, and only a compiled engine can. "tf32" likewise,
-            right to about 1e-3, on a GPU alone.
+            runs; `fastssm.recognize` says which run fused.
+        x: data `[B, ...]`, flattened to `[B, D]` for the mathematics only. It is never changed, and may require grad.
+        options: keyword arguments of `SlicedScoreArguments`.
         return_terms: return `(loss, LossTerms)`.
 
     Returns:
@@ -112,67 +96,53 @@ def sliced_loss(  # type: ignore[misc]  # the first overload leaves its options 
 
     Source: Song, Garg, Shi, Ermon 2019, "Sliced score matching", equations 7 and 8; control variate: appendix D.
     """
-    checks.check_choice("control_variate", control_variate, (None, "optimal"))
-    request = backends.make_request(model, x, cond, kind, precision)
-    weight = check_reduction(x, weight, reduction)
+    control_variate = options["control_variate"]
+    checks.check_choice("control_variate", control_variate, (None, *get_args(ControlVariate)))
+    request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
+    reduced = check_reduction(x, options["weight"], options["reduction"])
     _check_enough(x, control_variate)
-    chosen = backends.select(request, backend)
-    directions = choose_directions(x, v, n_projections, projection, generator)
+    what: What = "objective" if control_variate is None else "terms"
+    chosen = backends.select(request, what, options["backend"])
+    directions = directions_of(x, options)
     if control_variate is None:
-        return sliced_of(chosen, request, directions, variance_reduced, weight, reduction, return_terms)
+        return sliced_of(chosen, request, directions, options["variance_reduced"], reduced, return_terms)
     found = chosen.terms(request, directions)
-    return finish(found.projected_jacobian, _controlled_square(found), weight, reduction, return_terms)
+    return finish(found.projected_jacobian, _controlled_square(found), reduced, return_terms)
 
 
 @overload
 def exact_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Any
-) -> tuple[Tensor, LossTerms]: ...
-
-
-@overload
-def exact_loss(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    backend: str = "auto",
-    precision: str = "full",
-    return_terms: Literal[False] = False,
+    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[ExactScoreArguments]
 ) -> Tensor: ...
 
 
-def exact_loss(  # type: ignore[misc]  # the first overload leaves its options open
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    backend: str = "auto",
-    precision: str = "full",
-    return_terms: bool = False,
-) -> Tensor | tuple[Tensor, LossTerms]:
-    """Score matching proper, with the exact trace: no projections, no noise.
+@overload
+def exact_loss(
+    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[ExactScoreArguments]
+) -> LossAndTerms: ...
+
+
+@overload
+def exact_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[ExactScoreArguments]
+) -> Tensor | LossAndTerms: ...
+
+
+@takes(ExactScoreArguments)
+def exact_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[ExactScoreArguments]
+) -> Tensor | LossAndTerms:
+    """Score matching with the exact trace: no projections, no noise.
 
     `loss_b = tr J + |s|^2 / 2`, where `s = d log p / dx = -dE/dx` and `J = ds/dx`.
 
-    The curvatures of all D directions collapse into one row, so the cost is that of D + 2 rows; directions are taken in
-    chunks, so memory stays bounded whatever D.
+    The curvatures of all D directions collapse into one row, so the cost is that of D + 2 rows. Directions are taken in
+    chunks, so memory stays bounded for any D.
 
     Args:
         model: an energy or a score, as for `sliced_loss`.
         x: data `[B, ...]`.
-        cond: further arguments, passed as `model(x, *cond)`.
-        kind: "energy", "score" or "auto".
-        weight: weight of each sample, `[B]`; "mean" still divides by B.
-        reduction: "mean", "sum" or "none".
-        backend: "auto", or the name of the one that must run.
-        precision: "full", "bf16" or "tf32", as for `sliced_loss`.
+        options: keyword arguments of `ExactScoreArguments`.
         return_terms: return `(loss, LossTerms)`.
 
     Returns:
@@ -189,11 +159,10 @@ def exact_loss(  # type: ignore[misc]  # the first overload leaves its options o
 
     Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", theorem 1.
     """
-    request = backends.make_request(model, x, cond, kind, precision)
-    weight = check_reduction(x, weight, reduction)
-    chosen = backends.select(request, backend)
-    every = Directions(math.prod(x.shape[1:]))
-    return sliced_of(chosen, request, every, False, weight, reduction, return_terms)
+    request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
+    reduced = check_reduction(x, options["weight"], options["reduction"])
+    chosen = backends.select(request, "objective", options["backend"])
+    return sliced_of(chosen, request, Directions(math.prod(x.shape[1:])), False, reduced, return_terms)
 
 
 def _check_enough(x: Tensor, control_variate: str | None) -> None:
@@ -208,21 +177,21 @@ def sliced_of(
     request: backends.Request,
     directions: Directions,
     variance_reduced: bool,
-    weight: Tensor | None,
-    reduction: str,
+    reduced: Reducer,
     return_terms: bool,
-) -> Tensor | tuple[Tensor, LossTerms]:
-    """Return the sliced loss of a checked call on a chosen backend: for the losses that are this one on other data.
+) -> Tensor | LossAndTerms:
+    """Return the sliced loss of a checked call on a chosen backend: for all losses that are this one on other data.
 
-    The one-pass objective is taken where the backend has it and the loss is a number; otherwise the algebra done here.
+    A fused backend computes a loss that is a number in one pass; otherwise the loss is made from the terms here.
     """
-    if chosen.fused and reduction != "none" and not (weight is not None and weight.requires_grad):
+    weight, reduction = reduced
+    if isinstance(chosen, backends.Fused) and reduction != "none" and not (weight is not None and weight.requires_grad):
         form = Form(variance_reduced, reduction == "mean")
         loss, jacobian, square = chosen.objective(request, directions, weight, form)
         return (loss, LossTerms(jacobian.detach(), square.detach())) if return_terms else loss
     found = chosen.terms(request, directions)
     square = _norm_square(found) if variance_reduced else _projected_square(found)
-    return finish(found.projected_jacobian, square, weight, reduction, return_terms)
+    return finish(found.projected_jacobian, square, reduced, return_terms)
 
 
 def _projected_square(found: Terms) -> Tensor:
@@ -238,8 +207,8 @@ def _norm_square(found: Terms) -> Tensor:
 def _controlled_square(found: Terms) -> Tensor:
     """`a - beta (a - c)` with `a = mean_m (v . s)^2 / 2`, `c = |s|^2 / 2`, `beta = Cov(j + a, a - c) / Var(a - c)`.
 
-    Moments are over the batch, `j` is the Jacobian's term. `beta = 0` is SSM, `beta = 1` SSM-VR; as `a - c` has mean
-    zero, every `beta` gives the same expectation.
+    Moments are over the batch; `j` is the Jacobian's term. `beta = 0` is SSM and `beta = 1` is SSM-VR. As `a - c` has
+    mean zero, every `beta` gives the same expectation.
     """
     a, c = _projected_square(found), _norm_square(found)
     with torch.no_grad():
@@ -252,3 +221,88 @@ def _controlled_square(found: Terms) -> Tensor:
         ).sum()  # a = c, say of a whole basis
         beta = torch.where(variance > rounding, (plain * centred).sum() / variance, torch.ones_like(variance))
     return a - beta * (a - c)
+
+
+class SlicedScoreLoss(ScoreLoss[Out], loss=sliced_loss, tensors=SlicedTensors):
+    """`fastssm.sliced_loss` as a module that owns the network: `SlicedScoreLoss(net)(x)` is `sliced_loss(net, x)`.
+
+    Data-parallel wrappers average the gradients of what they wrap when its `forward` has run, so wrap this, not the
+    network: `DDP(SlicedScoreLoss(net))`.
+
+    Example:
+        >>> loss = SlicedScoreLoss(nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1)))
+        >>> loss(torch.randn(16, 2)).backward()
+
+    Source: Song et al. 2019.
+    """
+
+    @overload
+    def __init__(
+        self: SlicedScoreLoss[Tensor],
+        model: nn.Module,
+        *,
+        return_terms: Literal[False] = False,
+        **options: Unpack[SlicedScoreOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: SlicedScoreLoss[LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: Literal[True],
+        **options: Unpack[SlicedScoreOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: SlicedScoreLoss[Tensor | LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: bool,
+        **options: Unpack[SlicedScoreOptions],
+    ) -> None: ...
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__(model, **options)
+
+
+class ExactScoreLoss(ScoreLoss[Out], loss=exact_loss):
+    """`fastssm.exact_loss` as a module that owns the network: `ExactScoreLoss(net)(x)` is `exact_loss(net, x)`.
+
+    Example:
+        >>> loss = ExactScoreLoss(nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1)))
+        >>> loss(torch.randn(16, 2)).backward()
+
+    Source: Hyvarinen 2005.
+    """
+
+    @overload
+    def __init__(
+        self: ExactScoreLoss[Tensor],
+        model: nn.Module,
+        *,
+        return_terms: Literal[False] = False,
+        **options: Unpack[LossOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: ExactScoreLoss[LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: Literal[True],
+        **options: Unpack[LossOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: ExactScoreLoss[Tensor | LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: bool,
+        **options: Unpack[LossOptions],
+    ) -> None: ...
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__(model, **options)

@@ -1,44 +1,75 @@
-"""Tempered score matching: the score of data and of the level of noise that was put on them, together."""
+"""Tempered score matching: the score of data and of their noise level together."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Required, Unpack
 
 from fastssm import backends, checks
 from fastssm.backends import Backend, Request
 from fastssm.directions import Directions, gaussian
 from fastssm.losses.generalized import drawn
-from fastssm.losses.module import ScoreLoss
-from fastssm.losses.reduction import Cond, LossTerms, check_reduction, finish
+from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
+from fastssm.losses.reduction import check_reduction, finish
 from fastssm.losses.tempering import Tempering
-from fastssm.operators import choose_directions
+from fastssm.operators import directions_of
+from fastssm.options import SlicedOptions, SlicedTensors, takes
 
 
+class TemperedOptions(SlicedOptions, total=False):
+    """Options of `tempered_loss`.
+
+    Attributes:
+        tempering: the levels, their density and their noise: `ContinuousTempering` or `GeometricTempering`.
+    """
+
+    tempering: Required[Tempering]
+
+
+class TemperedTensors(SlicedTensors, total=False):
+    """The tensors of a batch that `tempered_loss` takes besides x.
+
+    Attributes:
+        cond: further arguments, passed as `model(joint, *cond)`.
+        beta: levels `[B]`, instead of random ones.
+        noise: standard normal noise in the shape of x, instead of random noise; it serves level beta and both ends.
+    """
+
+    beta: Tensor | None
+    noise: Tensor | None
+
+
+class TemperedArguments(TemperedTensors, TemperedOptions, total=False):
+    """Keyword arguments of `tempered_loss`."""
+
+
+@overload
 def tempered_loss(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    tempering: Tempering,
-    beta: Tensor | None = None,
-    noise: Tensor | None = None,
-    cond: Cond = None,
-    v: Tensor | None = None,
-    n_projections: int | None = None,
-    projection: str = "rademacher",
-    variance_reduced: bool = True,
-    kind: str = "auto",
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_terms: bool = False,
-) -> Tensor | tuple[Tensor, LossTerms]:
+    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[TemperedArguments]
+) -> Tensor: ...
+
+
+@overload
+def tempered_loss(
+    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[TemperedArguments]
+) -> LossAndTerms: ...
+
+
+@overload
+def tempered_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[TemperedArguments]
+) -> Tensor | LossAndTerms: ...
+
+
+@takes(TemperedArguments)
+def tempered_loss(
+    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[TemperedArguments]
+) -> Tensor | LossAndTerms:
     r"""Score matching over data and noise level together, which sees how much mass each far-off mode has.
 
     With `beta ~ r` and `y = x + sqrt(variance(beta)) z`, and `p(y, beta)` the model,
@@ -55,20 +86,8 @@ def tempered_loss(
         model: an energy (or a score) on the D + 1 coordinates `(y, beta)`: `model(torch.cat([y, beta[:, None]], 1))`.
             `-E(y, beta)` learns `log p(y | beta)` up to one constant for all levels.
         x: data `[B, ...]`, taken as `[B, D]`; if it requires grad, it gets the right gradient.
-        tempering: the levels, their density and their noise: `ContinuousTempering` or `GeometricTempering`.
-        beta: levels `[B]` instead of random ones.
-        noise: standard normal z in the shape of x instead of a random one; it serves level beta and both ends.
-        cond: further arguments, passed as `model(joint, *cond)`.
-        v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`.
-        n_projections: M, 1 if None.
-        projection: rademacher, gaussian, sphere, hadamard or basis.
-        variance_reduced: use `|s|^2` in place of `(v . s)^2`.
-        kind: "energy", "score" or "auto".
-        weight: weight of each sample, `[B]`; "mean" still divides by B.
-        reduction: "mean", "sum" or "none".
-        generator: source of randomness.
+        options: keyword arguments of `TemperedArguments`.
         backend: "auto", or the name of the one that must run; at both ends as for `fastssm.score`.
-        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
         return_terms: return `(loss, LossTerms)`; `jacobian` holds the two terms of second order, `square` the others.
 
     Returns:
@@ -89,20 +108,23 @@ def tempered_loss(
         diffusions", proposition 7, with the boundary terms.
     """
     checks.check_data(x)
+    tempering, beta, noise = options["tempering"], options["beta"], options["noise"]
     _check_given(x, tempering, beta, noise)
     rows = x.flatten(1)
-    request = backends.make_request(model, F.pad(rows, (0, 1)), cond, kind, precision)
-    weight = check_reduction(x, weight, reduction)
-    chosen = backends.select(request, backend)
-    v = drawn(choose_directions(x, v, n_projections, projection, generator), checks.widened(rows.detach()))
-    beta = tempering.sample(rows, generator) if beta is None else beta
-    noise = gaussian((1, *rows.shape), rows, generator)[0] if noise is None else noise.flatten(1)
+    request = backends.make_request(model, F.pad(rows, (0, 1)), options["cond"], options["kind"], options["precision"])
+    reduced = check_reduction(x, options["weight"], options["reduction"])
+    chosen = backends.select(request, "terms", options["backend"])
+    v = drawn(directions_of(x, options), checks.widened(rows.detach()))
+    beta = tempering.sample(rows, options["generator"]) if beta is None else beta
+    noise = gaussian((1, *rows.shape), rows, options["generator"])[0] if noise is None else noise.flatten(1)
     found = chosen.terms(request._replace(x=_joint(rows, noise, beta, tempering)), _seeds(v))
     s, t = found.score[:, :-1], found.score[:, -1]
-    square = s.square().sum(1) if variance_reduced else found.projected_score[:-1].square().sum(0) / (len(v) + 1)
+    vr = options["variance_reduced"]
+    square = s.square().sum(1) if vr else found.projected_score[:-1].square().sum(0) / (len(v) + 1)
     first_order = 0.5 * (square + t.square()) + tempering.slope(checks.widened(beta)) * t
-    loss = first_order - _boundary(backends.select_for_score(request, backend), request, rows, noise, tempering)
-    return finish(found.projected_jacobian, loss, weight, reduction, return_terms)
+    ends = backends.select(request, "score", options["backend"])
+    loss = first_order - _boundary(ends, request, rows, noise, tempering)
+    return finish(found.projected_jacobian, loss, reduced, return_terms)
 
 
 def _joint(rows: Tensor, noise: Tensor, beta: Tensor, tempering: Tempering) -> Tensor:
@@ -149,17 +171,8 @@ def _check_given(x: Tensor, tempering: object, beta: object, noise: object) -> N
         checks.check_rows(inside, f"beta must be in [0, {tempering.largest:g}]", "draw levels with tempering.sample(x)")
 
 
-class TemperedLoss(ScoreLoss):
+class TemperedLoss(ScoreLoss[Out], loss=tempered_loss, tensors=TemperedTensors):
     """`tempered_loss` as a module that owns the network: `TemperedLoss(net, tempering=levels)(x)`.
-
-    Args:
-        model: the network, as for `tempered_loss`; kept as the attribute `model`.
-        options: keyword arguments of `tempered_loss`, except `cond`, `v`, `weight`, `beta` and `noise`, which `forward`
-            takes.
-
-    Raises:
-        TypeError: for an option that `tempered_loss` does not have, or a model that is no module.
-        ValueError: for a model that is itself a data-parallel wrapper.
 
     Example:
         >>> from fastssm.losses import GeometricTempering
@@ -169,17 +182,32 @@ class TemperedLoss(ScoreLoss):
     Source: Qin and Risteski 2023.
     """
 
-    loss = staticmethod(tempered_loss)
-    PER_CALL: ClassVar[tuple[str, ...]] = ("cond", "weight", "v", "beta", "noise")
+    @overload
+    def __init__(
+        self: TemperedLoss[Tensor],
+        model: nn.Module,
+        *,
+        return_terms: Literal[False] = False,
+        **options: Unpack[TemperedOptions],
+    ) -> None: ...
 
-    def forward(
-        self,
-        x: Tensor,
-        cond: Any = None,
-        weight: Tensor | None = None,
-        v: Tensor | None = None,
-        beta: Tensor | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, LossTerms]:
-        """Return the loss of the batch."""
-        return self.evaluate(x, cond=cond, weight=weight, v=v, beta=beta, noise=noise)
+    @overload
+    def __init__(
+        self: TemperedLoss[LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: Literal[True],
+        **options: Unpack[TemperedOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: TemperedLoss[Tensor | LossAndTerms],
+        model: nn.Module,
+        *,
+        return_terms: bool,
+        **options: Unpack[TemperedOptions],
+    ) -> None: ...
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__(model, **options)

@@ -2,12 +2,12 @@
 
 from fastssm.operators.curvature import hvp_form, laplacian
 from fastssm.operators.jacobian import divergence, jacobian_diag
-from fastssm.operators.terms import Cond, Terms, choose_directions, score, terms
+from fastssm.operators.terms import Terms, choose_directions, directions_of, score, terms
 
 __all__ = [
-    "Cond",
     "Terms",
     "choose_directions",
+    "directions_of",
     "divergence",
     "hvp_form",
     "jacobian_diag",

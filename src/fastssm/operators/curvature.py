@@ -4,62 +4,42 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
-import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from fastssm import backends, checks
 from fastssm.directions import Directions
-from fastssm.operators.terms import Cond, exact_or_sliced
+from fastssm.operators.jacobian import OperatorArguments, Pair
+from fastssm.operators.terms import exact_or_sliced
+from fastssm.options import EngineOptions, ModelTensors, takes
+
+
+class HvpArguments(ModelTensors, EngineOptions, total=False):
+    """Keyword arguments of `hvp_form`."""
 
 
 @overload
 def laplacian(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    exact: bool = True,
-    n_projections: int | None = None,
-    v: Tensor | None = None,
-    projection: str = "rademacher",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_gradient: Literal[False] = False,
+    model: nn.Module, x: Tensor, *, return_gradient: Literal[False] = False, **options: Unpack[OperatorArguments]
 ) -> Tensor: ...
 
 
 @overload
 def laplacian(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    exact: bool = True,
-    n_projections: int | None = None,
-    v: Tensor | None = None,
-    projection: str = "rademacher",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_gradient: Literal[True],
-) -> tuple[Tensor, Tensor]: ...
+    model: nn.Module, x: Tensor, *, return_gradient: Literal[True], **options: Unpack[OperatorArguments]
+) -> Pair: ...
 
 
+@overload
 def laplacian(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    exact: bool = True,
-    n_projections: int | None = None,
-    v: Tensor | None = None,
-    projection: str = "rademacher",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_gradient: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    model: nn.Module, x: Tensor, *, return_gradient: bool, **options: Unpack[OperatorArguments]
+) -> Tensor | Pair: ...
+
+
+@takes(OperatorArguments, exact=True)
+def laplacian(
+    model: nn.Module, x: Tensor, *, return_gradient: bool = False, **options: Unpack[OperatorArguments]
+) -> Tensor | Pair:
     """Return the Laplacian of a scalar network: local energies, and the residuals of differential equations.
 
     `lap f = sum_i d2f/dx_i^2 = E[ v^T (d2f/dx2) v ]`, of the output `f` itself: for an energy, `log p = -f + const`,
@@ -68,14 +48,7 @@ def laplacian(
     Args:
         model: a scalar function `f`, output `[B]` or `[B, 1]`; called as `model(x, *cond)`.
         x: points `[B, ...]`.
-        cond: further arguments, such as the time; never differentiated as data.
-        exact: take every coordinate; False estimates along random directions.
-        n_projections: M, the number of random directions per sample; 1 if None. Needs `exact=False`.
-        v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`. Needs `exact=False`.
-        projection: rademacher, gaussian, sphere, hadamard or basis.
-        generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run.
-        precision: "full", "bf16" or "tf32", as for `fastssm.sliced_loss`.
+        options: keyword arguments of `OperatorArguments`.
         return_gradient: return `(laplacian, df/dx)` of one pass, as the local energy
             `-(lap log psi + |d log psi / dx|^2) / 2` wants them.
 
@@ -96,15 +69,14 @@ def laplacian(
     Source: Li et al. 2024, "A computational framework for neural network-based variational Monte Carlo with forward
     Laplacian"; Dangel et al. 2025, "Collapsing Taylor mode automatic differentiation".
     """
-    request = backends.make_request(model, x, cond, "energy", precision)
-    chosen = backends.select(request, backend)
-    found = chosen.terms(request, exact_or_sliced(x, exact, v, n_projections, projection, generator))
+    request = backends.make_request(model, x, options["cond"], "energy", options["precision"])
+    chosen = backends.select(request, "terms", options["backend"])
+    found = chosen.terms(request, exact_or_sliced(x, options["exact"], options))
     return (-found.projected_jacobian, -found.score.reshape(x.shape)) if return_gradient else -found.projected_jacobian
 
 
-def hvp_form(
-    model: nn.Module, x: Tensor, v: Tensor, *, cond: Cond = None, backend: str = "auto", precision: str = "full"
-) -> Tensor:
+@takes(HvpArguments)
+def hvp_form(model: nn.Module, x: Tensor, v: Tensor, **options: Unpack[HvpArguments]) -> Tensor:
     """Return the quadratic form of the Hessian of a scalar network along given directions.
 
     `v^T (d2f/dx2) v`, of the output `f` itself (no sign of a log-density).
@@ -113,9 +85,7 @@ def hvp_form(
         model: a scalar function `f`, output `[B]` or `[B, 1]`; called as `model(x, *cond)`.
         x: points `[B, ...]`.
         v: directions `[B, ...]`, or `[M, B, ...]` for M of them at each point.
-        cond: further arguments, never differentiated as data.
-        backend: "auto", or the name of the one that must run.
-        precision: "full", "bf16" or "tf32", as for `fastssm.sliced_loss`.
+        options: keyword arguments of `HvpArguments`.
 
     Returns:
         `[B]`, or `[M, B]`. Differentiable once in parameters, x and cond, not in v.
@@ -133,7 +103,7 @@ def hvp_form(
 
     Source: Bettencourt et al. 2019, "Taylor-mode automatic differentiation for higher-order derivatives in JAX".
     """
-    request = backends.make_request(model, x, cond, "energy", precision)
-    given = checks.check_directions(v, x, None)
-    request = request._replace(each=v.ndim > x.ndim)
-    return -backends.select(request, backend).terms(request, Directions(len(given), given)).projected_jacobian
+    request = backends.make_request(model, x, options["cond"], "energy", options["precision"])
+    given, each = checks.check_directions(v, x, None), v.ndim > x.ndim
+    chosen = backends.select(request, "each" if each else "terms", options["backend"])
+    return -chosen.terms(request, Directions(len(given), given), each).projected_jacobian

@@ -5,62 +5,50 @@ from __future__ import annotations
 import math
 from typing import Literal, overload
 
-import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from fastssm import backends
 from fastssm.directions import Directions
-from fastssm.operators.terms import Cond, exact_or_sliced
+from fastssm.operators.terms import exact_or_sliced
+from fastssm.options import DirectionArguments, EngineOptions, ModelArguments, ModelTensors, takes
+
+Pair = tuple[Tensor, Tensor]
+
+
+class OperatorArguments(ModelTensors, DirectionArguments, EngineOptions, total=False):
+    """Keyword arguments of the operators that are traces.
+
+    Attributes:
+        exact: take every coordinate, in D + 1 rows of work, or estimate along random directions, in M + 1.
+            `n_projections` and `v` need `exact=False`.
+    """
+
+    exact: bool
 
 
 @overload
 def divergence(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    exact: bool = False,
-    n_projections: int | None = None,
-    v: Tensor | None = None,
-    projection: str = "rademacher",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_value: Literal[False] = False,
+    model: nn.Module, x: Tensor, *, return_value: Literal[False] = False, **options: Unpack[OperatorArguments]
 ) -> Tensor: ...
 
 
 @overload
 def divergence(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    exact: bool = False,
-    n_projections: int | None = None,
-    v: Tensor | None = None,
-    projection: str = "rademacher",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_value: Literal[True],
-) -> tuple[Tensor, Tensor]: ...
+    model: nn.Module, x: Tensor, *, return_value: Literal[True], **options: Unpack[OperatorArguments]
+) -> Pair: ...
 
 
+@overload
 def divergence(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    exact: bool = False,
-    n_projections: int | None = None,
-    v: Tensor | None = None,
-    projection: str = "rademacher",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-    return_value: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    model: nn.Module, x: Tensor, *, return_value: bool, **options: Unpack[OperatorArguments]
+) -> Tensor | Pair: ...
+
+
+@takes(OperatorArguments, exact=False)
+def divergence(
+    model: nn.Module, x: Tensor, *, return_value: bool = False, **options: Unpack[OperatorArguments]
+) -> Tensor | Pair:
     """Return the divergence of a vector field: what a flow adds to its log-density.
 
     `div f = tr df/dx = E[ v^T (df/dx) v ]`, exactly along the D coordinates, or estimated along random `v`.
@@ -68,20 +56,14 @@ def divergence(
     Args:
         model: a field `f`, whose output has the shape of x; called as `model(x, *cond)`.
         x: points `[B, ...]`.
-        cond: further arguments, such as the time; never differentiated as data.
-        exact: take every coordinate instead of random directions: D + 1 rows of work in place of M + 1.
-        n_projections: M, the number of random directions per sample; 1 if None.
+        options: keyword arguments of `OperatorArguments`.
         v: directions `[M, B, ...]` or `[B, ...]` with `E[v v^T] = I`. An adaptive ODE solver needs the same `v` at
             every evaluation of a path: draw it once (`fastssm.directions.draw`) and pass it.
-        projection: rademacher, gaussian, sphere, hadamard or basis.
-        generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run.
-        precision: "full", "bf16" or "tf32", as for `fastssm.sliced_loss`.
         return_value: return `(f(x), divergence)` of one pass.
 
     Returns:
         The divergence `[B]`, or the pair. Differentiable once in parameters, x and cond (on the reference backend as
-        often as the module is); gradients that nobody needs are not computed.
+        often as the module is); gradients that are not needed are not computed.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -97,21 +79,14 @@ def divergence(
 
     Source: Grathwohl et al. 2019, "FFJORD", equation 8; Hutchinson 1990.
     """
-    request = backends.make_request(model, x, cond, "score", precision)
-    chosen = backends.select(request, backend)
-    found = chosen.terms(request, exact_or_sliced(x, exact, v, n_projections, projection, generator))
+    request = backends.make_request(model, x, options["cond"], "score", options["precision"])
+    chosen = backends.select(request, "terms", options["backend"])
+    found = chosen.terms(request, exact_or_sliced(x, options["exact"], options))
     return (found.score.reshape(x.shape), found.projected_jacobian) if return_value else found.projected_jacobian
 
 
-def jacobian_diag(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    kind: str = "auto",
-    backend: str = "auto",
-    precision: str = "full",
-) -> Tensor:
+@takes(ModelArguments)
+def jacobian_diag(model: nn.Module, x: Tensor, **options: Unpack[ModelArguments]) -> Tensor:
     """Return the diagonal of the Jacobian of the score, exactly.
 
     `ds_i/dx_i` for a score net `s`; for an energy, `s = -dE/dx`, so it is `-d2E/dx_i^2`. In causal discovery, a leaf
@@ -120,10 +95,7 @@ def jacobian_diag(
     Args:
         model: a score or any vector field (output like x), or an energy (`[B]` or `[B, 1]`, `log p = -E + const`).
         x: data `[B, ...]`.
-        cond: further arguments, passed as `model(x, *cond)`.
-        kind: "energy", "score", or "auto" by the shape of the output.
-        backend: "auto", or the name of the one that must run.
-        precision: "full", "bf16" or "tf32", as for `fastssm.sliced_loss`.
+        options: keyword arguments of `ModelArguments`.
 
     Returns:
         The diagonal, in the shape of x. Differentiable once in parameters, x and cond.
@@ -140,8 +112,8 @@ def jacobian_diag(
     Source: Rolland et al. 2022, "Score matching enables causal discovery of nonlinear additive noise models" (SCORE);
     Sanchez et al. 2023 (DiffAN).
     """
-    request = backends.make_request(model, x, cond, kind, precision, each=True)
-    chosen = backends.select(request, backend)
+    request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
+    chosen = backends.select(request, "each", options["backend"])
     dim = math.prod(x.shape[1:])
-    along = chosen.terms(request, Directions(dim)).projected_jacobian  # along sqrt(D) e_i
+    along = chosen.terms(request, Directions(dim), each=True).projected_jacobian  # along sqrt(D) e_i
     return (along / dim).t().reshape(x.shape)

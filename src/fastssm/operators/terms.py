@@ -7,11 +7,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from fastssm import backends, checks
 from fastssm.directions import PROJECTIONS, Directions, check_projection, new_seed
+from fastssm.options import DirectionArguments, ModelArguments, Projection, takes
 
-Cond = Tensor | tuple[Tensor, ...] | None
+
+class TermsArguments(ModelArguments, DirectionArguments, total=False):
+    """Keyword arguments of `terms`."""
 
 
 class Terms(NamedTuple):
@@ -34,10 +38,10 @@ def choose_directions(
     x: Tensor,
     v: object = None,
     n_projections: int | None = None,
-    projection: str = "rademacher",
+    projection: Projection = "rademacher",
     generator: torch.Generator | None = None,
 ) -> Directions:
-    """Return the directions of a call: the given ones, or as many random ones as asked for (1 by default).
+    """Return the directions of a call: the given ones, or `n_projections` random ones (1 by default).
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -57,37 +61,30 @@ def choose_directions(
     return Directions(count, PROJECTIONS[projection]((count, *like.shape), like, generator))
 
 
-def exact_or_sliced(
-    x: Tensor, exact: bool, v: object, n_projections: int | None, projection: str, generator: torch.Generator | None
-) -> Directions:
-    """Return every coordinate's direction, `sqrt(D) e_i`, or those of `choose_directions`.
+def directions_of(x: Tensor, options: DirectionArguments) -> Directions:
+    """Return the directions that the options of a call name."""
+    return choose_directions(x, options["v"], options["n_projections"], options["projection"], options["generator"])
+
+
+def exact_or_sliced(x: Tensor, exact: bool, options: DirectionArguments) -> Directions:
+    """Return every coordinate's direction, `sqrt(D) e_i`, or those of `directions_of`.
 
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if shapes or names do not fit, or directions are given where every coordinate is taken.
     """
+    v, n_projections = options["v"], options["n_projections"]
     if exact and (v is not None or n_projections is not None):
         given = "v" if v is not None else f"n_projections={n_projections}"
         raise ValueError(f"exact=True takes every coordinate direction, got {given} too; pass exact=False to use it.")
     if not exact:
-        return choose_directions(x, v, n_projections, projection, generator)
-    check_projection(projection)
+        return directions_of(x, options)
+    check_projection(options["projection"])
     return Directions(math.prod(x.shape[1:]))
 
 
-def terms(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Cond = None,
-    v: Tensor | None = None,
-    n_projections: int | None = None,
-    projection: str = "rademacher",
-    kind: str = "auto",
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-    precision: str = "full",
-) -> Terms:
+@takes(TermsArguments)
+def terms(model: nn.Module, x: Tensor, **options: Unpack[TermsArguments]) -> Terms:
     """Return the differentiable terms that sliced losses are made of, for algebra of your own.
 
     `projected_score = v_m . s`, `projected_jacobian = mean_m v_m^T J v_m`, `score_sqnorm = |s|^2`, `score = s`, with
@@ -96,14 +93,7 @@ def terms(
     Args:
         model: an energy `E` (`[B]` or `[B, 1]`, `log p = -E + const`) or a score (like x).
         x: data `[B, ...]`.
-        cond: further arguments, passed as `model(x, *cond)` and never differentiated as data.
-        v: directions `[M, B, ...]` or `[B, ...]`; random ones if None.
-        n_projections: M, 1 if None.
-        projection: rademacher, gaussian, sphere, hadamard or basis.
-        kind: "energy", "score", or "auto" by the shape of the output.
-        generator: source of randomness, torch's default one if None.
-        backend: "auto", or the name of the one that must run.
-        precision: "full", "bf16" or "tf32", as for `fastssm.sliced_loss`.
+        options: keyword arguments of `TermsArguments`.
 
     Returns:
         `Terms`. On the fused backends they can be differentiated once.
@@ -116,28 +106,21 @@ def terms(
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
         >>> t = terms(net, torch.randn(16, 2))
-        >>> loss = (t.projected_jacobian + 0.5 * t.score_sqnorm).mean()  # SSM-VR, spelt out
+        >>> loss = (t.projected_jacobian + 0.5 * t.score_sqnorm).mean()  # SSM-VR, written out
         >>> loss.backward()
 
     Source: Song et al. 2019, "Sliced score matching", equations 7 and 8.
     """
-    request = backends.make_request(model, x, cond, kind, precision)
-    chosen = backends.select(request, backend)
-    found = chosen.terms(request, choose_directions(x, v, n_projections, projection, generator))
+    request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
+    chosen = backends.select(request, "terms", options["backend"])
+    found = chosen.terms(request, directions_of(x, options))
     return Terms(
         found.projected_score, found.projected_jacobian, found.score.square().sum(1), found.score.reshape(x.shape)
     )
 
 
-def score(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    cond: Tensor | tuple[Tensor, ...] | None = None,
-    kind: str = "auto",
-    backend: str = "auto",
-    precision: str = "full",
-) -> Tensor:
+@takes(ModelArguments)
+def score(model: nn.Module, x: Tensor, **options: Unpack[ModelArguments]) -> Tensor:
     """Return the score of an energy or a score net, differentiable.
 
     `s = d log p / dx = -dE/dx`, or the output of a score net.
@@ -145,12 +128,10 @@ def score(
     Args:
         model: an energy `E` (`[B]` or `[B, 1]`, `log p = -E + const`) or a score (like x).
         x: data `[B, ...]`.
-        cond: further arguments, passed as `model(x, *cond)`.
-        kind: "energy", "score", or "auto" by the shape of the output.
-        backend: the name of the one that must run; "auto" takes the cpu engine for an energy, and wherever no gradient
+        options: keyword arguments of `ModelArguments`.
+        backend: the name of the one that must run; "auto" takes the cpu engine for an energy, and where no gradient
             is wanted, else plain autograd. The engine's memory does not grow with the batch; autograd keeps a tape, and
             can be differentiated again.
-        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
 
     Returns:
         The score in the shape of x, float32 for half-precision data. Every parameter of an energy gets a gradient, zero
@@ -167,5 +148,5 @@ def score(
 
     Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", section 2.
     """
-    request = backends.make_request(model, x, cond, kind, precision)
-    return backends.select_for_score(request, backend).score(request).reshape(x.shape)
+    request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
+    return backends.select(request, "score", options["backend"]).score(request).reshape(x.shape)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from fastssm.options import BackendName, NetworkKind
 from fastssm.training.objectives import KINDS, LOSSES, OBJECTIVES
 
 
@@ -37,7 +38,7 @@ class TrainConfig:
     """
 
     data: str
-    kind: str = "energy"
+    kind: NetworkKind = "energy"
     loss: str = "sliced"
     projections: int = 1
     hidden: tuple[int, ...] = (128, 128, 128)
@@ -52,7 +53,7 @@ class TrainConfig:
     noise: float | None = None
     scale: str | None = None
     seed: int = 0
-    backend: str = "auto"
+    backend: BackendName = "auto"
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with."""
@@ -79,7 +80,7 @@ class TrainConfig:
         return min(self.ema, (1 + step) / (10 + step))
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """Return one line for each setting that `other`, the settings of a checkpoint, has otherwise."""
+        """Return one line for each setting that `other`, the settings of a checkpoint, has different."""
         pairs = [(field.name, getattr(self, field.name), other.get(field.name)) for field in fields(self)]
         return [f"{name} is {now!r}, the checkpoint has {then!r}" for name, now, then in pairs if now != then]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssm import composite_loss, exact_loss
+from fastssm.options import BackendName, NetworkKind
 from fastssm.training.autoregressive import Autoregressive
 from fastssm.training.distributed import Ranks
 
@@ -34,11 +35,11 @@ class Measure:
     """
 
     name: str
-    rows: Callable[[nn.Module, Tensor, str, str], Tensor]
+    rows: Callable[[nn.Module, Tensor, NetworkKind, BackendName], Tensor]
     gaussian: Callable[[Tensor, Tensor], Tensor]
 
     @torch.no_grad()
-    def mean(self, net: nn.Module, rows: Tensor, kind: str, backend: str, ranks: Ranks) -> Mean:
+    def mean(self, net: nn.Module, rows: Tensor, kind: NetworkKind, backend: BackendName, ranks: Ranks) -> Mean:
         """Return the mean over all rows and its standard error; each rank computes its share."""
         chunks = [chunk for chunk in torch.split(rows[ranks.share(len(rows))], CHUNK_ROWS) if len(chunk)]
         losses = [self.rows(net, chunk, kind, backend).double() for chunk in chunks]
@@ -81,11 +82,11 @@ def _composite_gaussian(centred: Tensor, covariance: Tensor) -> Tensor:
     return losses
 
 
-def _exact(net: nn.Module, rows: Tensor, kind: str, backend: str) -> Tensor:
+def _exact(net: nn.Module, rows: Tensor, kind: NetworkKind, backend: BackendName) -> Tensor:
     return exact_loss(net, rows, kind=kind, backend=backend, reduction="none")
 
 
-def _composite(net: nn.Module, rows: Tensor, kind: str, backend: str) -> Tensor:
+def _composite(net: nn.Module, rows: Tensor, kind: NetworkKind, backend: BackendName) -> Tensor:
     assert isinstance(net, Autoregressive)
     return composite_loss(net.context_net, net.head, rows, kind=kind, backend=backend, reduction="none")
 

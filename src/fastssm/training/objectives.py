@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -29,23 +29,51 @@ from fastssm.directions import draw
 from fastssm.domains import Box
 from fastssm.losses.module import ScoreLoss
 from fastssm.nn import MLP
+from fastssm.options import NETWORK_KINDS, BackendName, NetworkKind
 from fastssm.training.autoregressive import Autoregressive
 from fastssm.training.evaluate import COMPOSITE, EXACT, Measure
 
 if TYPE_CHECKING:
     from fastssm.data import Prepared
-    from fastssm.training.config import TrainConfig
 
-KINDS = ("energy", "score")
+KINDS = NETWORK_KINDS
 LEVELS = 10  # of the noise-conditional losses
 LARGEST_SIGMA = 2.0  # of them, in units of the scaled data; the smallest is the data's own noise
 TEMPERING = GeometricTempering(lambda_min=0.01, largest_variance=LARGEST_SIGMA**2)  # of the scaled data
 
 
+class Settings(Protocol):
+    """What an objective reads of the settings of a training, `fastssm.training.TrainConfig`."""
+
+    @property
+    def kind(self) -> NetworkKind:
+        """Kind of network."""
+
+    @property
+    def backend(self) -> BackendName:
+        """Backend of the loss."""
+
+    @property
+    def projections(self) -> int:
+        """Directions per row."""
+
+    @property
+    def batch(self) -> int:
+        """Rows per step, over all ranks together."""
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+
+    @property
+    def activation(self) -> str:
+        """Name of the activation."""
+
+
 class Batch(NamedTuple):
     """What the tensors of one batch are drawn for: the rows of all ranks together, of which `share` is ours."""
 
-    config: TrainConfig
+    config: Settings
     features: int
     share: slice
     device: torch.device
@@ -53,7 +81,7 @@ class Batch(NamedTuple):
 
 
 Draw = Callable[[Batch], Tensor]
-"""Draws a tensor for the whole batch from its generator, whoever computes it, and returns this rank's share."""
+"""Draws a tensor for the whole batch from its generator, the same on every rank, and returns this rank's share."""
 
 
 def directions(batch: Batch) -> Tensor:
@@ -84,34 +112,34 @@ def times(batch: Batch) -> Tensor:
     return torch.rand(batch.config.batch, generator=batch.generator)[batch.share].to(batch.device)
 
 
-def perceptron(config: TrainConfig, features: int) -> nn.Module:
+def perceptron(config: Settings, features: int) -> nn.Module:
     """Return an MLP of the configured shape for an energy or a score."""
     return MLP(features, config.hidden, 1 if config.kind == "energy" else features, config.activation)
 
 
-def noise_conditional(config: TrainConfig, features: int) -> nn.Module:
-    """Return the same, told the logarithm of the noise level."""
+def noise_conditional(config: Settings, features: int) -> nn.Module:
+    """Return the same, which also gets the logarithm of the noise level."""
     return MLP(features, config.hidden, 1 if config.kind == "energy" else features, config.activation, cond_dim=1)
 
 
-def at_smallest_level(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn.Module:
+def at_smallest_level(net: nn.Module, config: Settings, prepared: Prepared) -> nn.Module:
     """Return what a noise-conditional network is at the noise that the held-out rows carry."""
     assert isinstance(net, MLP)
     return net.at(torch.full((1, 1), math.log(_noise(prepared))).to(net.readout.weight))
 
 
-def at_the_start(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn.Module:
-    """Return what a network that is told the time is at time 0, where a diffusion has the held-out rows' noise."""
+def at_the_start(net: nn.Module, config: Settings, prepared: Prepared) -> nn.Module:
+    """Return what a network that gets the time is at time 0, where a diffusion has the held-out rows' noise."""
     assert isinstance(net, MLP)
     return net.at(torch.zeros(1, 1).to(net.readout.weight))
 
 
-def with_level(config: TrainConfig, features: int) -> nn.Module:
+def with_level(config: Settings, features: int) -> nn.Module:
     """Return the same with the level of the tempered loss for one more coordinate."""
     return perceptron(config, features + 1)
 
 
-def at_level_zero(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn.Module:
+def at_level_zero(net: nn.Module, config: Settings, prepared: Prepared) -> nn.Module:
     """Return what such a network is without noise: its last coordinate, taken for a conditioning argument, at zero."""
     assert isinstance(net, MLP)
     conditional = MLP(prepared.train.shape[1], config.hidden, 1, config.activation, cond_dim=1).to(net.readout.weight)
@@ -119,12 +147,12 @@ def at_level_zero(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn
     return conditional.at(torch.zeros(1, 1).to(net.readout.weight))
 
 
-def autoregressive(config: TrainConfig, features: int) -> nn.Module:
+def autoregressive(config: Settings, features: int) -> nn.Module:
     """Return an autoregressive model with a conditional energy of the configured shape."""
     return Autoregressive(features, config.hidden, config.activation)
 
 
-def normalised(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn.Module:
+def normalised(net: nn.Module, config: Settings, prepared: Prepared) -> nn.Module:
     """Return an autoregressive model that knows where its conditionals have to be normalised."""
     assert isinstance(net, Autoregressive)
     net.include(prepared.train.to(net.bounds))
@@ -137,36 +165,36 @@ def _noise(prepared: Prepared) -> float:
     return prepared.noise
 
 
-def _sigma(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+def _sigma(config: Settings, prepared: Prepared) -> dict[str, Any]:
     return {"sigma": _noise(prepared)}
 
 
-def _sigmas(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+def _sigmas(config: Settings, prepared: Prepared) -> dict[str, Any]:
     smallest = _noise(prepared)
     ratio = (max(LARGEST_SIGMA, smallest) / smallest) ** (1 / (LEVELS - 1))
     return {"sigmas": [smallest * ratio**power for power in reversed(range(LEVELS))], "condition": "log_sigma"}
 
 
-def _exploding(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+def _exploding(config: Settings, prepared: Prepared) -> dict[str, Any]:
     smallest = _noise(prepared)
     return {"sde": VE(smallest, max(LARGEST_SIGMA, 2.0 * smallest))}
 
 
-def _box(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+def _box(config: Settings, prepared: Prepared) -> dict[str, Any]:
     return {"domain": Box(*prepared.train.aminmax(dim=0))}
 
 
-def _covariance(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+def _covariance(config: Settings, prepared: Prepared) -> dict[str, Any]:
     rows, features = prepared.train.double(), prepared.train.shape[1]
     blur = max(prepared.noise, 1e-3) ** 2 * torch.eye(features, dtype=rows.dtype)
     return {"precond": torch.cov(rows.T).reshape(features, features) + blur}
 
 
-def _no_options(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+def _no_options(config: Settings, prepared: Prepared) -> dict[str, Any]:
     return {}
 
 
-def _itself(net: nn.Module, config: TrainConfig, prepared: Prepared) -> nn.Module:
+def _itself(net: nn.Module, config: Settings, prepared: Prepared) -> nn.Module:
     return net
 
 
@@ -199,16 +227,16 @@ class Objective:
 
     twin: type[ScoreLoss]
     about: str
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[NetworkKind, ...] = KINDS
     draws: Mapping[str, Draw] = field(default_factory=dict)
     blurs: bool = False
-    options: Callable[[TrainConfig, Prepared], dict[str, Any]] = _no_options
-    network: Callable[[TrainConfig, int], nn.Module] = perceptron
-    evaluated: Callable[[nn.Module, TrainConfig, Prepared], nn.Module] = _itself
+    options: Callable[[Settings, Prepared], dict[str, Any]] = _no_options
+    network: Callable[[Settings, int], nn.Module] = perceptron
+    evaluated: Callable[[nn.Module, Settings, Prepared], nn.Module] = _itself
     measure: Measure = EXACT
     parts: Callable[[nn.Module], tuple[nn.Module, ...]] = _alone
 
-    def module(self, net: nn.Module, config: TrainConfig, prepared: Prepared) -> ScoreLoss:
+    def module(self, net: nn.Module, config: Settings, prepared: Prepared) -> ScoreLoss:
         """Return the loss that owns `net`."""
         settings = {name: getattr(config, name) for name in ("kind", "backend") if name in self.twin.option_names()}
         twin: Callable[..., ScoreLoss] = self.twin
@@ -246,7 +274,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "annealed-denoising": Objective(
         AnnealedDenoisingLoss,
-        "denoising at many noise levels, by a network that is told which",
+        "denoising at many noise levels, by a network that gets the level",
         draws={"level": levels, "noise": normal},
         **_NOISE_CONDITIONAL,
     ),
@@ -258,7 +286,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "likelihood": Objective(
         ElboLoss,
-        "the bound on the likelihood of a diffusion, by a network that is told the time",
+        "the bound on the likelihood of a diffusion, by a network that gets the time",
         draws={"t": times, "noise": normal, "v": directions},
         blurs=True,
         options=_exploding,

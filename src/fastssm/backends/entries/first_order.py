@@ -47,7 +47,7 @@ def once(grads: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def scaled(factor: Tensor, grads: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return gradients times the incoming one, not to be differentiated again: they depend on `given` in turn."""
+    """Return gradients times the incoming one, that refuse to be differentiated again: they depend on `given`."""
     plain = factor.detach()  # a scalar: each product keeps the gradient's own dtype
     if plain.is_cuda and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         return once(torch._foreach_mul(list(grads), plain), [factor, *given])  # one operator

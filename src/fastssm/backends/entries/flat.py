@@ -42,7 +42,7 @@ class Static(NamedTuple):
 
     Attributes:
         structure: the network's.
-        n_projections: M; 0 for the score alone.
+        n_projections: M; 0 for only the score.
         precision: of the products.
         each: whether the Jacobian's term is wanted for each direction, `[M, B]`, instead of their mean.
     """

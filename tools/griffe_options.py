@@ -1,0 +1,61 @@
+"""An extension of griffe, which reads the sources: show the signatures and docstrings that are made at import.
+
+Those of the functions that `fastssm.options.takes` gives their options, and of the losses as modules.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import griffe
+
+
+def shown(hint: Any) -> str:
+    """Return an annotation or a default as the page shows it, without the modules of names."""
+    text = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else inspect.formatannotation(hint)
+    for prefix in ("torch.nn.modules.module.", "torch._C.", "torch.", "typing.", "collections.abc."):
+        text = text.replace(prefix, "")
+    return ".".join(text.split(".")[-1:]) if text.startswith("fastssm.") and " " not in text else text
+
+
+def parameters(signature: inspect.Signature) -> griffe.Parameters:
+    """Return the parameters of a signature as griffe has them."""
+    return griffe.Parameters(
+        *(
+            griffe.Parameter(
+                p.name,
+                annotation=None if p.annotation is p.empty else shown(p.annotation),
+                kind=griffe.ParameterKind(p.kind.description),
+                default=None if p.default is p.empty else repr(p.default),
+            )
+            for p in signature.parameters.values()
+        )
+    )
+
+
+class Options(griffe.Extension):
+    """Replaces what was read by what is there at run time."""
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Visit a package that has been read."""
+        self._visit(pkg)
+
+    def _visit(self, module: griffe.Module) -> None:
+        for member in module.members.values():
+            if member.is_alias:
+                continue
+            if member.is_module:
+                self._visit(member)  # type: ignore[arg-type]
+            elif member.is_function or (member.is_class and "__init__" in member.members):
+                self._replace(member)
+
+    def _replace(self, member: Any) -> None:
+        found = griffe.dynamic_import(member.path)
+        function = member.members["__init__"] if member.is_class else member
+        real = found.__init__ if member.is_class else found
+        if not hasattr(real, "__signature__") or member.docstring is None:
+            return
+        function.parameters, function.overloads = parameters(inspect.signature(real)), []
+        (member.overloads if member.is_class else member.parent.overloads).pop(function.name, None)
+        member.docstring.value = inspect.getdoc(found) or ""
