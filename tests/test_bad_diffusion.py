@@ -127,7 +127,7 @@ ROWS = {
     "t is a list": (lambda s: bound(s, t=[0.1] * B), TypeError, ("t must be a floating-point", "list")),
     "t of integers": (lambda s: bound(s, t=s.t.long()), TypeError, ("floating-point", "int64")),
     "t of too few": (lambda s: bound(s, t=s.t[1:]), ValueError, ("(5,)", "(4,)")),
-    "noise of another shape": (lambda s: bound(s, noise=s.v), ValueError, ("like x, (5, 3)", "(2, 5, 3)")),
+    "noise of another shape": (lambda s: bound(s, noise=s.v), ValueError, ("device of x, (5, 3)", "(2, 5, 3)")),
     "v for denoising": (lambda s: bound(s, form="denoising", v=s.v), ValueError, ('form="sliced"', "leave them out")),
     "projections for the exact trace": (
         lambda s: bound(s, form="exact", n_projections=2),
@@ -176,7 +176,7 @@ ROWS = {
     "sliced: noise of another shape": (
         lambda s: sliced(s, CUSTOM, noise=s.v[:, 1:]),
         ValueError,
-        ("like x, (5, 3)", "(4, 3)"),
+        ("device of x, (5, 3)", "(4, 3)"),
     ),
     "sliced: projection": (lambda s: sliced(s, projection="normal"), ValueError, ("rademacher", "'normal'")),
     # evaluation

@@ -85,7 +85,7 @@ ROWS = {
     "domain: a vertical start": (
         lambda s: domain(s, moved(s, 1, 0.0), h=Weight("power", 0.5)),
         ValueError,
-        ("must be finite", "1 of 5", "row 1", "vertically"),
+        ("must be finite", "1 of 5", "row 1", "finite slope"),
     ),
     "domain: exact with directions": (
         lambda s: domain(s, exact=True, v=s.v),
