@@ -5,18 +5,26 @@ Nothing here knows the engine's formulas. `s = -dE/dx` or `s(x)`, and `v^T J v =
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from fastssm.backends.entries.flat import FULL_ONLY
+from fastssm.backends.entries.functions import transformed
+from fastssm.backends.primitives import primitives
 from fastssm.backends.request import Request
 from fastssm.checks import check_output, kind_of_output, outside_inference, widened
 from fastssm.directions import Directions
 from fastssm.options import What
 from fastssm.sweeps import Terms
+
+CUT = (
+    "the model's {0} does not depend on x through autograd, so all its derivatives would be zero. Something in its "
+    "forward cuts the graph: torch.no_grad(), .detach(), .data, a call of NumPy, or a quantised layer; remove it."
+)
 
 
 def terms(
@@ -35,7 +43,7 @@ def terms(
         directions: M directions per sample.
         each: return the Jacobian's term of each direction, `[M, B]`, instead of their mean.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or transformed():
         return _functional_terms(model, x, cond, kind, directions, each)
     keep_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
@@ -55,7 +63,7 @@ def score(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> T
         cond: conditioning arguments.
         kind: "energy", "score" or "auto".
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or transformed():
         output, kind, score_of = _functional_score(model, x, cond, kind)
         found = widened(score_of(x)).flatten(1)
         return found + 0.0 * output.reshape(len(x), 1) if kind == "energy" else found
@@ -75,12 +83,15 @@ def _score(
     `keep_graph` says whether the caller may differentiate, `twice` whether an energy's score needs a derivative.
     """
     point = x if x.requires_grad and keep_graph else outside_inference(x).detach().requires_grad_()
-    output = model(point.clone(), *map(outside_inference, cond))  # a copy: the model may work in place
+    with primitives(), uncompiled(model):
+        output = model(point.clone(), *map(outside_inference, cond))  # a copy: the model may work in place
     check_output(output)
     if kind_of_output(output.shape, x.shape, kind) == "score":
         return output, None, point
-    energy = output.reshape(len(x))
-    return -_gradient(output, point, keep_graph=twice), energy, point
+    slope = _gradient(output, point, create_graph=twice, retain_graph=True)
+    if slope is None:
+        raise RuntimeError(CUT.format("energy"))
+    return -slope, output.reshape(len(x)), point
 
 
 def _from_score(
@@ -92,8 +103,11 @@ def _from_score(
     for m in range(directions.count):
         v = directions.tile(slice(0, len(point)), slice(m, m + 1), wide)[0]
         projected.append((wide * v).sum(1))
-        pulled = _gradient(projected[-1], point, keep_graph=keep_graph or m + 1 < directions.count)
-        along.append((pulled.reshape(v.shape) * v).sum(1))
+        again = keep_graph or m + 1 < directions.count
+        pulled = _gradient(projected[-1], point, create_graph=keep_graph, retain_graph=again)
+        if pulled is None and energy is None:
+            raise RuntimeError(CUT.format("score"))
+        along.append(((v * 0.0 if pulled is None else pulled.reshape(v.shape)) * v).sum(1))
     jacobian = _joined(along, each)
     if energy is not None:
         jacobian = jacobian + 0.0 * energy  # every parameter gets a gradient, and a NaN anywhere shows
@@ -105,46 +119,61 @@ def _joined(along: list[Tensor], each: bool) -> Tensor:
     return torch.stack(along) if each else sum(along[1:], along[0]) / len(along)
 
 
-def _gradient(of: Tensor, point: Tensor, *, keep_graph: bool) -> Tensor:
-    """Return `d(sum of)/d(point)`, zero where there is no dependence."""
+def _gradient(of: Tensor, point: Tensor, *, create_graph: bool, retain_graph: bool) -> Tensor | None:
+    """Return `d(sum of)/d(point)`, None where autograd sees no dependence: of the constant score of a linear energy."""
     if not of.requires_grad:
-        return torch.zeros_like(point)
-    return torch.autograd.grad(
-        of.sum(), point, create_graph=keep_graph, retain_graph=True, allow_unused=True, materialize_grads=True
+        return None
+    found: Tensor | None = torch.autograd.grad(
+        of.sum(), point, create_graph=create_graph, retain_graph=retain_graph, allow_unused=True
     )[0]
+    return found
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Run modules that `torch.compile` has compiled as they are written: compiled code is differentiated once only."""
+    compiled = any(m._compiled_call_impl is not None or type(m).__name__ == "OptimizedModule" for m in model.modules())
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        yield
 
 
 def _functional_terms(
     model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions, each: bool
 ) -> Terms:
-    """The same through torch.func, which torch.compile can trace: forward over reverse."""
+    """The same through torch.func, which torch.compile can trace: reverse over reverse."""
     output, kind, score_of = _functional_score(model, x, cond, kind)
     v = directions.tile(slice(0, len(x)), slice(0, directions.count), x.reshape(len(x), -1))
-    projected, along, score = [], [], output
+    score, pullback = torch.func.vjp(score_of, x)  # type: ignore[misc]
+    wide = widened(score).reshape(len(x), -1)
+    projected, along = [], []
     for row in v:
-        score, moved = torch.func.jvp(score_of, (x,), (row.reshape(x.shape).clone(),))  # type: ignore[misc]
-        score = score.reshape(row.shape)
-        projected.append((score * row).sum(1))
-        along.append((moved.reshape(row.shape) * row).sum(1))
+        (pulled,) = pullback(row.reshape(score.shape).to(score.dtype).clone())
+        projected.append((wide * row).sum(1))
+        along.append((pulled.reshape(row.shape) * row).sum(1))
     jacobian = _joined(along, each)
     if kind == "energy":
         jacobian = jacobian + 0.0 * output.reshape(len(x))
-    return Terms(torch.stack(projected), jacobian, score)
+    return Terms(torch.stack(projected), jacobian, wide)
 
 
 def _functional_score(
     model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str
 ) -> tuple[Tensor, str, Callable[[Tensor], Tensor]]:
     """Return the model's output, its kind, and its score as a function of the point."""
-    output = model(x.clone(), *cond)
+
+    def run(point: Tensor) -> Tensor:
+        with primitives():
+            output: Tensor = model(point.clone(), *cond)
+        return output
+
+    output = run(x)
     check_output(output)
     kind = kind_of_output(output.shape, x.shape, kind)
 
     def score_of(point: Tensor) -> Tensor:
         if kind == "score":
-            score: Tensor = model(point.clone(), *cond).reshape(x.shape)
-            return score
-        slope: Tensor = torch.func.grad(lambda p: model(p.clone(), *cond).sum())(point)
+            return run(point).reshape(x.shape)
+        slope: Tensor = torch.func.grad(lambda p: run(p).sum())(point)
         return -slope
 
     return output, kind, score_of
