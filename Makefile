@@ -18,7 +18,7 @@ PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py te
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-all lint format docs bench generate ctest sanitize sanitize-extension gpu-check device-build device-rehearsal torches wheel pure-wheel fuzz mutants kernels \
-  cuda-mutants cuda-prove cuda-static clean
+  cuda-mutants cuda-verify cuda-static clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,9 +116,9 @@ mutants: $(VENV)/.test  ## break each term of csrc/maths/sweep.h in turn, and se
 cuda-mutants: $(VENV)/.test  ## break the CUDA kernels in many ways, and see tests/cuda notice
 	$(BIN)/python tools/cuda_mutants.py $(ARGS)
 
-cuda-prove: $(VENV)/.test $(VENV)/.cuda-test  ## have a static verifier look for races in the kernels' PTX
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tools/cuda_prove.txt
-	$(BIN)/python tools/cuda_prove.py $(ARGS)
+cuda-verify: $(VENV)/.test $(VENV)/.cuda-test  ## have a static verifier look for races in the kernels' PTX
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tools/cuda_verify.txt
+	$(BIN)/python tools/cuda_verify.py $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) .cache build dist site runs src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

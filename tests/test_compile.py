@@ -225,7 +225,7 @@ def test_the_operators_pass_opcheck_with_conditioning() -> None:
 @pytest.mark.parametrize("make", [energy, score])
 @pytest.mark.parametrize("name", ["ssm", "vr", "none", "terms"])
 def test_gradcheck(make: Callable[[], nn.Module], name: str) -> None:
-    """Against finite differences: the one proof that shares nothing with any autograd."""
+    """Against finite differences: the one check that shares nothing with any autograd."""
     net, (x, v) = make(), data(3)
     names = [key for key, _ in net.named_parameters()]
     own = [p.detach().clone().requires_grad_() for p in net.parameters()]

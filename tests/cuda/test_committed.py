@@ -1,4 +1,4 @@
-"""The committed tables of broken kernels and of the static race proof belong to the kernels as they are."""
+"""The committed tables of broken kernels and of the static race check belong to the kernels as they are."""
 
 from __future__ import annotations
 

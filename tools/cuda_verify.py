@@ -1,6 +1,6 @@
-"""Asks a static verifier whether the kernels' PTX is free of races, in every schedule of some fixed launches.
+"""Ask a static verifier whether the kernels' PTX is free of races, in every schedule of some fixed launches.
 
-Run `make cuda-prove`, or `python tools/cuda_prove.py [--output bench/results/cuda_races.csv]` with sentryward at hand.
+Run `make cuda-verify`, or `python tools/cuda_verify.py [--output bench/results/cuda_races.csv]` with sentryward installed.
 The launches are those that the tests of tests/cuda make, one for each kernel of float32 and of all types of signs;
 pointers are arbitrary but for null, and distinct ones point to distinct memory. The verifier says `race_free`, names
 what it found, or says why it stopped: there the race checker of the emulator is the evidence. A finding exits with 1.
@@ -32,7 +32,7 @@ from tests.cuda.harness.machines import KERNELS, STRUCTURES, Machine  # noqa: E4
 
 RESULT = ROOT / "bench" / "results" / "cuda_races.csv"
 CAPABILITY = 100
-MOST_THREADS = 512  # of a launch: what is proved holds for as many threads as there are
+MOST_THREADS = 512  # of a launch: a result holds for this number of threads
 FOUND = ("race", "deadlock", "sync", "mismatch", "lifetime")  # words in the names of findings
 TYPES = {
     **{ctypes.c_bool: "u8", ctypes.c_int: "s32", ctypes.c_int64: "s64", ctypes.c_uint: "u32"},
@@ -147,7 +147,7 @@ def alone(text: str, kernel: str) -> str:
     return text[: text.index(".visible .entry")] + found[0] + "\n"
 
 
-def prove(launch: Launch, text: str, folder: Path, seconds: int) -> tuple[Any, ...]:
+def verify(launch: Launch, text: str, folder: Path, seconds: int) -> tuple[Any, ...]:
     """Return the row of one kernel: the launch, the verdict, why, and the time taken."""
     source, given = folder / f"{launch.kernel}.ptx", folder / f"{launch.kernel}.json"
     source.write_text(alone(text, launch.kernel))
@@ -173,7 +173,7 @@ def prove(launch: Launch, text: str, folder: Path, seconds: int) -> tuple[Any, .
 
 
 def main() -> None:
-    """Prove what can be proved, write the table, and exit with 1 on a finding."""
+    """Verify every kernel, write the table, and exit with 1 on a finding."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=RESULT, help="where the table goes")
     parser.add_argument("--seconds", type=int, default=160, help="for each kernel")
@@ -183,7 +183,7 @@ def main() -> None:
     wanted = [launch for launch in launches() if re.search(options.only, launch.kernel)]
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as pool:
         rows = []
-        for row in pool.map(lambda launch: prove(launch, text, Path(scratch), options.seconds), wanted):
+        for row in pool.map(lambda launch: verify(launch, text, Path(scratch), options.seconds), wanted):
             print(*row, flush=True)
             rows.append(row)
     with options.output.open("w", newline="") as file:
