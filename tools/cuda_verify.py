@@ -1,6 +1,6 @@
 """Ask a static verifier whether the kernels' PTX is free of races, in every schedule of some fixed launches.
 
-Run `make cuda-verify`, or `python tools/cuda_verify.py [--output bench/results/cuda_races.csv]` with sentryward installed.
+Run `make cuda-verify`, or `python tools/cuda_verify.py [--output bench/results/cuda_races.csv]` beside sentryward.
 The launches are those that the tests of tests/cuda make, one for each kernel of float32 and of all types of signs;
 pointers are arbitrary but for null, and distinct ones point to distinct memory. The verifier says `race_free`, names
 what it found, or says why it stopped: there the race checker of the emulator is the evidence. A finding exits with 1.

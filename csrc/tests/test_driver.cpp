@@ -118,7 +118,7 @@ void test_errors(Fake& fake) {
   fake.launch = 999;
   CHECK(says(error_of([&] { launch("sweep"); }), "failed: unknown error (999)"));
   fake.launch = 0;
-  CHECK(fake.depth == 0);  // whatever was raised
+  CHECK(fake.depth == 0);  // also after an error
 }
 
 void test_capture(Fake& fake) {

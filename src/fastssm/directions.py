@@ -1,8 +1,8 @@
 """Random directions `v` with `E[v v^T] = I`, among them Rademacher signs that need no storage.
 
 A sign is a function of (seed, sample, direction, coordinate): bit `d mod 32` of word `(d mod 128) // 32` of
-`Philox4x32-10(counter = (d // 128, m, b low, b high), key = seed)`; 0 means +1. Whatever part of the batch is
-asked for, on whatever device, in whatever language, the bits are the same.
+`Philox4x32-10(counter = (d // 128, m, b low, b high), key = seed)`; 0 means +1. The bits are the
+same for every part of the batch, on every device and in every language.
 """
 
 from __future__ import annotations

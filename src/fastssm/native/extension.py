@@ -58,7 +58,7 @@ def _load() -> tuple[ModuleType | None, str]:
         return None, f"The compiled module fastssm._C is switched off by {off}."
     try:
         return _open(record())
-    except Exception as error:  # whatever it is, fastssm works without
+    except Exception as error:  # fastssm works without it
         return None, f"The compiled module fastssm._C cannot be loaded ({type(error).__name__}: {error}); {AGAIN}."
 
 
