@@ -159,6 +159,7 @@ def test_terms_take_any_incoming_gradient(case, backend, name):
     close(grad(SUMS[name](*found), sources, False), grad(SUMS[name](*expected), sources, False))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("view", [
     lambda t: t.mT.contiguous().mT,
     lambda t: torch.stack([t, t], -1)[..., 0],

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import native_build
 import pytest
 import torch
+from native_build import Build, NotBuilt, description, program
 
 import fastssm
 from fastssm import backends
@@ -17,10 +19,6 @@ from fastssm.backends import choice, cuda
 from fastssm.native import cuda_library, extension
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))  # as setup.py does
-
-import native_build  # noqa: E402
-from native_build import Build, NotBuilt, description, program  # noqa: E402
 
 
 def compiler(folder: Path, version: str) -> Path:

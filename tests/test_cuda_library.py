@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from native_build import CUDA_OUTPUTS, Build, NotBuilt, description, program
 
 from fastssm.native import cuda_library, extension
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))  # as setup.py does
-
-from native_build import CUDA_OUTPUTS, Build, NotBuilt, description, program  # noqa: E402
 
 
 def configured(choice: str, folder: Path, **variables: str) -> Build:

@@ -70,6 +70,7 @@ def loss_and_gradients(net: nn.Module, x: Tensor, **options: object) -> list[Ten
 # --- two entries, one engine ---
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("name", NETS)
