@@ -64,14 +64,14 @@ def built(name: str, **more: Any) -> ScoreLoss[Any]:
 # --- functions ---
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_a_function_shows_and_describes_every_option(name: str) -> None:
-    function = OPTIONS[name]
-    parameters = inspect.signature(function).parameters
-    assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters.values())
-    assert list(entries(function.__doc__)) != []
-    assert set(entries(function.__doc__)) == set(parameters)
-    assert [p.name for p in parameters.values() if isinstance(p.annotation, str)] == []
+def test_a_function_shows_and_describes_every_option() -> None:
+    for name in OPTIONS:
+        function = OPTIONS[name]
+        parameters = inspect.signature(function).parameters
+        assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters.values())
+        assert list(entries(function.__doc__)) != []
+        assert set(entries(function.__doc__)) == set(parameters)
+        assert [p.name for p in parameters.values() if isinstance(p.annotation, str)] == []
 
 
 def test_every_loss_and_operator_takes_its_options_so() -> None:
@@ -80,12 +80,12 @@ def test_every_loss_and_operator_takes_its_options_so() -> None:
     assert losses | {"terms", "score", "divergence", "laplacian", "hvp_form", "jacobian_diag", "elbo"} <= set(OPTIONS)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_a_misspelt_option_is_a_type_error(name: str) -> None:
-    function = OPTIONS[name]
-    required = {p.name: None for p in inspect.signature(function).parameters.values() if p.default is p.empty}
-    with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'particles'$"):
-        function(**required, particles=3)
+def test_a_misspelt_option_is_a_type_error() -> None:
+    for name in OPTIONS:
+        function = OPTIONS[name]
+        required = {p.name: None for p in inspect.signature(function).parameters.values() if p.default is p.empty}
+        with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'particles'$"):
+            function(**required, particles=3)
 
 
 @pytest.mark.parametrize("name", ["denoising_loss", "domain_loss", "elbo_loss"])
@@ -186,36 +186,36 @@ def test_every_loss_has_a_twin() -> None:
     assert {twin.loss for twin in TWINS.values()} == {f for n, f in FUNCTIONS.items() if n.endswith("_loss")}
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_a_twin_has_the_signatures_and_the_words_of_its_function(name: str) -> None:
-    twin = TWINS[name]
-    parameters = inspect.signature(twin.loss).parameters
-    made, called = inspect.signature(twin).parameters, inspect.signature(twin.forward).parameters
-    keywords = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
-    assert (set(made) | set(called)) - {"self"} == set(parameters)
-    assert keywords & set(made) == keywords - set(called)
-    assert all(made[n].default == parameters[n].default for n in made)
-    assert list(called)[:2] == ["self", "x"]
-    assert entries(twin.__doc__).keys() == made.keys()
-    assert [
-        part for part in ("Args:", "Raises:", "Example:", "Source:") if f"\n{part}" not in (twin.__doc__ or "")
-    ] == []
+def test_a_twin_has_the_signatures_and_the_words_of_its_function() -> None:
+    for name in TWINS:
+        twin = TWINS[name]
+        parameters = inspect.signature(twin.loss).parameters
+        made, called = inspect.signature(twin).parameters, inspect.signature(twin.forward).parameters
+        keywords = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
+        assert (set(made) | set(called)) - {"self"} == set(parameters)
+        assert keywords & set(made) == keywords - set(called)
+        assert all(made[n].default == parameters[n].default for n in made)
+        assert list(called)[:2] == ["self", "x"]
+        assert entries(twin.__doc__).keys() == made.keys()
+        assert [
+            part for part in ("Args:", "Raises:", "Example:", "Source:") if f"\n{part}" not in (twin.__doc__ or "")
+        ] == []
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_a_twin_is_copied_and_pickled(name: str) -> None:
-    loss, x = built(name), torch.randn(6, 2)
-    torch.manual_seed(1)
-    expected = loss(x)
-    expected.backward()
-    file = io.BytesIO()
-    torch.save(loss, file)
-    file.seek(0)
-    for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), torch.load(file, weights_only=False)):
+def test_a_twin_is_copied_and_pickled() -> None:
+    for name in TWINS:
+        loss, x = built(name), torch.randn(6, 2)
         torch.manual_seed(1)
-        assert torch.equal(other(x), expected)
-        assert type(other) is type(loss)
-    assert repr(loss).startswith(name)
+        expected = loss(x)
+        expected.backward()
+        file = io.BytesIO()
+        torch.save(loss, file)
+        file.seek(0)
+        for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), torch.load(file, weights_only=False)):
+            torch.manual_seed(1)
+            assert torch.equal(other(x), expected)
+            assert type(other) is type(loss)
+        assert repr(loss).startswith(name)
 
 
 def test_tensors_of_a_batch_by_place_and_by_name() -> None:

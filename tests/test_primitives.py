@@ -127,11 +127,13 @@ RIGHT = {  # what the documentation lists as right without help, so that a new t
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_torch_is_right(name: str) -> None:
-    torch.manual_seed(0)
-    function, *shapes = RIGHT[name]
-    assert third_derivatives_are_right(function, *(randn(*shape) for shape in shapes))
+def test_torch_is_right_about_the_rest() -> None:
+    wrong = []
+    for name, (function, *shapes) in RIGHT.items():
+        torch.manual_seed(0)
+        if not third_derivatives_are_right(function, *(randn(*shape) for shape in shapes)):
+            wrong.append(name)
+    assert wrong == []
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

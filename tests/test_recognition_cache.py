@@ -160,7 +160,7 @@ CHANGES: dict[str, Change] = {
     "child replaced": put(3, nn.Tanh()),
     "linear replaced": put(1, nn.Linear(D, 4)),
     "linear by a subclass": put(1, MyLinear(D, 4)),
-    "linear by an unknown layer": put(6, nn.LayerNorm(4)),
+    "linear by an unknown layer": put(6, nn.RMSNorm(4)),
     "nested child replaced": lambda model: put(0, nn.SiLU())(model[2]),
     "child replaced behind setattr": lambda model: model._modules.update({"3": nn.Tanh()}),
     "identity replaced": put(6, nn.Tanh()),
@@ -201,10 +201,10 @@ MLP_CHANGES: dict[str, Change] = {
     "weight replaced": renew("hidden.2"),
     "layer removed": lambda model: (model.hidden.__delitem__(2), model.activations.__delitem__(2)),
 }
-EVERY_CHANGE = [
-    *(pytest.param(sequential, change, id=name) for name, change in CHANGES.items()),
-    *(pytest.param(mlp, change, id=f"mlp: {name}") for name, change in MLP_CHANGES.items()),
-]
+EVERY_CHANGE = {
+    **{name: (sequential, change) for name, change in CHANGES.items()},
+    **{f"mlp: {name}": (mlp, change) for name, change in MLP_CHANGES.items()},
+}
 
 
 def truth(model: nn.Module) -> list[Tensor]:
@@ -212,23 +212,27 @@ def truth(model: nn.Module) -> list[Tensor]:
     return [loss, *oracle.gradients(loss, model.parameters())]
 
 
-@pytest.mark.parametrize(("build", "change"), EVERY_CHANGE)
-def test_a_change_after_the_first_call_shows(build: Callable[[], nn.Module], change: Change) -> None:
+def test_a_change_after_the_first_call_shows() -> None:
+    for name, (build, change) in EVERY_CHANGE.items():
+        shows(name, build, change)
+
+
+def shows(name: str, build: Callable[[], nn.Module], change: Change) -> None:
     torch.manual_seed(0)
     model = build()
     before = truth(model)[0]
     remembered(model)
-    oracle.assert_close([fastssm.sliced_loss(model, X, v=V)], [before], 1e-10)
+    oracle.assert_close([fastssm.sliced_loss(model, X, v=V)], [before], 1e-10, name)
     change(model)
     same(model)
     models = [model, copy.deepcopy(model)]  # a spectral norm iterates at each call, a dropout draws
     torch.manual_seed(1)
     expected = truth(models[1])
-    assert not torch.equal(expected[0], before), "the change changes nothing"
+    assert not torch.equal(expected[0], before), f"{name} changes nothing"
     torch.manual_seed(1)
     found = fastssm.sliced_loss(model, X, v=V)
     grads = torch.autograd.grad(found, list(model.parameters()), allow_unused=True, materialize_grads=True)
-    oracle.assert_close([found, *grads], expected, 1e-10)
+    oracle.assert_close([found, *grads], expected, 1e-10, name)
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
