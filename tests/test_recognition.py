@@ -86,7 +86,7 @@ def hooked(register: str, *args: object) -> nn.Module:
 
 def replaced() -> nn.Module:
     model = net()
-    model[0].forward = lambda x: x.new_zeros(len(x), 4)
+    model[0].forward = lambda x: torch.cat([x, x[:, :1]], 1)
     return model
 
 
