@@ -17,8 +17,8 @@ from typing import Any
 def cover(rows: Sequence[Sequence[Hashable]], strength: int = 2, runners: Sequence[Hashable] = ()) -> list[int]:
     """Choose rows in which every combination of `strength` values occurs that occurs in any row.
 
-    The choice is greedy and deterministic: the row with most new combinations, then the one whose combinations of one
-    value more are rarest so far, then the first.
+    The choice is greedy and deterministic: the row with most new combinations, then the one whose values, and
+    combinations of one value more, are rarest so far, then the first.
 
     Args:
         rows: combinations, each with one value of every factor.
@@ -30,7 +30,7 @@ def cover(rows: Sequence[Sequence[Hashable]], strength: int = 2, runners: Sequen
     """
     width = len(rows[0])
     new = [set(itertools.combinations(enumerate(row), min(strength, width))) for row in rows]
-    more = [[*itertools.combinations(enumerate(row), min(strength + 1, width))] for row in rows]
+    more = [[*enumerate(row), *itertools.combinations(enumerate(row), min(strength + 1, width))] for row in rows]
     for i, runner in enumerate(runners):
         new[i].add(("runner", runner))
         more[i] += [("runner", runner)] * width

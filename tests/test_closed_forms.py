@@ -166,6 +166,7 @@ def test_variance_reduction_is_noiseless_on_the_standard_normal(whitened: Tensor
     assert values["ssm"] > 0.1
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     ("projection", "dim", "m"),
     [("hadamard", 4, 4), ("hadamard", 5, 8), ("basis", 5, 5), ("hadamard", 5, 24), ("basis", 3, 12)],

@@ -199,6 +199,7 @@ def test_checkpoint(case, backend, reentrant, reduction):
     close([kept, x.grad, *(p.grad for p in net.parameters())], [plain, *expected])
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_copies_compute_the_same_and_share_nothing(case, backend, clone):
     net, x, given = case

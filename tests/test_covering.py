@@ -62,6 +62,8 @@ def test_every_value_of_two_parameters_occurs_and_every_row_of_one() -> None:
     assert {case["a"] for case in found} == set("xyz")
     assert {case["b"] for case in found} == set("uvw")
     assert len(found) == 3
+    two = list(itertools.product(range(9), (False, True)))
+    assert sum(two[i][1] for i in cover(two, 1)) in (4, 5)  # neither value is run by one row alone
     assert chosen([{"a": str(n), "message": f"error {n}"} for n in range(9)], {}) == list(range(9))
 
 
