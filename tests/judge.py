@@ -25,6 +25,8 @@ def randomised(model: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Modul
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn_like(p) * (1.2 / max(1, p.shape[-1]) ** 0.5 if p.ndim == 2 else 0.3))
+        for frequencies in model.buffers():  # of times: the phase of a fast one has few digits in float32
+            frequencies.mul_(0.2)
     return model.to(dtype)
 
 

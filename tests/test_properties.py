@@ -19,6 +19,7 @@ from fastssm.backends.entries import dispatcher
 from fastssm.directions import PROJECTIONS, draw
 from fastssm.nn import MLP, make_activation
 from tests import oracle
+from tests.judge import randomised
 
 RTOL = {torch.float64: 1e-10, torch.float32: 2.0**-23 * 1024}
 SMOOTH = [row.name for row in TABLE if row.curved]
@@ -66,13 +67,6 @@ def networks(choose: st.DrawFn, dim: int, out: int) -> tuple[nn.Module, list[int
         width = following
     last = [make_activation(activation)] * choose(st.integers(0, 1))
     return nn.Sequential(*layers, nn.Linear(width, out, bias=choose(st.booleans())), *last), []
-
-
-def randomised(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn_like(p) * (1.2 / max(1, p.shape[-1]) ** 0.5 if p.ndim == 2 else 0.3))
-    return model.to(dtype)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
