@@ -152,6 +152,7 @@ def test_inference_tensors_can_be_trained_on(backend, projection):
 # --- gradients ---
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("name", ["energy", "score", "linear energy", "concat"])
 def test_every_parameter_gets_a_gradient_and_frozen_ones_none(backend, name, call):

@@ -47,6 +47,15 @@ def test_every_shape(whole_net: WholeNet, shape: str, dtype: torch.dtype, vr: bo
     whole_net.check(SHAPES[shape].with_(dtype=dtype, variance_reduced=vr, kind=kind))
 
 
+@pytest.mark.covering(3, alike=True)  # all on each machine: a missing barrier shows on the one that looks for races
+@KIND
+@VR
+@pytest.mark.parametrize("dtype", [F64], ids=["f64"])
+def test_every_path(whole_net: WholeNet, dtype: torch.dtype, vr: bool, kind: str) -> None:
+    for shape in ("odd", "skips"):  # rows with and without padding
+        whole_net.check(SHAPES[shape].with_(dtype=dtype, variance_reduced=vr, kind=kind))
+
+
 @pytest.mark.covering(1)
 @KIND
 @VR
