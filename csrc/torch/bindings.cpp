@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
 #include <torch/version.h>
@@ -126,12 +127,24 @@ py::dict build_info() {
   return out;
 }
 
+// Turn torch's exceptions into its Python ones: this module's pybind11 is not torch's, and has none of its translators.
+void translate(std::exception_ptr thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const python_error&) {  // say of a hook of a saved tensor
+    torch::translate_exception_to_python(thrown);
+  } catch (const c10::Error&) {
+    torch::translate_exception_to_python(thrown);
+  }
+}
+
 }  // namespace
 }  // namespace fastssm::on_tensors
 
 PYBIND11_MODULE(_C, m) {
   using namespace fastssm;
   using namespace fastssm::on_tensors;
+  py::register_local_exception_translator(&translate);
   py::class_<Structure, std::shared_ptr<Structure>>(m, "Structure")
       .def(py::init<const std::string&, std::vector<int64_t>, std::vector<double>, std::vector<int64_t>>());
   m.def("objective",
