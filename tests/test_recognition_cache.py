@@ -59,12 +59,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """The models that were recognised anew."""
     found: list[nn.Module] = []
     read = cache.read
-
-    def reading(model: nn.Module) -> Any:
-        found.append(model)
-        return read(model)
-
-    monkeypatch.setattr(cache, "read", reading)
+    monkeypatch.setattr(cache, "read", lambda model: found.append(model) or read(model))
     return found
 
 
