@@ -35,7 +35,7 @@ struct Aten {
   static Tensor narrowed(const Tensor& gradient, const Tensor& like) { return gradient.to(like.scalar_type()); }
 };
 
-// OpenMP's threads do not survive a fork, so a child does all the work in one thread, in the same order: same bits.
+// OpenMP's threads do not survive a fork, so a child does all the work in one thread, in the same order.
 bool forked() {
 #ifndef _WIN32
   static std::atomic<bool> child{false};
@@ -47,21 +47,8 @@ bool forked() {
 #endif
 }
 
-// Torch's products also wait for threads that a child does not have, unless they are set to use one.
-class OneThread {
- public:
-  OneThread() : before_(at::get_num_threads()) { at::set_num_threads(1); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-  ~OneThread() { at::set_num_threads(before_); }
-
- private:
-  const int before_;
-};
-
 void run_in_threads(int64_t n, const std::function<void(int64_t)>& f) {
   if (forked()) {
-    const OneThread alone;
     for (int64_t i = 0; i < n; i++) f(i);
     return;
   }
@@ -74,9 +61,8 @@ template <class T>
 cpu::Runtime<T> runtime(bool bfloat16) {
   TORCH_CHECK(!bfloat16 || (std::is_same_v<T, float> && torch_gemm::has_bfloat16()),
               "precision=\"bf16\" needs float32 data and a processor with AVX-512; use precision=\"full\".");
-  forked();  // registers itself before the first threads start
   return {.kernels = cpu::kernels<T>(cpu::level()),
-          .gemms = torch_gemm::gemms<T>(bfloat16),
+          .gemms = torch_gemm::gemms<T>(bfloat16, forked()),  // which registers itself before the first threads start
           .threads = at::get_num_threads(),
           .run = run_in_threads};
 }

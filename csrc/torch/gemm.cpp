@@ -8,6 +8,7 @@
 #include <ATen/ops/mm_cpu_dispatch.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <limits>
 
 namespace fastssm::torch_gemm {
@@ -29,6 +30,23 @@ void aten(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, 
     at::cpu::addmm_out(out, out, view(a, m, k, lda), view(b, k, n, ldb));
   } else {
     at::cpu::mm_out(out, view(a, m, k, lda), view(b, k, n, ldb));
+  }
+}
+
+// For a forked process: MKL's memory manager, which at::mm calls, can spin for ever on a lock that a thread of the parent
+// left behind.
+template <class T>
+void plain(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
+           bool accumulate) {
+  for (int64_t i = 0; i < m; i++) {
+    T* row = c + i * ldc;
+    if (!accumulate) std::fill_n(row, n, T(0));
+    for (int64_t p = 0; p < k; p++) {
+      const T factor = a[i * lda + p];
+      const T* other = b + p * ldb;
+#pragma omp simd
+      for (int64_t j = 0; j < n; j++) row[j] += factor * other[j];
+    }
   }
 }
 
@@ -65,8 +83,9 @@ bool has_bfloat16() {
 }
 
 template <>
-cpu::Gemms<float> gemms(bool narrow) {
+cpu::Gemms<float> gemms(bool narrow, bool forked) {
   cpu::Gemms<float> out = {"ATen (addmm)", aten<float>, kWhole, nullptr, nullptr};
+  if (forked) out = {"loops", plain<float>, kPanel, nullptr, nullptr};
 #ifdef CPUBLAS_BRGEMM_F32F32F32
   if (has_micro_kernel()) out = {"oneDNN micro-kernel (brgemm)", micro_kernel, kPanel, nullptr, nullptr};
 #endif
@@ -77,7 +96,8 @@ cpu::Gemms<float> gemms(bool narrow) {
 }
 
 template <>
-cpu::Gemms<double> gemms(bool) {
+cpu::Gemms<double> gemms(bool, bool forked) {
+  if (forked) return {"loops", plain<double>, kPanel, nullptr, nullptr};
   return {"ATen (addmm)", aten<double>, kWhole, nullptr, nullptr};
 }
 

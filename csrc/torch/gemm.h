@@ -9,8 +9,8 @@ namespace fastssm::torch_gemm {
 // Whether there are products of bfloat16: by oneDNN's micro-kernel, on AVX-512.
 bool has_bfloat16();
 
-// oneDNN's micro-kernel where the processor has it, ATen's product otherwise.
+// oneDNN's micro-kernel where the processor has it, otherwise ATen's product, or loops in a forked process.
 template <class T>
-cpu::Gemms<T> gemms(bool bfloat16);
+cpu::Gemms<T> gemms(bool bfloat16, bool forked = false);
 
 }  // namespace fastssm::torch_gemm

@@ -13,7 +13,7 @@ from fastssm.diffusion.model import ScoreModel
 from fastssm.diffusion.sde import LinearSDE, normal_like
 from fastssm.diffusion.times import Times, TimeSampling, starts_in_data
 from fastssm.directions import Directions
-from fastssm.losses.reduction import Reducer
+from fastssm.losses.reduction import Reducer, reduce, scaled
 from fastssm.losses.sliced import sliced_of
 
 
@@ -55,7 +55,7 @@ def sliced_path(
     t, weights = at.times.t, at.times.weights * net.sde.diffusion(at.times.t).square()
     if net.predicts == "score":
         found = sliced_of(
-            net.backend, net.at(at.state, t), directions, variance_reduced, reduced.scaled(weights), return_terms
+            net.backend, net.at(at.state, t), directions, variance_reduced, scaled(reduced, weights), return_terms
         )
         if isinstance(found, tuple):
             return found[0], weights * (found[1].projected_jacobian + found[1].square)
@@ -63,7 +63,7 @@ def sliced_path(
     terms = net.terms(at.state, t, directions)
     square = terms.score.square().sum(1) if variance_reduced else terms.projected_score.square().mean(0)
     each = weights * (terms.projected_jacobian + 0.5 * square)
-    return reduced(each), each
+    return reduce(each, reduced), each
 
 
 def prior(sde: LinearSDE, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from fastssm.diffusion.times import TimeSampling, check_t, check_times, time_den
 from fastssm.diffusion.truncation import SoftTruncation
 from fastssm.directions import Directions
 from fastssm.losses.module import Out, ScoreLoss
-from fastssm.losses.reduction import check_reduction
+from fastssm.losses.reduction import check_reduction, reduce
 from fastssm.noise import check_noise
 from fastssm.operators import directions_of
 from fastssm.options import DirectionArguments, DirectionOptions, Precision, SlicedOptions, SlicedTensors, What, takes
@@ -182,13 +182,13 @@ def elbo_loss(
     at = at._replace(times=at.times.scaled(1.0 + lam**2 / (4.0 * (1.0 - lam))))
     if directions is None:
         each = denoising_path(net, linear, at)
-        path: Tensor = reduced(each)
+        path: Tensor = reduce(each, reduced)
     else:
         variance_reduced = options["variance_reduced"] and form == "sliced"
         path, each = sliced_path(net, at, directions, variance_reduced, reduced, return_terms)
     known = prior(linear, x)
     decoded = decoder(net, linear, x, at) if options["decoder"] else torch.zeros_like(known)
-    loss = path - reduced(known + decoded)
+    loss = path - reduce(known + decoded, reduced)
     return (loss, ElboTerms(known.detach(), each.detach(), decoded.detach())) if return_terms else loss
 
 

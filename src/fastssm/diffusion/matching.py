@@ -14,7 +14,7 @@ from fastssm.diffusion.model import ScoreModelArguments, check_sde, score_model
 from fastssm.diffusion.sde import SDE, CustomSDE, LinearSDE
 from fastssm.diffusion.times import TimeSampling, check_t, check_times
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
-from fastssm.losses.reduction import check_reduction
+from fastssm.losses.reduction import check_reduction, scaled
 from fastssm.losses.sliced import sliced_of
 from fastssm.noise import check_noise
 from fastssm.operators import directions_of
@@ -120,7 +120,7 @@ def sliced_diffusion_loss(
     given, x = check_t(options["t"], x), net.request.x
     directions = directions_of(x, options)
     drawn = times.draw(sde, x, given, generator)
-    reduced = reduced.scaled(_lambda(sde, weighting, drawn.t) * drawn.weights / (sde.end - first))
+    reduced = scaled(reduced, _lambda(sde, weighting, drawn.t) * drawn.weights / (sde.end - first))
     state = sde.perturb(x, drawn.t, noise, generator)
     return sliced_of(
         net.backend, net.at(state, drawn.t), directions, options["variance_reduced"], reduced, return_terms

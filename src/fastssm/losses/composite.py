@@ -11,7 +11,7 @@ from typing_extensions import TypedDict, Unpack
 from fastssm import checks, conditionals
 from fastssm.losses.denoising import denoising_loss
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
-from fastssm.losses.reduction import LossTerms, Reducer, check_reduction, finish
+from fastssm.losses.reduction import LossTerms, Reducer, check_reduction, finish, reduce
 from fastssm.losses.sliced import exact_loss
 from fastssm.noise import check_noise, check_sigma
 from fastssm.options import EngineOptions, NetworkKind, RandomOptions, ReductionOptions, takes
@@ -151,7 +151,7 @@ def _exact(
     weight, reduction = reduced
     if reduction == "none":
         each, parts = exact_loss(head, points, reduction="none", return_terms=True, **call)
-        loss = reduced(each.view(shape).sum(1))
+        loss = reduce(each.view(shape).sum(1), reduced)
     else:
         shared = None if weight is None else weight.repeat_interleave(shape[1])
         loss, parts = exact_loss(head, points, weight=shared, reduction="sum", return_terms=True, **call)

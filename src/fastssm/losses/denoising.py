@@ -8,7 +8,7 @@ from typing_extensions import Required, Unpack
 from fastssm import backends, checks
 from fastssm.losses.levels import LevelOptions, LevelTensors, check_levels
 from fastssm.losses.module import ScoreLoss
-from fastssm.losses.reduction import check_reduction
+from fastssm.losses.reduction import check_reduction, reduce
 from fastssm.noise import Noisy, add_noise, check_noise, check_sigma
 from fastssm.options import LossOptions, LossTensors, NoiseTensors, RandomOptions, takes
 
@@ -75,7 +75,7 @@ def denoising_loss(model: nn.Module, x: Tensor, **options: Unpack[DenoisingArgum
     checks.check_generator(generator)
     chosen = backends.select(request, "score", options["backend"])
     noisy = add_noise(request.x, deviation, options["noise"], generator)
-    return reduced(_mismatch(chosen.score(request._replace(x=noisy.x)), noisy))
+    return reduce(_mismatch(chosen.score(request._replace(x=noisy.x)), noisy), reduced)
 
 
 @takes(AnnealedDenoisingArguments, anneal_power=2.0, condition="sigma")
@@ -110,7 +110,7 @@ def annealed_denoising_loss(model: nn.Module, x: Tensor, **options: Unpack[Annea
     levels = check_levels(model, x, options)
     chosen = backends.select(levels.request, "score", options["backend"])
     request, noisy, reduced = levels.draw()
-    return reduced(_mismatch(chosen.score(request), noisy))
+    return reduce(_mismatch(chosen.score(request), noisy), reduced)
 
 
 def _mismatch(score: Tensor, noisy: Noisy) -> Tensor:

@@ -14,7 +14,7 @@ from fastssm import backends, checks
 from fastssm.directions import Directions
 from fastssm.errors import FastSSMWarning
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
-from fastssm.losses.reduction import check_reduction, finish
+from fastssm.losses.reduction import check_reduction, finish, reduce
 from fastssm.noise import add_noise, check_noise, check_sigma
 from fastssm.operators import directions_of
 from fastssm.options import (
@@ -198,7 +198,7 @@ def finite_difference_denoising_loss(
     energy, _ = _evaluate(request, _moved(noisy.x, size, along, centre=False))
     ahead, behind = energy.reshape(2, *along.shape[:2])
     mismatch = (behind - ahead) / (2 * size) + (along * (noisy.noise / noisy.sigma)).sum(2)
-    return reduced(0.5 * mismatch.square().mean(0))
+    return reduce(0.5 * mismatch.square().mean(0), reduced)
 
 
 def _of_energy(output: Tensor, along: Tensor, step: float, variance_reduced: bool) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from typing_extensions import Required, TypedDict
 
 from fastssm import backends, checks
-from fastssm.losses.reduction import Reducer, check_reduction
+from fastssm.losses.reduction import Reducer, check_reduction, scaled
 from fastssm.noise import Noisy, add_noise, check_level, check_noise, check_sigmas, condition_value, draw_level
 from fastssm.options import CONDITIONS, Condition, LossOptions, LossTensors, RandomOptions
 
@@ -77,7 +77,7 @@ class Levels(NamedTuple):
         sigma = self.sigmas[level]
         noisy = add_noise(x, sigma, self.noise, self.generator)
         cond = (*self.request.cond[:-1], condition_value(self.condition, sigma, level, x))
-        return self.request._replace(x=noisy.x, cond=cond), noisy, self.reduced.scaled(sigma**self.power)
+        return self.request._replace(x=noisy.x, cond=cond), noisy, scaled(self.reduced, sigma**self.power)
 
 
 def check_levels(model: nn.Module, x: Tensor, options: LevelArguments) -> Levels:

@@ -33,14 +33,19 @@ class Reducer(NamedTuple):
     weight: Tensor | None
     reduction: Reduction
 
-    def scaled(self, factor: Tensor) -> Reducer:
-        """Return the reducer whose weights are multiplied by a factor `[B]`."""
-        return self._replace(weight=factor if self.weight is None else factor * self.weight.to(factor.dtype))
 
-    def __call__(self, each: Tensor) -> Tensor:
-        """Weight and reduce the losses of the samples `[B]`."""
-        each = each if self.weight is None else each * self.weight.to(each.dtype)
-        return each if self.reduction == "none" else each.mean() if self.reduction == "mean" else each.sum()
+def scaled(how: Reducer, factor: Tensor) -> Reducer:
+    """Return the reducer whose weights are multiplied by a factor `[B]`."""
+    return how._replace(weight=factor if how.weight is None else factor * how.weight.to(factor.dtype))
+
+
+def reduce(each: Tensor, how: Reducer) -> Tensor:
+    """Weight and reduce the losses of the samples `[B]`.
+
+    A function, as `torch.compile` of torch 2.10 cannot trace a call of a tuple.
+    """
+    each = each if how.weight is None else each * how.weight.to(each.dtype)
+    return each if how.reduction == "none" else each.mean() if how.reduction == "mean" else each.sum()
 
 
 def check_reduction(x: Tensor, weight: object, reduction: Reduction) -> Reducer:
@@ -54,5 +59,5 @@ def check_reduction(x: Tensor, weight: object, reduction: Reduction) -> Reducer:
 
 def finish(jacobian: Tensor, square: Tensor, reduced: Reducer, return_terms: bool) -> Tensor | tuple[Tensor, LossTerms]:
     """Add up the two terms of each sample, weight and reduce them."""
-    loss = reduced(jacobian + square)
+    loss = reduce(jacobian + square, reduced)
     return (loss, LossTerms(jacobian.detach(), square.detach())) if return_terms else loss
