@@ -53,7 +53,7 @@ def test_the_whole_matrix_layer_by_layer(tmp_path: Path) -> None:
 
 
 def test_the_matrix_of_the_score_alone() -> None:
-    assert passed(operators(), "tests/test_score.py", "-k", "ops or opcheck or direction") >= 80
+    assert passed(operators(), "tests/test_score.py", "--full", "-k", "ops or opcheck or direction") >= 80
 
 
 @pytest.mark.parametrize("file", ["test_contract.py", "test_contract_autograd.py", "test_compile.py"])
