@@ -94,6 +94,6 @@ def agree(
     wanted = oracle.gradients(expected, [*wide.parameters(), *(doubled if inputs else [])])
     if not all(g.isfinite().all() for g in wanted):
         raise NoVerdict
-    size = float(oracle.reduced(sizes, None if weight is None else weight.double().abs(), reduction))
+    size = float(oracle.reduced(sizes.detach(), None if weight is None else weight.double().abs(), reduction))
     what = f"{loss} {reduction} {tuple(x.shape)} {x.dtype} {model}"
     oracle.assert_close([found, *grads], [expected, *wanted], rtol or RTOL[x.dtype], what, size)

@@ -67,7 +67,7 @@ def _open(built: dict[str, Any]) -> tuple[ModuleType | None, str]:
         return None, f"The compiled module fastssm._C was not built: {built['reason']}."
     running = {"torch": str(torch.__version__), "python": ".".join(platform.python_version_tuple()[:2])}
     unfit = [f"{name} {built[name]}, but {ours} is running" for name, ours in running.items() if built[name] != ours]
-    if unfit:  # loading it all the same would end in an undefined symbol, or worse
+    if unfit:  # loading it would fail with an undefined symbol, or crash
         return None, f"The compiled module fastssm._C was built for {' and '.join(unfit)}; {AGAIN}."
     loaded = importlib.import_module("fastssm._C")
     if newer := newer_source(Path(loaded.__file__ or "")):
