@@ -33,7 +33,7 @@ void aten(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, 
   }
 }
 
-// For a forked process: there MKL's memory manager, which at::mm calls, can wait forever for a lock that nobody releases.
+// For a forked process: there MKL's memory manager, which at::mm calls, can wait forever for a lock.
 template <class T>
 void plain(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
            bool accumulate) {
