@@ -18,7 +18,7 @@ from fastssm.nn import MLP, make_activation
 
 BATCH, RTOL, DEVICE = 6, 1e-10, torch.get_default_device()
 COMPILED = tuple(compiled.DEVICES)  # ("cpu",) where the engine is built
-BACKENDS = ("torch", "reference", *COMPILED)
+BACKENDS = ("torch", "reference", "jets", *COMPILED)
 OPERATORS = {"ops": dispatcher, "eager": eager}  # seen by torch, and from an autograd function of ours
 ENTRIES = (*OPERATORS, *BACKENDS)
 

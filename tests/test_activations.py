@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fastssm.activations import BY_NAME, INDEX, TABLE, Activation
 from fastssm.native import extension
 from fastssm.nn import Sin, make_activation, module_class
-from fastssm.sweeps.jets import TensorFunctions
+from fastssm.sweeps.pointwise import TensorFunctions
 
 COMPILED: Any = extension.module()
 CASES: dict[str, nn.Module] = {

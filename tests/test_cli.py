@@ -56,7 +56,7 @@ def test_no_command_and_info_show_backends(capsys: pytest.CaptureFixture[str]) -
     assert main(["info"]) == 0
     assert capsys.readouterr().out == alone
     assert f"torch {torch.__version__}" in alone
-    for name in ("reference", "torch", "cpu", "cuda"):
+    for name in ("reference", "jets", "torch", "cpu", "cuda"):
         assert f"\n  {name} " in alone
     assert "reference  available" in alone
 

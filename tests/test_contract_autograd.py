@@ -18,7 +18,7 @@ from tests import oracle
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 B, D, M = 6, 3, 2
 OPERATORS = {"ops": dispatcher, "eager": eager}
-ENTRIES = ("torch", *OPERATORS, "reference", *compiled.DEVICES)
+ENTRIES = ("torch", *OPERATORS, "reference", "jets", *compiled.DEVICES)
 
 
 @pytest.fixture(params=ENTRIES)

@@ -128,10 +128,10 @@ def test_explain_answers_for_what_is_asked() -> None:
 def test_explain_begins_with_the_backends_of_the_device() -> None:
     net, x = MLP(D, [8]), torch.randn(3, D)
     plan = fastssm.explain(net, x)
-    assert list(plan.reasons) == ["cpu", "torch", "reference", "cuda"]
+    assert list(plan.reasons) == ["cpu", "torch", "jets", "reference", "cuda"]
     assert plan.reasons["cuda"] == ["x is on cpu, the cuda engine runs on CUDA tensors"]
     on_meta = fastssm.explain(net.to("meta"), x.to("meta"))
-    assert list(on_meta.reasons)[:2] == ["torch", "reference"]
+    assert list(on_meta.reasons)[:2] == ["torch", "jets"]
 
 
 def test_a_backend_that_is_named_says_too_that_it_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:

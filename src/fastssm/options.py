@@ -18,7 +18,7 @@ Kind = Literal["auto", "energy", "score"]
 Projection = Literal["rademacher", "gaussian", "sphere", "hadamard", "basis"]
 Reduction = Literal["mean", "sum", "none"]
 Precision = Literal["full", "bf16", "tf32"]
-BackendName = Literal["reference", "torch", "cpu", "cuda", "auto"]
+BackendName = Literal["reference", "jets", "torch", "cpu", "cuda", "auto"]
 ControlVariate = Literal["optimal"]
 Condition = Literal["sigma", "log_sigma", "level"]
 What = Literal["objective", "terms", "each", "score"]
@@ -46,7 +46,7 @@ class EngineOptions(TypedDict, total=False):
     """What computes the result.
 
     Attributes:
-        backend: "auto", or "reference", "torch", "cpu", "cuda", which must then run.
+        backend: "auto", or "reference", "jets", "torch", "cpu", "cuda", which must then run.
         precision: "full", the dtype of the data. "bf16" multiplies bfloat16 numbers and sums in float32, with gradients
             accurate to about 1e-2; "tf32" the same to about 1e-3, on a GPU only. Both need a compiled engine.
     """

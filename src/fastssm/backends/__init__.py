@@ -13,7 +13,7 @@ from fastssm.backends.choice import (
     select,
 )
 from fastssm.backends.fused import Fused
-from fastssm.backends.request import Backend, Request
+from fastssm.backends.request import Backend, OnePass, Request
 
 __all__ = [
     "BACKENDS",
@@ -21,6 +21,7 @@ __all__ = [
     "NAMES",
     "Backend",
     "Fused",
+    "OnePass",
     "Plan",
     "Request",
     "availability",

@@ -19,6 +19,7 @@ from fastssm.backends.cpu import Cpu
 from fastssm.backends.cuda import Cuda
 from fastssm.backends.entries import functions
 from fastssm.backends.fused import Fused
+from fastssm.backends.jets import Jets
 from fastssm.backends.reference import Reference
 from fastssm.backends.request import Backend, Request
 from fastssm.errors import FastSSMWarning, UnsupportedError
@@ -38,7 +39,7 @@ from fastssm.recognition import Network, Refusal, recognize_cached
 
 ENVIRONMENT = "FASTSSM_BACKEND"
 
-_ALL: tuple[Backend, ...] = (Cuda(), Cpu(), Fused("torch", functions), Reference())
+_ALL: tuple[Backend, ...] = (Cuda(), Cpu(), Fused("torch", functions), Jets(), Reference())
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}
 _READY = tuple(
     backend for backend in _ALL if not getattr(backend, "unbuilt", [])
@@ -56,7 +57,7 @@ def backend(name: BackendName) -> Iterator[None]:
     The order is: the call's own `backend=`, this block, the environment variable `FASTSSM_BACKEND`, then "auto".
 
     Args:
-        name: "reference", "torch", "cpu", "cuda" or "auto".
+        name: "reference", "jets", "torch", "cpu", "cuda" or "auto".
 
     Raises:
         ValueError: for an unknown name.
@@ -123,7 +124,8 @@ def select(request: Request, what: What, name: str = "auto") -> Backend:
     for candidate in _candidates(request, what) if name == "auto" else (BACKENDS[name],):
         if not candidate.unsupported(request, what):
             return candidate
-    raise UnsupportedError(_refusal(name, reasons(request, what), what))
+    every = reasons(request, what) if name == "auto" else {name: BACKENDS[name].unsupported(request, what)}
+    raise UnsupportedError(_refusal(name, every, what))
 
 
 def _candidates(request: Request, what: What) -> tuple[Backend, ...]:

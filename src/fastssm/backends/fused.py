@@ -12,7 +12,7 @@ from torch import Tensor
 from fastssm import checks
 from fastssm.backends.entries import functions
 from fastssm.backends.entries.flat import FULL_ONLY, Form, Inputs, Static
-from fastssm.backends.request import Request
+from fastssm.backends.request import OnePass, Request
 from fastssm.directions import Directions
 from fastssm.options import What
 from fastssm.recognition import Network, Refusal
@@ -36,7 +36,7 @@ class Entry(Protocol):
         """Return the differentiable loss and its two terms per sample."""
 
 
-class Fused:
+class Fused(OnePass):
     """The engine in PyTorch, on any device.
 
     Args:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from fastssm.backends.entries.flat import Form
 from fastssm.directions import Directions
 from fastssm.options import What
 from fastssm.recognition import Network, Refusal
@@ -39,7 +41,7 @@ class Request(NamedTuple):
 
 
 class Backend(Protocol):
-    """What every backend offers. A `Fused` one also computes a loss and its gradients in one pass."""
+    """What every backend offers. A `OnePass` one also computes a loss and its gradients in one pass."""
 
     name: str
 
@@ -54,3 +56,13 @@ class Backend(Protocol):
 
     def score(self, request: Request) -> Tensor:
         """Return only the differentiable score `[B, D]`."""
+
+
+class OnePass(ABC):
+    """A backend that also computes a sliced loss and its gradients in one pass."""
+
+    @abstractmethod
+    def objective(
+        self, request: Request, directions: Directions, weight: Tensor | None, form: Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the differentiable loss and its two terms per sample."""

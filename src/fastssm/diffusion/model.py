@@ -27,7 +27,7 @@ class ScoreModelArguments(ModelTensors, total=False):
         predicts: what the model returns: "score", or "noise" for `-std(t) s`.
         cond: further arguments of the model, before the time: `model(x, *cond, t)`.
         kind: "energy", "score", or "auto" by the shape of the output (ambiguous for D = 1).
-        backend: "auto", or "reference", "torch", "cpu", "cuda", which must then run.
+        backend: "auto", or "reference", "jets", "torch", "cpu", "cuda", which must then run.
     """
 
     sde: Required[SDE]

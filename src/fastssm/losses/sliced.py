@@ -185,7 +185,8 @@ def sliced_of(
     A fused backend computes a loss that is a number in one pass; otherwise the loss is made from the terms here.
     """
     weight, reduction = reduced
-    if isinstance(chosen, backends.Fused) and reduction != "none" and not (weight is not None and weight.requires_grad):
+    one_number = reduction != "none" and not (weight is not None and weight.requires_grad)
+    if isinstance(chosen, backends.OnePass) and one_number:
         form = Form(variance_reduced, reduction == "mean")
         loss, jacobian, square = chosen.objective(request, directions, weight, form)
         return (loss, LossTerms(jacobian.detach(), square.detach())) if return_terms else loss

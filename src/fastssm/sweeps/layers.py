@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastssm.activations import IDENTITY
 from fastssm.recognition import Layer
-from fastssm.sweeps.jets import jets
+from fastssm.sweeps.pointwise import derivatives
 
 
 @dataclass
@@ -107,7 +107,7 @@ def up(layer: Layer, rows: Tensor, count: int, *, order: int, curvature: bool = 
     h <- f(z),  hd_m <- f' zd_m,  and with `curvature`  k <- f' zk + f'' q,  q = sum_m zd_m^2
     """
     (z, zd, *zk), raw = affine(layer, rows, count)
-    f, d1, *higher = jets(layer, z, order)
+    f, d1, *higher = derivatives(layer, z, order)
     trace = Trace(rows, raw, zd, zk[0] if zk else None, [d1, *higher])
     out = [f, d1 * zd] if count else [f]
     if curvature:

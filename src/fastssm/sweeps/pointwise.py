@@ -80,6 +80,6 @@ class TensorFunctions:
         return z.clamp(max=bound)
 
 
-def jets(layer: Layer, z: Tensor, order: int) -> list[Tensor]:
+def derivatives(layer: Layer, z: Tensor, order: int) -> list[Tensor]:
     """Return `f(z)` and its first `order` derivatives."""
     return list(islice(layer.activation.rule(TensorFunctions, z, *layer.constants), order + 1))

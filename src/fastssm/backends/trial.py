@@ -1,0 +1,137 @@
+"""A trial of a model on jets: whether every operation of its forward has a rule, and what a row of it takes."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from fastssm.backends.entries.functions import transformed
+from fastssm.backends.reference import uncompiled
+from fastssm.backends.request import Request
+from fastssm.checks import check_output, kind_of_output
+from fastssm.errors import UnsupportedError
+from fastssm.jets import Jet, Tape
+
+ROWS = 3  # samples of the trial
+COUPLED = "the model couples the samples of a batch: the output of one changes with another's data"
+CUT = "the model's output does not depend on x through operations that jets see: something in its forward cuts it off"
+OTHER = "on jets the model's output is another one"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial found.
+
+    Attributes:
+        reasons: why the model cannot run on jets; empty if it can.
+        kind: "energy" or "score".
+        bytes_of_a_row: memory of all values along one direction of one sample.
+        whole: whether a batch must run as one tile, because the forward changes a buffer.
+    """
+
+    reasons: list[str]
+    kind: str = "energy"
+    bytes_of_a_row: int = 1
+    whole: bool = False
+
+
+_trials: WeakKeyDictionary[nn.Module, tuple[Any, Trial]] = WeakKeyDictionary()
+
+
+def trial_of(request: Request) -> Trial:
+    """Return the trial of a call's model, from the cache if nothing has changed that it depends on."""
+    key = _key(request)
+    known = _trials.get(request.model)
+    if known is not None and known[0] == key:
+        return known[1]
+    found = _try(request)
+    if not transformed():
+        _trials[request.model] = (key, found)
+    return found
+
+
+def _key(request: Request) -> Any:
+    x, cond = request.x, [c.shape[1:] for c in request.cond]
+    modules = tuple((id(m), m.training, tuple(map(id, m._modules.values()))) for m in request.model.modules())
+    return modules, x.shape[1:], x.dtype, x.device, request.kind, cond
+
+
+def _try(request: Request) -> Trial:
+    """Run the model on a few rows: as it is, with other data in the last row, and on jets; with equal random draws."""
+    model, batch = request.model, len(request.x)
+    x, cond = _rows(request.x, batch), tuple(_rows(c, batch) for c in request.cond)
+    buffers = [(b, b._version, b.detach().clone()) for b in model.buffers()]
+    with _undisturbed(x), uncompiled(model):
+        state = torch.get_rng_state()
+
+        def run(x: Tensor) -> Any:
+            torch.set_rng_state(state)
+            return model(x, *cond)
+
+        try:
+            output = run(x.clone())
+            check_output(output)
+            kind = kind_of_output(output.shape, x.shape, request.kind)
+            moved = run(torch.cat([x[:-1], x[-1:] + 1.0]))
+            tape = Tape(1, False)
+            reasons = _objections(model, lambda: run(tape.jet(x.clone(), torch.ones_like(x)[None])), output, moved)
+        finally:
+            changed = [(b, before) for b, version, before in buffers if b._version != version]
+            with torch.no_grad():
+                for b, before in changed:
+                    b.copy_(before)
+    return Trial(reasons, kind, tape.bytes // ROWS, bool(changed))
+
+
+def _rows(t: Tensor, batch: int) -> Tensor:
+    """Return the rows of the trial."""
+    t = t.detach()
+    if not t.ndim or len(t) != batch:
+        return t
+    return t[torch.arange(ROWS, device=t.device) % batch].clone() if batch else t.new_zeros(ROWS, *t.shape[1:])
+
+
+@contextmanager
+def _undisturbed(x: Tensor) -> Iterator[None]:
+    """Differentiate as usual inside, and leave the random numbers as they were."""
+    devices = [x.device] if x.is_cuda else []
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _objections(model: nn.Module, on_jets: Callable[[], Any], output: Tensor, moved: Tensor) -> list[str]:
+    try:
+        jet = on_jets()
+    except Exception as error:  # of a rule that a call does not fit, too
+        reason = str(error) if isinstance(error, UnsupportedError) else f"{type(error).__name__}: {error}"
+        return [_where(model, error) + reason]
+    if not isinstance(jet, Jet):
+        return [CUT]
+    if output.is_meta or transformed():
+        return []
+    reasons = [] if _same(moved[:-1], output[:-1]) else [COUPLED]
+    return reasons if _same(jet.value, output) else [*reasons, OTHER]
+
+
+def _same(found: Tensor, expected: Tensor) -> bool:
+    """Compare to rounding, relative to the largest entry."""
+    tolerance = 256 * torch.finfo(expected.dtype).eps * expected.abs().nan_to_num().max().item()
+    return torch.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True)
+
+
+def _where(model: nn.Module, error: BaseException) -> str:
+    """Name the innermost module in whose forward an error was raised."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in names:
+            found = f"{names[id(owner)] or 'the model'} ({type(owner).__name__}): "
+    return found

@@ -1,0 +1,20 @@
+"""Taylor-mode derivatives through any module: value, tangents and curvature of what its forward computes."""
+
+from fastssm.jets import composed, constants, elementwise, inplace, linear, matrices, norms, products, reductions
+from fastssm.jets.jet import RULES, Jet, NoRule, Tape
+
+__all__ = [
+    "RULES",
+    "Jet",
+    "NoRule",
+    "Tape",
+    "composed",
+    "constants",
+    "elementwise",
+    "inplace",
+    "linear",
+    "matrices",
+    "norms",
+    "products",
+    "reductions",
+]

@@ -1,0 +1,224 @@
+"""Elementwise functions: `f`, `f' t` and `f' k + f'' sum_m t_m^2`, from rules like those of the activation table.
+
+A rule yields `f, f', f'', f'''` as those of the table do. The third is for the gradient: where plain autograd
+differentiates, one function each for value and tangents and for the curvature computes fewer arrays than autograd
+would keep; torch.compile and torch.func differentiate the formula instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from fastssm import activations
+from fastssm.jets import smooth
+from fastssm.jets.jet import Jet, NoRule, as_jet
+from fastssm.jets.rules import rule
+from fastssm.jets.smooth import Derivatives
+from fastssm.sweeps.pointwise import TensorFunctions
+
+
+class ValueAndTangents(Function):
+    """`f(z)` and `f'(z) t_m`."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, tangents: Tensor, rule: Derivatives) -> tuple[Tensor, Tensor]:
+        """Compute both."""
+        ctx.save_for_backward(z, tangents)
+        ctx.set_materialize_grads(False)
+        ctx.rule = rule
+        f, d1 = islice(rule(z), 2)
+        return f, d1 * tangents
+
+    @staticmethod
+    def backward(ctx: Any, on_value: Tensor | None, on_tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """`f' a + f'' sum_m t_m b_m` and `f' b_m`."""
+        z, tangents = ctx.saved_tensors
+        if on_tangents is None:
+            return None if on_value is None else next(islice(ctx.rule(z), 1, 2)).mul(on_value), None, None
+        _, d1, d2 = islice(ctx.rule(z), 3)
+        to_z = total(on_tangents * tangents).mul_(d2)
+        if on_value is not None:
+            to_z.addcmul_(d1, on_value)
+        return to_z, d1 * on_tangents if ctx.needs_input_grad[1] else None, None
+
+
+class Curvature(Function):
+    """`f'(z) k + f''(z) sum_m t_m^2`; k may be None."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, tangents: Tensor, k: Tensor | None, rule: Derivatives) -> Tensor:
+        """Compute it."""
+        ctx.save_for_backward(z, tangents, k)
+        ctx.rule = rule
+        _, d1, d2 = islice(rule(z), 3)
+        out = total(tangents * tangents).mul_(d2)[None]
+        return out if k is None else out.addcmul_(d1, k)
+
+    @staticmethod
+    def backward(ctx: Any, on_k: Tensor) -> tuple[Tensor | None, ...]:
+        """`(f'' k + f''' sum_m t_m^2) g`, `2 f'' t_m g` and `f' g`."""
+        z, tangents, k = ctx.saved_tensors
+        _, d1, d2, d3 = islice(ctx.rule(z), 4)
+        bend = d2 * on_k
+        to_z = total(tangents * tangents).mul_(d3).mul_(on_k[0])
+        if k is not None:
+            to_z.addcmul_(bend[0], k[0])
+        to_tangents = tangents * bend.mul_(2.0) if ctx.needs_input_grad[1] else None
+        return to_z, to_tangents, d1 * on_k if k is not None else None, None
+
+
+def total(rows: Tensor) -> Tensor:
+    """Add up rows `[M, ...]`; may return a view."""
+    return rows[0] if len(rows) == 1 else rows.sum(0)
+
+
+def _formula_only() -> bool:
+    """Say whether functions of our own have no place: what differentiates is not plain autograd."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return not torch.is_grad_enabled()
+
+
+def elementwise(x: Jet, derivatives: Derivatives, *, curved: bool = True) -> Jet:
+    """Return an elementwise function of a jet.
+
+    Args:
+        x: the jet.
+        derivatives: yields the function and its first three derivatives, as many as are asked for.
+        curved: whether the second derivative is other than zero almost everywhere.
+    """
+    z, t, tape = x.value, x.tangents, x.tape
+    direct = _formula_only() or z.is_complex()
+    if not curved or (not tape.curved and direct):
+        f, d1 = islice(derivatives(z), 2)
+        return tape.jet(f, d1 * t, (x,), lambda k: None if k is None else d1 * k)
+    if direct or tape.each:
+        f, d1, d2 = islice(derivatives(z), 3)
+
+        def curve(k: Tensor | None) -> Tensor:
+            bent = d2 * tape.total(t * t)
+            return bent if k is None else torch.addcmul(bent, d1, k)
+
+        return tape.jet(f, d1 * t, (x,), curve)
+    value, tangents = ValueAndTangents.apply(z, t, derivatives)  # type: ignore[no-untyped-call]
+    return tape.jet(value, tangents, (x,), lambda k: Curvature.apply(z, t, k, derivatives))  # type: ignore[no-untyped-call]
+
+
+# --- the activation table ---
+
+_FUNCTIONS = {  # rows of the table by the functions of torch, with the arguments of each and their defaults
+    "relu": ("relu", ()),
+    "leaky_relu": ("leaky_relu", (("negative_slope", 0.01),)),
+    "softplus": ("softplus", (("beta", 1.0), ("threshold", 20.0))),
+    "logsigmoid": ("log_sigmoid", ()),
+    "sigmoid": ("sigmoid", ()),
+    "expit": ("sigmoid", ()),
+    "tanh": ("tanh", ()),
+    "silu": ("silu", ()),
+    "mish": ("mish", ()),
+    "elu": ("elu", (("alpha", 1.0),)),
+    "celu": ("celu", (("alpha", 1.0),)),
+    "softsign": ("softsign", ()),
+}
+
+
+def _of_table(row: activations.Activation, parameters: tuple[tuple[str, float], ...]) -> Callable[..., Jet]:
+    names = [name for name, _ in parameters]
+
+    def apply(input: Jet, *args: Any, **kwargs: Any) -> Jet:
+        given = dict(parameters) | dict(zip(names, args, strict=False)) | kwargs
+        constants = tuple(float(given[name]) for name in names)
+        return elementwise(input, lambda z: row.rule(TensorFunctions, z, *constants), curved=row.curved)
+
+    return apply
+
+
+for _name, (_row, _parameters) in _FUNCTIONS.items():
+    rule(_name)(_of_table(activations.BY_NAME[_row], _parameters))
+
+
+@rule("gelu")
+def gelu(input: Jet, approximate: str = "none") -> Jet:
+    """GELU in both of its forms."""
+    row = activations.BY_NAME["gelu" if approximate == "none" else "gelu_tanh"]
+    return elementwise(input, lambda z: row.rule(TensorFunctions, z))
+
+
+# --- other functions ---
+
+for _name, _derivatives in smooth.SMOOTH.items():
+    rule(_name)(lambda input, derivatives=_derivatives: elementwise(input, derivatives))
+
+
+@rule("abs", "absolute", "__abs__")
+def absolute(input: Jet) -> Jet:
+    """`|z|`."""
+    if input.value.is_complex():
+        parts = torch.view_as_real(input)
+        return as_jet(torch.sqrt(torch.square(parts).sum(-1)))
+    return elementwise(input, smooth.absolute, curved=False)
+
+
+@rule("pow", "__pow__")
+def power(base: Any, exponent: Any) -> Jet:
+    """`z^p` for a number p, and `e^(p log z)` otherwise."""
+    if isinstance(base, Jet) and not isinstance(exponent, Tensor):
+        if exponent == 2:
+            return elementwise(base, smooth.square)
+        return elementwise(base, smooth.power(float(exponent)))
+    log: Any = torch.log(base) if isinstance(base, Tensor) else math.log(base)
+    return as_jet(torch.exp(exponent * log))
+
+
+@rule("__rpow__")
+def power_of_number(exponent: Jet, base: Any) -> Jet:
+    """`a^z`."""
+    return power(base, exponent)
+
+
+@rule("clamp", "clip")
+def clamp(input: Jet, min: Any = None, max: Any = None) -> Jet:
+    """`z` between two bounds, each a number or a tensor without derivatives along the data."""
+    if isinstance(min, Jet) or isinstance(max, Jet):
+        raise NoRule("jets have no rule for clamp between bounds that depend on x; use torch.maximum and torch.minimum")
+
+    def derivatives(z: Tensor) -> Iterator[Tensor]:
+        yield torch.clamp(z, min, max)
+        inside = torch.ones_like(z)
+        inside = inside if min is None else inside * (z >= min)
+        yield inside if max is None else inside * (z <= max)
+
+    if any(isinstance(bound, Tensor) and bound.requires_grad for bound in (min, max)):
+        raise NoRule("jets have no rule for clamp between bounds that are trained; use torch.maximum and torch.minimum")
+    return elementwise(input, derivatives, curved=False)
+
+
+@rule("clamp_min")
+def clamp_min(input: Jet, min: Any) -> Jet:
+    """`max(z, bound)`."""
+    return clamp(input, min)
+
+
+@rule("clamp_max")
+def clamp_max(input: Jet, max: Any) -> Jet:
+    """`min(z, bound)`."""
+    return clamp(input, None, max)
+
+
+@rule("hardtanh")
+def hardtanh(input: Jet, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Jet:
+    """`z` between two bounds."""
+    return clamp(input, min_val, max_val)
+
+
+@rule("relu6")
+def relu6(input: Jet, inplace: bool = False) -> Jet:
+    """`z` between 0 and 6."""
+    return clamp(input, 0.0, 6.0)

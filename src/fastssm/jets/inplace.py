@@ -1,0 +1,61 @@
+"""Functions that change their argument: the jet takes the result of the function that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from fastssm.jets import elementwise, products  # noqa: F401, their rules are read below
+from fastssm.jets.jet import RULES, Jet, NoRule
+from fastssm.jets.linear import jointly
+from fastssm.jets.rules import forms, rule
+
+_OPERATORS = {
+    "__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itruediv__": "div", "__ipow__": "pow",
+}  # fmt: skip
+_METHODS = (
+    "add sub mul div pow neg exp log sqrt rsqrt reciprocal sin cos tanh sigmoid relu clamp clamp_min clamp_max abs "
+    "square masked_fill index_add scatter_add addcmul addcdiv lerp erf expm1 log1p leaky_relu elu celu hardtanh "
+    "squeeze unsqueeze transpose t round floor silu mish"
+)
+
+
+def replace(x: Jet, new: Any) -> Jet:
+    """Let a jet be another one from here on."""
+    if x.place in x.tape.shared:
+        raise NoRule("jets cannot change a tensor in place that shares its memory with a view of it; use x = x + y")
+    x.value, x.tangents, x.place = new.value, new.tangents, new.place
+    return x
+
+
+def _inplace(function: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(x: Any, *args: Any, **kwargs: Any) -> Jet:
+        new = function(x, *args, **kwargs)
+        return replace(x, new) if isinstance(x, Jet) else new  # `x += jet` binds the name x to what is returned
+
+    return apply
+
+
+for _name in _METHODS.split():
+    for _form in forms(_name):
+        if _form in RULES:
+            rule(_name + "_")(_inplace(RULES[_form]))
+            break
+for _name, _base in _OPERATORS.items():
+    rule(_name)(_inplace(RULES[getattr(Tensor, _base)]))
+
+
+@rule("__setitem__")
+def set_item(x: Any, index: Any, new: Any) -> None:
+    """`x[index] = new`."""
+    if not isinstance(x, Jet):
+        raise NoRule("jets cannot be written into a plain tensor; make it by torch.zeros_like(x), or use torch.cat")
+
+    def write(z: Any, entries: Any) -> Tensor:
+        z = z.clone()
+        z[index] = entries
+        return z  # type: ignore[no-any-return]
+
+    replace(x, jointly(write, [x, new]))

@@ -1,0 +1,143 @@
+"""A jet: a tensor with its derivatives along directions, which any forward carries along.
+
+A `Jet` is a tensor subclass, so that a module's forward runs on it unchanged: methods, operators and functions of
+torch reach `Jet.__torch_function__`, and so a rule of this package. It stands above autograd: rules are ordinary tensor
+code, which plain reverse mode differentiates and torch.compile traces.
+
+The curvature, the sum of the second derivatives, is found after the forward: each rule leaves a step on the tape of
+the call, which carries the curvature of its inputs to that of its output. So the curvature may start from a row that
+depends on the output, as that of sliced score matching with variance reduction does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastssm.errors import UnsupportedError
+
+Curve = Callable[..., Tensor | None]
+"""From the curvatures of a rule's inputs, `[R, ...]` or None for zero, to that of its output."""
+
+
+class NoRule(UnsupportedError):
+    """An operation of a forward that jets have no rule for."""
+
+
+class Step(NamedTuple):
+    """How the curvature passes one operation."""
+
+    curve: Curve
+    inputs: tuple[int, ...]
+    output: int
+
+
+class Tape:
+    """The steps of one forward, in order.
+
+    Args:
+        count: M, the number of directions.
+        curved: whether the curvature will be asked for; without it nothing is kept.
+        each: whether the curvature is wanted along every direction, R = M, instead of their sum, R = 1.
+    """
+
+    def __init__(self, count: int, curved: bool, each: bool = False) -> None:
+        self.count, self.curved, self.each = count, curved, each
+        self.grad = torch.is_grad_enabled()
+        self.steps: list[Step] = []
+        self.shared: set[int] = set()
+        self.size = 0
+        self.bytes = 0  # of all values
+
+    def jet(self, value: Tensor, tangents: Tensor, inputs: Sequence[Jet] = (), curve: Curve | None = None) -> Jet:
+        """Make a jet, with the step that leads to its curvature; without a step it is an input of the forward."""
+        jet: Jet = value.as_subclass(Jet)
+        jet.value, jet.tangents, jet.tape, jet.place = value, tangents, self, self.size
+        self.size += 1
+        self.bytes += value.nbytes
+        if self.curved and curve is not None:
+            self.steps.append(Step(curve, tuple([i.place for i in inputs]), jet.place))
+        return jet
+
+    def total(self, products: Tensor) -> Tensor:
+        """Return what products of tangents `[M, ...]` add to the curvature, `[R, ...]`."""
+        return products if self.each or self.count == 1 else products.sum(0, keepdim=True)
+
+    def curvature(self, start: Tensor | None, output: Jet) -> Tensor | None:
+        """Return the curvature of an output, `[R, ...]`, from that of the forward's input (None: zero)."""
+        rows: list[Tensor | None] = [None] * self.size
+        rows[0] = start
+        for curve, inputs, index in self.steps:
+            rows[index] = curve(*[rows[i] for i in inputs])
+        return rows[output.place]
+
+
+class Jet(Tensor):
+    """The value `[...]` of an operation and its derivatives along M directions, `[M, ...]`.
+
+    Attributes:
+        value: the value, a plain tensor.
+        tangents: its derivatives along the directions.
+        tape: the steps of the forward that it belongs to.
+        place: its number on the tape.
+    """
+
+    value: Tensor
+    tangents: Tensor
+    tape: Tape
+    place: int
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Apply the rule of a function."""
+        rule = RULES.get(func)
+        if rule is None:
+            raise NoRule(f"jets have no rule for {name_of(func)}")
+        if rule not in CONSTANT and not torch.is_grad_enabled() and _tape_of(args).grad:
+            raise NoRule(
+                f"{name_of(func)} is called under torch.no_grad() or in an autograd.Function, which cuts it off"
+            )
+        return rule(*args, **(kwargs or {}))
+
+
+RULES: dict[Any, Callable[..., Any]] = {}
+"""By the function that a forward calls, what computes it on jets."""
+
+
+CONSTANT: set[Callable[..., Any]] = set()
+"""The rules of functions without derivatives."""
+
+
+def _tape_of(args: Sequence[Any]) -> Tape:
+    """Return the tape of the first jet among some arguments, or in a list of them."""
+    for given in args:
+        if isinstance(given, Jet):
+            return given.tape
+        if isinstance(given, list | tuple):
+            for inner in given:
+                if isinstance(inner, Jet):
+                    return inner.tape
+    return Tape(0, False)
+
+
+def name_of(func: Any) -> str:
+    """Return the name of a function as its caller writes it."""
+    name = getattr(func, "__name__", None) or str(func)
+    owner = getattr(func, "__objclass__", None)
+    return f"Tensor.{name}" if owner is not None else name
+
+
+def as_jet(given: Tensor) -> Jet:
+    """Return what is known to be a jet as one, for type checkers."""
+    assert isinstance(given, Jet)
+    return given
+
+
+def value_of(given: Any) -> Any:
+    """Return the value of a jet, and anything else as it is."""
+    return given.value if isinstance(given, Jet) else given

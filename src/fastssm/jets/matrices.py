@@ -1,0 +1,83 @@
+"""Functions of matrices: inverse, determinants, linear systems.
+
+With `X = A^-1`: `X' = -X A' X`, `X'' = -X K X + 2 sum_m X A'_m X A'_m X`, and for `log |det A|` the tangents
+`tr X A'` and the curvature `tr X K - sum_m tr X A'_m X A'_m`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastssm.jets.jet import Jet, NoRule
+from fastssm.jets.linear import linear
+from fastssm.jets.products import matmul, mul
+from fastssm.jets.rules import rule
+
+
+@rule("inv", "inverse", "linalg_inv")
+def inverse(input: Jet) -> Jet:
+    """The inverse."""
+    x, tape = torch.linalg.inv(input.value), input.tape
+    xt = x @ input.tangents
+
+    def curve(k: Tensor | None) -> Tensor:
+        bent = 2.0 * tape.total(xt @ xt)
+        return torch.matmul(bent if k is None else bent - x @ k, x)
+
+    return tape.jet(x, -xt @ x, (input,), curve)
+
+
+@rule("slogdet", "linalg_slogdet")
+def slogdet(input: Jet) -> Any:
+    """The sign, a constant, and the logarithm of the absolute value of the determinant."""
+    found = torch.linalg.slogdet(input.value)
+    sign, value = found
+    x, tape = torch.linalg.inv(input.value), input.tape
+    xt = x @ input.tangents
+
+    def curve(k: Tensor | None) -> Tensor:
+        bent = tape.total(-(xt * xt.mT).sum((-2, -1)))
+        return bent if k is None else bent + _trace(x @ k)
+
+    return type(found)((sign, tape.jet(value, _trace(xt), (input,), curve)))
+
+
+def _trace(rows: Tensor) -> Tensor:
+    return rows.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+@rule("logdet")
+def logdet(input: Jet) -> Tensor:
+    """The logarithm of the determinant, NaN where that is negative."""
+    sign, value = slogdet(input)
+    return mul(value, torch.where(sign > 0, 1.0, torch.nan).to(sign.dtype))
+
+
+@rule("det", "linalg_det")
+def det(input: Jet) -> Tensor:
+    """The determinant of a regular matrix."""
+    sign, value = slogdet(input)
+    return mul(torch.exp(value), sign)
+
+
+@rule("solve", "linalg_solve")
+def solve(a: Any, b: Any, *, left: bool = True) -> Jet:
+    """`A^-1 B`."""
+    if not left:
+        raise NoRule("jets have a rule for linalg.solve with left=True only")
+    if not isinstance(a, Jet):
+        return linear(b, lambda z: torch.linalg.solve(a, z))
+    x = inverse(a)
+    vector = b.ndim == 1 or (a.ndim > 2 and b.ndim == a.ndim - 1 and b.shape == a.shape[:-1])
+    return matmul(x, b.unsqueeze(-1)).squeeze(-1) if vector else matmul(x, b)  # type: ignore[return-value]
+
+
+@rule("solve_triangular", "linalg_solve_triangular")
+def solve_triangular(a: Any, b: Any, **options: Any) -> Jet:
+    """`A^-1 B` for a triangular matrix that does not depend on x."""
+    if isinstance(a, Jet):
+        raise NoRule("jets have no rule for solve_triangular with a matrix that depends on x; use torch.linalg.solve")
+    return linear(b, lambda z: torch.linalg.solve_triangular(a, z, **options))

@@ -1,0 +1,162 @@
+"""The terms of sliced score matching of one tile of samples, and their gradients, by jets.
+
+An energy's curvature row is linear in the row that it starts from. Started from `k_0`, the row of the output is
+`sum_m v_m^T H v_m + k_0 . dE/dx`: with `k_0` a constant, this one number per sample has the gradient of any function of
+the score and of the Jacobian's term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastssm.checks import widened
+from fastssm.errors import UnsupportedError
+from fastssm.jets.jet import Jet, Tape
+from fastssm.sweeps import Terms
+
+Run = Callable[[Tensor], Tensor]
+"""A model as a function of its data alone."""
+
+
+class Tile(NamedTuple):
+    """Some samples and some of their directions.
+
+    Attributes:
+        run: the model as a function of x.
+        kind: "energy" or "score".
+        x: data `[T, ...]`.
+        v: directions `[m, T, ...]`.
+        total: M, of which these are m.
+    """
+
+    run: Run
+    kind: str
+    x: Tensor
+    v: Tensor
+    total: int
+
+    @property
+    def flat(self) -> Tensor:
+        """The directions `[m, T, D]`."""
+        return self.v.flatten(2)
+
+
+def objective(tile: Tile, weight: Tensor, variance_reduced: bool, first: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a number with the gradient of the weighted sliced loss, and the two terms of each sample, `[T]`.
+
+    Args:
+        tile: samples and directions.
+        weight: `dLoss / dloss_b`, `[T]`.
+        variance_reduced: whether `|s|^2 / 2` replaces `mean_m (v_m . s)^2 / 2`.
+        first: whether these are the first directions of the samples: `|s|^2` enters once.
+    """
+    if tile.kind == "score":
+        found = _score_terms(tile)
+        square = _square(found, tile.total, variance_reduced, first)
+        return torch.dot(weight, found.projected_jacobian + square), found.projected_jacobian.detach(), square.detach()
+    output, tape = _forward(tile)
+    slopes = widened(output.tangents).flatten(1)
+    if not variance_reduced:
+        top = _top(tape, None, output)
+        jacobian, square = top / -tile.total, slopes.square().sum(0) * (0.5 / tile.total)
+        return torch.dot(weight, jacobian + square), jacobian.detach(), square.detach()
+    u = gradient(tile, output) if first else None
+    top = _top(tape, None if u is None else (-tile.total * u)[None], output)
+    jacobian = top.detach() / -tile.total
+    if u is None:
+        return torch.dot(weight, top / -tile.total), jacobian, torch.zeros_like(jacobian)
+    norm = widened(u).flatten(1).square().sum(1)
+    return torch.dot(weight, top / -tile.total - 0.5 * norm), jacobian - norm, 0.5 * norm
+
+
+def _square(found: Terms, total: int, variance_reduced: bool, first: bool) -> Tensor:
+    if not variance_reduced:
+        return found.projected_score.square().sum(0) * (0.5 / total)
+    return found.score.square().sum(1) * (0.5 if first else 0.0)
+
+
+def terms(tile: Tile, each: bool = False, differentiable: bool = False) -> Terms:
+    """Return the terms of a tile.
+
+    Args:
+        tile: samples and directions.
+        each: return the Jacobian's term of each direction, `[m, T]`, not their sum over M.
+        differentiable: let autograd differentiate an energy's score; otherwise it is a constant.
+    """
+    if tile.kind == "score":
+        return _score_terms(tile, each)
+    output, tape = _forward(tile, each)
+    score = -widened(gradient(tile, output, differentiable)).flatten(1)
+    top = _top(tape, None, output)
+    projected = -widened(output.tangents).flatten(1)
+    return Terms(projected, -top if each else top / -tile.total, score)
+
+
+def pulled_back(tile: Tile, given: Terms) -> Tensor:
+    """Return a number with the gradient of a function of the terms, given its cotangents.
+
+    Args:
+        tile: samples and directions.
+        given: cotangents in the shapes of `terms`.
+    """
+    on_projected, on_jacobian, on_score = given
+    each = on_jacobian.ndim == 2
+    if tile.kind == "score":
+        found = _score_terms(tile, each)
+        return sum(((a * b).sum() for a, b in zip(found, given, strict=True)), torch.zeros_like(found.score[:0].sum()))
+    on_slope = -(on_score + torch.einsum("mt,mtd->td", on_projected, tile.flat))  # on dE/dx
+    factor = on_jacobian * (-1.0 if each else -1.0 / tile.total)  # on the second derivatives, [T] or [m, T]
+    rows = factor if each else factor[None]
+    used = rows != 0.0
+    rows = torch.where(used, rows, torch.ones_like(rows))  # directions without a cotangent are set to zero instead
+    start = (on_slope / rows[0, :, None]).view_as(tile.x)[None].to(tile.x.dtype)
+    if each:
+        start = torch.cat([start, torch.zeros_like(tile.v[1:])])
+    v = tile.v * used.view(len(used), -1, *[1] * (tile.x.ndim - 1)).to(tile.v.dtype)
+    output, tape = _forward(tile._replace(v=v), each)
+    return (_rows(tape.curvature(start, output), output) * rows).sum()
+
+
+def gradient(tile: Tile, output: Jet, differentiable: bool = False) -> Tensor:
+    """Return `dE/dx` of an energy's output, `[T, ...]`, a constant unless it is to be differentiated."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        slope: Tensor = torch.func.grad(lambda x: tile.run(x).sum())(tile.x)
+        return slope if differentiable else slope.detach()
+    (found,) = torch.autograd.grad(output.value.sum(), tile.x, retain_graph=True, create_graph=differentiable)
+    return found
+
+
+def _forward(tile: Tile, each: bool = False) -> tuple[Jet, Tape]:
+    tape = Tape(len(tile.v), tile.kind == "energy", each)
+    output = tile.run(tape.jet(tile.x, tile.v.to(tile.x.dtype)))
+    if not isinstance(output, Jet):
+        raise UnsupportedError(
+            "the model's output does not depend on x, so all its derivatives would be zero; look for .detach(), .data "
+            "or a call of NumPy in its forward."
+        )
+    return output, tape
+
+
+def _score_terms(tile: Tile, each: bool = False) -> Terms:
+    output, _ = _forward(tile)
+    score, along = widened(output.value).flatten(1), widened(output.tangents).flatten(2)
+    v = tile.flat.to(score.dtype)
+    jacobian = (along * v).sum(2)
+    return Terms((v * score).sum(2), jacobian if each else jacobian.sum(0) / tile.total, score)
+
+
+def _top(tape: Tape, start: Tensor | None, output: Jet) -> Tensor:
+    rows = _rows(tape.curvature(start, output), output)
+    return rows if tape.each else rows[0]
+
+
+def _rows(found: Tensor | None, output: Jet) -> Tensor:
+    """Return the curvature of energies `[R, T]`, zero where nothing is curved."""
+    if found is None:
+        rows = output.tape.count if output.tape.each else 1
+        return widened(output.value).flatten().expand(rows, -1) * 0.0
+    return widened(found).flatten(1)
