@@ -164,6 +164,13 @@ class _Reader:
         if training and p > 0:
             self.refuse(module, "dropout is active in train mode; call model.eval() or remove it")
 
+    def read_prelu(self, module: nn.PReLU) -> None:
+        self.refuse(
+            module,
+            "its slope is a parameter, and the engines differentiate only weights and biases; use nn.LeakyReLU(slope) "
+            "if the slope need not be trained",
+        )
+
     def read_other(self, module: nn.Module) -> None:
         self.refuse(module, "this layer is not an affine map or a known activation")
 
@@ -204,6 +211,7 @@ _READERS: dict[type[nn.Module], _Rule] = {
     nn.Identity: (_Reader.read_identity, ()),
     nn.Flatten: (_Reader.read_flatten, ("start_dim", "end_dim")),
     nn.Dropout: (_Reader.read_dropout, ("training", "p")),
+    nn.PReLU: (_Reader.read_prelu, ()),
     MLP: (_Reader.read_mlp, ("cond_features", "residual")),
 }
 _OTHER: _Rule = (_Reader.read_other, ())
