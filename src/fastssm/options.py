@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from torch import Generator, Tensor
 from typing_extensions import Required, TypedDict
 
-Cond = Tensor | tuple[Tensor, ...] | None
+Cond = Tensor | tuple[Tensor | None, ...] | Mapping[str, Tensor | None] | None
 
 NetworkKind = Literal["energy", "score"]
 Kind = Literal["auto", "energy", "score"]
@@ -116,7 +116,9 @@ class ModelTensors(TypedDict, total=False):
     """What a model takes besides data.
 
     Attributes:
-        cond: further arguments of the model, called as `model(x, *cond)`; never differentiated as data.
+        cond: further arguments of the model, never differentiated as data: a tensor or a tuple, for `model(x, *cond)`,
+            or a dict, for `model(x, **cond)`. Entries have one row per sample, or one row for all samples; they may
+            also be scalar tensors or None.
     """
 
     cond: Cond

@@ -22,6 +22,7 @@ from fastssm.backends.fused import Fused
 from fastssm.backends.reference import Reference
 from fastssm.backends.request import Backend, Request
 from fastssm.errors import FastSSMWarning, UnsupportedError
+from fastssm.nn.mlp import repeated
 from fastssm.options import (
     BACKEND_NAMES,
     KINDS,
@@ -83,9 +84,22 @@ def _chosen(name: str) -> str:
 
 
 def make_request(
-    model: nn.Module, x: Tensor, cond: object = None, kind: Kind = "auto", precision: Precision = "full"
+    model: nn.Module,
+    x: Tensor,
+    cond: object = None,
+    kind: Kind = "auto",
+    precision: Precision = "full",
+    last: Tensor | None = None,
 ) -> Request:
     """Validate a call and recognise its network.
+
+    Args:
+        model: the user's module.
+        x: data.
+        cond: conditioning arguments.
+        kind: of the output.
+        precision: of the products.
+        last: what the model gets by position after `cond`, such as a time.
 
     Raises:
         TypeError: if the model is no module or a tensor has the wrong type.
@@ -95,12 +109,15 @@ def make_request(
     checks.check_data(x)
     checks.check_choice("kind", kind, KINDS)
     checks.check_choice("precision", precision, PRECISIONS)
-    given, x = checks.check_cond(cond, x), checks.outside_inference(x)
+    (given, named), x = checks.check_cond(cond, x), checks.outside_inference(x)
+    given = given if last is None else (*given, checks.outside_inference(last))
     found = recognize_cached(model)
     if isinstance(found, Refusal):
         checks.check_not_wrapped(model.modules())
-        return Request(model, found, x, given, kind, precision)
-    read_as = checks.check_network(found, x, given, kind)
+        return Request(model, found, x, given, kind, precision, named)
+    if found.conditioned is not None:
+        given = tuple([repeated(c, x) for c in given])
+    read_as = checks.check_network(found, x, given, named, kind)
     if read_as == "energy" and not found.curved:
         _warn_once(model)
     return Request(model, found, x, given, read_as, precision)

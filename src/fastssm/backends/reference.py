@@ -5,7 +5,7 @@ Nothing here knows the engine's formulas. `s = -dE/dx` or `s(x)`, and `v^T J v =
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -21,6 +21,7 @@ from fastssm.directions import Directions
 from fastssm.options import What
 from fastssm.sweeps import Terms
 
+Conditioning = tuple[tuple[Tensor | None, ...], Mapping[str, Tensor | None]]  # by position and by name
 CUT = (
     "the model's {0} does not depend on x through autograd, so all its derivatives would be zero. Something in its "
     "forward cuts the graph: torch.no_grad(), .detach(), .data, a call of NumPy, or a quantised layer; remove it."
@@ -28,7 +29,7 @@ CUT = (
 
 
 def terms(
-    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions, each: bool = False
+    model: nn.Module, x: Tensor, cond: Conditioning, kind: str, directions: Directions, each: bool = False
 ) -> Terms:
     """Return the terms of every sample and direction, differentiable as often as the module is.
 
@@ -36,9 +37,9 @@ def terms(
     derivatives too.
 
     Args:
-        model: any module, called as `model(x, *cond)`.
+        model: any module, called as `model(x, *cond[0], **cond[1])`.
         x: data `[B, ...]`.
-        cond: conditioning arguments.
+        cond: conditioning arguments, by position and by name.
         kind: "energy", "score" or "auto".
         directions: M directions per sample.
         each: return the Jacobian's term of each direction, `[M, B]`, instead of their mean.
@@ -54,13 +55,13 @@ def terms(
     return found if keep_graph else Terms(*(t.detach() for t in found))
 
 
-def score(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> Tensor:
+def score(model: nn.Module, x: Tensor, cond: Conditioning, kind: str) -> Tensor:
     """Return only the score `[B, D]`, differentiable as often as the module is: no directions, no Jacobian.
 
     Args:
-        model: any module, called as `model(x, *cond)`.
+        model: any module, called as `model(x, *cond[0], **cond[1])`.
         x: data `[B, ...]`.
-        cond: conditioning arguments.
+        cond: conditioning arguments, by position and by name.
         kind: "energy", "score" or "auto".
     """
     if torch.compiler.is_compiling() or transformed():
@@ -76,7 +77,7 @@ def score(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> T
 
 
 def _score(
-    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, *, keep_graph: bool, twice: bool
+    model: nn.Module, x: Tensor, cond: Conditioning, kind: str, *, keep_graph: bool, twice: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return the score, the energy `[B]` (None for a score net), and the point that both depend on.
 
@@ -84,7 +85,7 @@ def _score(
     """
     point = x if x.requires_grad and keep_graph else outside_inference(x).detach().requires_grad_()
     with primitives(), uncompiled(model):
-        output = model(point.clone(), *map(outside_inference, cond))  # a copy: the model may work in place
+        output = called(model, point, cond)
     check_output(output)
     if kind_of_output(output.shape, x.shape, kind) == "score":
         return output, None, point
@@ -92,6 +93,15 @@ def _score(
     if slope is None:
         raise RuntimeError(CUT.format("energy"))
     return -slope, output.reshape(len(x)), point
+
+
+def called(model: nn.Module, point: Tensor, cond: Conditioning) -> Tensor:
+    """Return the model's output on a copy of the data: the model may work in place."""
+    args, kwargs = cond
+    given = [None if c is None else outside_inference(c) for c in args]
+    named = {name: None if c is None else outside_inference(c) for name, c in kwargs.items()}
+    output: Tensor = model(point.clone(), *given, **named)
+    return output
 
 
 def _from_score(
@@ -138,7 +148,7 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
 
 
 def _functional_terms(
-    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions, each: bool
+    model: nn.Module, x: Tensor, cond: Conditioning, kind: str, directions: Directions, each: bool
 ) -> Terms:
     """The same through torch.func, which torch.compile can trace: reverse over reverse."""
     output, kind, score_of = _functional_score(model, x, cond, kind)
@@ -157,14 +167,13 @@ def _functional_terms(
 
 
 def _functional_score(
-    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str
+    model: nn.Module, x: Tensor, cond: Conditioning, kind: str
 ) -> tuple[Tensor, str, Callable[[Tensor], Tensor]]:
     """Return the model's output, its kind, and its score as a function of the point."""
 
     def run(point: Tensor) -> Tensor:
         with primitives():
-            output: Tensor = model(point.clone(), *cond)
-        return output
+            return called(model, point, cond)
 
     output = run(x)
     check_output(output)
@@ -194,8 +203,8 @@ class Reference:
 
     def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
         """Differentiate twice."""
-        return terms(request.model, request.x, request.cond, request.kind, directions, each)
+        return terms(request.model, request.x, (request.cond, request.kwargs), request.kind, directions, each)
 
     def score(self, request: Request) -> Tensor:
         """Differentiate an energy once, or call a score net."""
-        return score(request.model, request.x, request.cond, request.kind)
+        return score(request.model, request.x, (request.cond, request.kwargs), request.kind)

@@ -126,5 +126,5 @@ def _drift(net: ScoreModel, x: Tensor, t: Tensor, directions: Directions) -> tup
     if isinstance(sde, LinearSDE):
         rate = sde.rate(t)
         return per_sample(rate, x) * x, rate * math.prod(x.shape[1:])
-    found = reference.terms(_Drift(sde), x, (t,), "score", directions)
+    found = reference.terms(_Drift(sde), x, ((t,), {}), "score", directions)
     return found.score, found.projected_jacobian

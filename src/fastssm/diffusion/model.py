@@ -148,6 +148,6 @@ def score_model(
         if kind == "energy":
             raise ValueError('predicts="noise" is for networks with one output per coordinate, kind="score".')
         kind = "score"
-    cond = (*checks.check_cond(options["cond"], x), x.new_full(x.shape[:1], sde.end))
-    request = backends.make_request(model, x, cond, kind, precision)
+    time = x.new_full(x.shape[:1], sde.end)
+    request = backends.make_request(model, x, options["cond"], kind, precision, last=time)
     return ScoreModel(request, backends.select(request, what, options["backend"]), sde, predicts)

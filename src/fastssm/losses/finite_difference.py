@@ -233,7 +233,7 @@ def _evaluate(request: backends.Request, points: Tensor) -> tuple[Tensor, str]:
     """Return the model's output on several batches at once, and its kind; each gets the conditioning of x."""
     batch = request.x.shape[0]
     copies = points.shape[0] // batch if batch else 1
-    output = request.model(points, *(c.repeat(copies, *[1] * (c.ndim - 1)) if c.ndim else c for c in request.cond))
+    output = request.at(points, lambda c: c.repeat(copies, *[1] * (c.ndim - 1))).output()
     checks.check_output(output)
     return output, checks.kind_of_output(output.shape, points.shape, request.kind)
 

@@ -144,8 +144,7 @@ def _boundary(chosen: Backend, request: Request, rows: Tensor, noise: Tensor, te
     """Return `r t` at the last level less that at the first, from the same samples."""
     levels = torch.cat([torch.zeros_like(rows[:, 0]), torch.full_like(rows[:, 0], tempering.largest)])
     ends = _joint(rows.repeat(2, 1), noise.repeat(2, 1), levels, tempering)
-    cond = tuple(torch.cat([c, c]) if c.ndim else c for c in request.cond)
-    slopes = chosen.score(request._replace(x=ends, cond=cond))[:, -1]
+    slopes = chosen.score(request.at(ends, lambda c: torch.cat([c, c])))[:, -1]
     first, last = (tempering.density(checks.widened(levels)) * slopes).chunk(2)
     return last - first
 
