@@ -40,7 +40,15 @@ CASES: dict[str, nn.Module] = {
     "softshrink-wide": nn.Softshrink(1.25),
     "hardshrink-wide": nn.Hardshrink(1.25),
 }
-KINKED = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.CELU, nn.Softsign, nn.SELU, nn.ReLU6)  # at zero any derivative is as good as another
+KINKED = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.CELU,
+    nn.Softsign,
+    nn.SELU,
+    nn.ReLU6,
+)  # at zero any derivative is as good as another
 
 
 def row_of(module: nn.Module) -> Activation:
@@ -92,8 +100,10 @@ def smooth(z: Any) -> dict[str, Any]:
         "elu": lambda: z if z > 0 else mpmath.exp(z) - 1,
         "celu": lambda: z if z > 0 else mpmath.exp(z) - 1,
         "softsign": lambda: z / (one + abs(z)),
-        "selu": lambda: mpmath.mpf("1.0507009873554804934193349852946")
-        * (z if z > 0 else mpmath.mpf("1.6732632423543772848170429916717") * (mpmath.exp(z) - 1)),
+        "selu": lambda: (
+            mpmath.mpf("1.0507009873554804934193349852946")
+            * (z if z > 0 else mpmath.mpf("1.6732632423543772848170429916717") * (mpmath.exp(z) - 1))
+        ),
         "tanhshrink": lambda: z - mpmath.tanh(z),
         "hardswish": lambda: z * min(max(z + 3, mpmath.mpf(0)), mpmath.mpf(6)) / 6,
         "sin": lambda: mpmath.sin(z),

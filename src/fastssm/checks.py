@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastssm.options import Model
 from fastssm.recognition import Network, parameters_of, wrapper_of
 
 HALF = (torch.float16, torch.bfloat16)
@@ -19,19 +23,58 @@ _WRAPPER_RECIPE = (
 )
 
 
-def check_choice(name: str, value: object, choices: Sequence[str | None]) -> None:
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise ValueError unless a value is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}.")
 
 
 def check_model(model: object) -> None:
+    """Raise TypeError unless the model is a module or another function."""
+    if isinstance(model, type):
+        raise TypeError(
+            f"model must be a torch.nn.Module or a function of x, got the type {model.__name__} itself; pass an "
+            f"instance of it, {model.__name__}(...)."
+        )
+    if not callable(model):
+        raise TypeError(f"model must be a torch.nn.Module or a function of x, got {type(model).__name__}.")
+
+
+def check_module(model: object) -> None:
     """Raise TypeError unless the model is a module."""
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a module whose forward "
-            "calls it."
+            f"model must be a torch.nn.Module, because its parameters belong to this object, got "
+            f"{type(model).__name__}; write it as a module, or pass a function to a loss that is a function, such as "
+            "fastssm.sliced_loss."
         )
+
+
+def modules_of(model: Model) -> list[nn.Module]:
+    """Return a module and all inside it, or what a function refers to: bound, given by `partial`, or closed over.
+
+    What a function reads from global variables is not seen.
+    """
+    found: list[nn.Module] = []
+    waiting: list[object] = [model]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, nn.Module):
+            found += value.modules()
+        elif callable(value) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += _referred(value)
+    return found
+
+
+def _referred(function: Any) -> Iterator[object]:
+    yield getattr(function, "__self__", None)
+    if isinstance(function, functools.partial):
+        yield from (function.func, *function.args, *function.keywords.values())
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            yield cell.cell_contents
 
 
 def check_not_wrapped(modules: Iterable[nn.Module]) -> None:
@@ -193,9 +236,7 @@ def kind_of_output(output: Sequence[int], x: Sequence[int], kind: str) -> str:
     return kind
 
 
-def check_network(
-    network: Network, x: Tensor, cond: tuple[Tensor | None, ...], names: Iterable[str], kind: str
-) -> str:
+def check_network(network: Network, x: Tensor, cond: tuple[Tensor | None, ...], names: Iterable[str], kind: str) -> str:
     """Return the kind of a recognised network, and raise unless data and conditioning arguments are what it takes.
 
     It stays "auto" for data that the network does not flatten: only running it can tell.

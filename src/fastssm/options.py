@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from typing_extensions import Required, TypedDict
 
+Model = nn.Module | Callable[..., Tensor]
 Cond = Tensor | tuple[Tensor | None, ...] | Mapping[str, Tensor | None] | None
 
 NetworkKind = Literal["energy", "score"]

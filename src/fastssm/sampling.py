@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from fastssm import backends, checks
 from fastssm.directions import gaussian
 from fastssm.errors import FastSSMWarning
 from fastssm.noise import check_sigmas, condition_value
-from fastssm.options import CONDITIONS, BackendName, Cond, Condition, Kind
+from fastssm.options import CONDITIONS, BackendName, Cond, Condition, Kind, Model
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -33,7 +33,7 @@ class Samples(NamedTuple):
 
 @torch.no_grad()
 def langevin(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     *,
     step: float,
@@ -94,7 +94,7 @@ def langevin(
 
 @torch.no_grad()
 def annealed_langevin(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     *,
     sigmas: Sequence[float] | Tensor,
@@ -235,9 +235,7 @@ class _Chains(NamedTuple):
         return drawn.to(like.device)
 
 
-def _request(
-    model: nn.Module, x: Tensor, cond: object, kind: Kind, last: Tensor | None = None
-) -> backends.Request:
+def _request(model: Model, x: Tensor, cond: object, kind: Kind, last: Tensor | None = None) -> backends.Request:
     request = backends.make_request(model, x, cond, kind, last=last)
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float32 or float64 to accumulate small steps, got {x.dtype}; use x.float().")

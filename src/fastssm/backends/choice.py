@@ -30,6 +30,7 @@ from fastssm.options import (
     WHATS,
     BackendName,
     Kind,
+    Model,
     ModelArguments,
     Precision,
     What,
@@ -84,7 +85,7 @@ def _chosen(name: str) -> str:
 
 
 def make_request(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     cond: object = None,
     kind: Kind = "auto",
@@ -94,7 +95,7 @@ def make_request(
     """Validate a call and recognise its network.
 
     Args:
-        model: the user's module.
+        model: the user's module or function.
         x: data.
         cond: conditioning arguments.
         kind: of the output.
@@ -102,7 +103,7 @@ def make_request(
         last: what the model gets by position after `cond`, such as a time.
 
     Raises:
-        TypeError: if the model is no module or a tensor has the wrong type.
+        TypeError: if the model is neither a module nor a function, or a tensor has the wrong type.
         ValueError: if shapes, devices or names do not fit; the message says what to do.
     """
     checks.check_model(model)
@@ -113,10 +114,12 @@ def make_request(
     given = given if last is None else (*given, checks.outside_inference(last))
     found = recognize_cached(model)
     if isinstance(found, Refusal):
-        checks.check_not_wrapped(model.modules())
+        if isinstance(model, nn.Module) or not torch.compiler.is_compiling():  # which cannot look into a closure
+            checks.check_not_wrapped(checks.modules_of(model))
         return Request(model, found, x, given, kind, precision, named)
     if found.conditioned is not None:
         given = tuple([repeated(c, x) for c in given])
+    assert isinstance(model, nn.Module)
     read_as = checks.check_network(found, x, given, named, kind)
     if read_as == "energy" and not found.curved:
         _warn_once(model)
@@ -198,7 +201,7 @@ class Plan:
 
 
 @takes(ModelArguments)
-def explain(model: nn.Module, x: Tensor, *, what: What = "objective", **options: Unpack[ModelArguments]) -> Plan:
+def explain(model: Model, x: Tensor, *, what: What = "objective", **options: Unpack[ModelArguments]) -> Plan:
     """Say which backend would run a call with this model and data, and why the others cannot.
 
     Args:

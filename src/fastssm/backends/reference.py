@@ -18,7 +18,7 @@ from fastssm.backends.primitives import primitives
 from fastssm.backends.request import Request
 from fastssm.checks import check_output, kind_of_output, outside_inference, widened
 from fastssm.directions import Directions
-from fastssm.options import What
+from fastssm.options import Model, What
 from fastssm.sweeps import Terms
 
 Conditioning = tuple[tuple[Tensor | None, ...], Mapping[str, Tensor | None]]  # by position and by name
@@ -28,16 +28,14 @@ CUT = (
 )
 
 
-def terms(
-    model: nn.Module, x: Tensor, cond: Conditioning, kind: str, directions: Directions, each: bool = False
-) -> Terms:
+def terms(model: Model, x: Tensor, cond: Conditioning, kind: str, directions: Directions, each: bool = False) -> Terms:
     """Return the terms of every sample and direction, differentiable as often as the module is.
 
     Samples are taken to be independent: a layer that mixes them (batch normalisation in train mode) mixes their
     derivatives too.
 
     Args:
-        model: any module, called as `model(x, *cond[0], **cond[1])`.
+        model: any module or function, called as `model(x, *cond[0], **cond[1])`.
         x: data `[B, ...]`.
         cond: conditioning arguments, by position and by name.
         kind: "energy", "score" or "auto".
@@ -55,11 +53,11 @@ def terms(
     return found if keep_graph else Terms(*(t.detach() for t in found))
 
 
-def score(model: nn.Module, x: Tensor, cond: Conditioning, kind: str) -> Tensor:
+def score(model: Model, x: Tensor, cond: Conditioning, kind: str) -> Tensor:
     """Return only the score `[B, D]`, differentiable as often as the module is: no directions, no Jacobian.
 
     Args:
-        model: any module, called as `model(x, *cond[0], **cond[1])`.
+        model: any module or function, called as `model(x, *cond[0], **cond[1])`.
         x: data `[B, ...]`.
         cond: conditioning arguments, by position and by name.
         kind: "energy", "score" or "auto".
@@ -77,7 +75,7 @@ def score(model: nn.Module, x: Tensor, cond: Conditioning, kind: str) -> Tensor:
 
 
 def _score(
-    model: nn.Module, x: Tensor, cond: Conditioning, kind: str, *, keep_graph: bool, twice: bool
+    model: Model, x: Tensor, cond: Conditioning, kind: str, *, keep_graph: bool, twice: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return the score, the energy `[B]` (None for a score net), and the point that both depend on.
 
@@ -95,7 +93,7 @@ def _score(
     return -slope, output.reshape(len(x)), point
 
 
-def called(model: nn.Module, point: Tensor, cond: Conditioning) -> Tensor:
+def called(model: Model, point: Tensor, cond: Conditioning) -> Tensor:
     """Return the model's output on a copy of the data: the model may work in place."""
     args, kwargs = cond
     given = [None if c is None else outside_inference(c) for c in args]
@@ -140,15 +138,17 @@ def _gradient(of: Tensor, point: Tensor, *, create_graph: bool, retain_graph: bo
 
 
 @contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run modules that `torch.compile` has compiled as they are written: compiled code is differentiated once only."""
-    compiled = any(m._compiled_call_impl is not None or type(m).__name__ == "OptimizedModule" for m in model.modules())
+def uncompiled(model: Model) -> Iterator[None]:
+    """Run what `torch.compile` has compiled as it is written: compiled code is differentiated once only."""
+    compiled = not isinstance(model, nn.Module) or any(
+        m._compiled_call_impl is not None or type(m).__name__ == "OptimizedModule" for m in model.modules()
+    )
     with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
         yield
 
 
 def _functional_terms(
-    model: nn.Module, x: Tensor, cond: Conditioning, kind: str, directions: Directions, each: bool
+    model: Model, x: Tensor, cond: Conditioning, kind: str, directions: Directions, each: bool
 ) -> Terms:
     """The same through torch.func, which torch.compile can trace: reverse over reverse."""
     output, kind, score_of = _functional_score(model, x, cond, kind)
@@ -167,7 +167,7 @@ def _functional_terms(
 
 
 def _functional_score(
-    model: nn.Module, x: Tensor, cond: Conditioning, kind: str
+    model: Model, x: Tensor, cond: Conditioning, kind: str
 ) -> tuple[Tensor, str, Callable[[Tensor], Tensor]]:
     """Return the model's output, its kind, and its score as a function of the point."""
 

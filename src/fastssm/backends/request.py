@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssm.directions import Directions
-from fastssm.options import What
+from fastssm.options import Model, What
 from fastssm.recognition import Network, Refusal
 from fastssm.sweeps import Terms
 
@@ -19,7 +19,7 @@ class Request(NamedTuple):
     """One call, validated.
 
     Attributes:
-        model: the user's module.
+        model: the user's module or function.
         recognised: the network found in it, or the refusal.
         x: data `[B, ...]`.
         cond: conditioning arguments by position: tensors `[B, ...]` or scalars, or None.
@@ -28,7 +28,7 @@ class Request(NamedTuple):
         kwargs: conditioning arguments by name.
     """
 
-    model: nn.Module
+    model: Model
     recognised: Network | Refusal
     x: Tensor
     cond: tuple[Tensor | None, ...]
@@ -38,8 +38,10 @@ class Request(NamedTuple):
 
     def differentiated(self) -> bool:
         """Say whether autograd may ask for gradients of the result."""
+        if not torch.is_grad_enabled() or not isinstance(self.model, nn.Module):
+            return torch.is_grad_enabled()  # a function may close over anything
         tensors = (self.x, *self.cond, *self.kwargs.values(), *self.model.parameters())
-        return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        return any(t is not None and t.requires_grad for t in tensors)
 
     def at(self, x: Tensor, rows: Callable[[Tensor], Tensor]) -> Request:
         """Return the call on other data; `rows` makes the conditioning of its samples from that of the present ones."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from fastssm import backends, checks
 from fastssm.diagnostics.estimate import check_samples
 from fastssm.losses import sliced_loss
-from fastssm.options import BackendName, Cond, Kind
+from fastssm.options import BackendName, Cond, Kind, Model
 from fastssm.text import table
 
 
@@ -71,7 +71,7 @@ class ProjectionStudy:
 
 
 def projection_study(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     *,
     counts: Sequence[int] = (1, 2, 4, 8),
@@ -123,6 +123,7 @@ def projection_study(
 
     Source: McCandlish et al. 2018, "An empirical model of large-batch training", section 2.2 (the noise scale).
     """
+    checks.check_module(model)
     request = backends.make_request(model, x, cond, kind)
     chosen = backends.select(request, "objective", backend)
     for count in counts:

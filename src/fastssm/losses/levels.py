@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from typing_extensions import Required, TypedDict
 
 from fastssm import backends, checks
 from fastssm.losses.reduction import Reducer, check_reduction, scaled
 from fastssm.noise import Noisy, add_noise, check_level, check_noise, check_sigmas, condition_value, draw_level
-from fastssm.options import CONDITIONS, Condition, LossOptions, LossTensors, RandomOptions
+from fastssm.options import CONDITIONS, Condition, LossOptions, LossTensors, Model, RandomOptions
 
 
 class LevelOptions(TypedDict, total=False):
@@ -80,7 +80,7 @@ class Levels(NamedTuple):
         return self.request._replace(x=noisy.x, cond=cond), noisy, scaled(self.reduced, sigma**self.power)
 
 
-def check_levels(model: nn.Module, x: Tensor, options: LevelArguments) -> Levels:
+def check_levels(model: Model, x: Tensor, options: LevelArguments) -> Levels:
     """Check the arguments that the losses of noise-conditional models share, before anything is drawn."""
     checks.check_data(x)
     condition, power, generator = options["condition"], options["anneal_power"], options["generator"]

@@ -18,7 +18,7 @@ from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.reduction import check_reduction, finish
 from fastssm.losses.tempering import Tempering
 from fastssm.operators import directions_of
-from fastssm.options import SlicedOptions, SlicedTensors, takes
+from fastssm.options import Model, SlicedOptions, SlicedTensors, takes
 
 
 class TemperedOptions(SlicedOptions, total=False):
@@ -50,25 +50,25 @@ class TemperedArguments(TemperedTensors, TemperedOptions, total=False):
 
 @overload
 def tempered_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[TemperedArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[TemperedArguments]
 ) -> Tensor: ...
 
 
 @overload
 def tempered_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[TemperedArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[True], **options: Unpack[TemperedArguments]
 ) -> LossAndTerms: ...
 
 
 @overload
 def tempered_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[TemperedArguments]
+    model: Model, x: Tensor, *, return_terms: bool, **options: Unpack[TemperedArguments]
 ) -> Tensor | LossAndTerms: ...
 
 
 @takes(TemperedArguments)
 def tempered_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[TemperedArguments]
+    model: Model, x: Tensor, *, return_terms: bool = False, **options: Unpack[TemperedArguments]
 ) -> Tensor | LossAndTerms:
     r"""Score matching over data and noise level together, which sees how much mass each far-off mode has.
 

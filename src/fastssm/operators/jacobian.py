@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Literal, overload
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from fastssm import backends
 from fastssm.directions import Directions
 from fastssm.operators.terms import exact_or_sliced
-from fastssm.options import DirectionArguments, EngineOptions, ModelArguments, ModelTensors, takes
+from fastssm.options import DirectionArguments, EngineOptions, Model, ModelArguments, ModelTensors, takes
 
 Pair = tuple[Tensor, Tensor]
 
@@ -29,25 +29,25 @@ class OperatorArguments(ModelTensors, DirectionArguments, EngineOptions, total=F
 
 @overload
 def divergence(
-    model: nn.Module, x: Tensor, *, return_value: Literal[False] = False, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_value: Literal[False] = False, **options: Unpack[OperatorArguments]
 ) -> Tensor: ...
 
 
 @overload
 def divergence(
-    model: nn.Module, x: Tensor, *, return_value: Literal[True], **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_value: Literal[True], **options: Unpack[OperatorArguments]
 ) -> Pair: ...
 
 
 @overload
 def divergence(
-    model: nn.Module, x: Tensor, *, return_value: bool, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_value: bool, **options: Unpack[OperatorArguments]
 ) -> Tensor | Pair: ...
 
 
 @takes(OperatorArguments, exact=False)
 def divergence(
-    model: nn.Module, x: Tensor, *, return_value: bool = False, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_value: bool = False, **options: Unpack[OperatorArguments]
 ) -> Tensor | Pair:
     """Return the divergence of a vector field: what a flow adds to its log-density.
 
@@ -86,7 +86,7 @@ def divergence(
 
 
 @takes(ModelArguments)
-def jacobian_diag(model: nn.Module, x: Tensor, **options: Unpack[ModelArguments]) -> Tensor:
+def jacobian_diag(model: Model, x: Tensor, **options: Unpack[ModelArguments]) -> Tensor:
     """Return the diagonal of the Jacobian of the score, exactly.
 
     `ds_i/dx_i` for a score net `s`; for an energy, `s = -dE/dx`, so it is `-d2E/dx_i^2`. In causal discovery, a leaf

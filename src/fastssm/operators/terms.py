@@ -6,12 +6,12 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from fastssm import backends, checks
 from fastssm.directions import PROJECTIONS, Directions, check_projection, new_seed
-from fastssm.options import DirectionArguments, ModelArguments, Projection, takes
+from fastssm.options import DirectionArguments, Model, ModelArguments, Projection, takes
 
 
 class TermsArguments(ModelArguments, DirectionArguments, total=False):
@@ -84,7 +84,7 @@ def exact_or_sliced(x: Tensor, exact: bool, options: DirectionArguments) -> Dire
 
 
 @takes(TermsArguments)
-def terms(model: nn.Module, x: Tensor, **options: Unpack[TermsArguments]) -> Terms:
+def terms(model: Model, x: Tensor, **options: Unpack[TermsArguments]) -> Terms:
     """Return the differentiable terms that sliced losses are made of, for algebra of your own.
 
     `projected_score = v_m . s`, `projected_jacobian = mean_m v_m^T J v_m`, `score_sqnorm = |s|^2`, `score = s`, with
@@ -120,7 +120,7 @@ def terms(model: nn.Module, x: Tensor, **options: Unpack[TermsArguments]) -> Ter
 
 
 @takes(ModelArguments)
-def score(model: nn.Module, x: Tensor, **options: Unpack[ModelArguments]) -> Tensor:
+def score(model: Model, x: Tensor, **options: Unpack[ModelArguments]) -> Tensor:
     """Return the score of an energy or a score net, differentiable.
 
     `s = d log p / dx = -dE/dx`, or the output of a score net.
