@@ -36,7 +36,7 @@ def laplacian(
 ) -> Tensor | Pair: ...
 
 
-@takes(OperatorArguments, exact=True)
+@takes(OperatorArguments)
 def laplacian(
     model: Model, x: Tensor, *, return_gradient: bool = False, **options: Unpack[OperatorArguments]
 ) -> Tensor | Pair:
@@ -58,7 +58,7 @@ def laplacian(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices or names do not fit, or directions are given for the exact Laplacian.
+        ValueError: if shapes, devices or names do not fit, or directions are given with `exact=True`.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:

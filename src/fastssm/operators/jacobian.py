@@ -20,11 +20,11 @@ class OperatorArguments(ModelTensors, DirectionArguments, EngineOptions, total=F
     """Keyword arguments of the operators that are traces.
 
     Attributes:
-        exact: take every coordinate, in D + 1 rows of work, or estimate along random directions, in M + 1.
-            `n_projections` and `v` need `exact=False`.
+        exact: take every coordinate, in D + 1 rows of work, or estimate along random directions, in M + 1. If None,
+            exact unless `n_projections` or `v` asks for directions; `exact=False` alone takes one.
     """
 
-    exact: bool
+    exact: bool | None
 
 
 @overload
@@ -45,13 +45,13 @@ def divergence(
 ) -> Tensor | Pair: ...
 
 
-@takes(OperatorArguments, exact=False)
+@takes(OperatorArguments)
 def divergence(
     model: Model, x: Tensor, *, return_value: bool = False, **options: Unpack[OperatorArguments]
 ) -> Tensor | Pair:
     """Return the divergence of a vector field: what a flow adds to its log-density.
 
-    `div f = tr df/dx = E[ v^T (df/dx) v ]`, exactly along the D coordinates, or estimated along random `v`.
+    `div f = tr df/dx = E[ v^T (df/dx) v ]`, exactly along the D coordinates, or estimated along directions `v`.
 
     Args:
         model: a field `f`, whose output has the shape of x; called as `model(x, *cond)`.
@@ -67,13 +67,13 @@ def divergence(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices or names do not fit.
+        ValueError: if shapes, devices or names do not fit, or directions are given with `exact=True`.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
         >>> field = fastssm.nn.MLP(2, [16, 16], 2, "tanh", fourier_time=True)
         >>> x, t = torch.randn(5, 2), torch.rand(5)
-        >>> velocity, change = divergence(field, x, cond=t, exact=True, return_value=True)  # d log p / dt = -change
+        >>> velocity, change = divergence(field, x, cond=t, return_value=True)  # d log p / dt = -change
         >>> change.shape
         torch.Size([5])
 
