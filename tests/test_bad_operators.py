@@ -114,8 +114,8 @@ ROWS = {
     ),
     "composite: context is a function": (
         lambda s: fastssm.composite_loss(torch.sin, s.head, s.x),
-        TypeError,
-        ("torch.nn.Module", "builtin"),
+        ValueError,
+        ("[B, D, C] = (5, 3, C)", "(5, 3)"),
     ),
     "composite: a head without context": (
         lambda s: fastssm.composite_loss(s.context, s.scalar, s.x),

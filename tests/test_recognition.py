@@ -176,8 +176,9 @@ def test_distributed_tensors_are_refused() -> None:
 
 
 def test_not_a_module() -> None:
-    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
-        recognize(lambda x: x)
+    assert "it is not a torch.nn.Module" in str(recognize(lambda x: x))
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module or a function, got int"):
+        recognize(3)
 
 
 def test_what_is_refused_runs_by_reference_and_says_so() -> None:

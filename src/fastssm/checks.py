@@ -19,7 +19,9 @@ _CAST = (*HALF, torch.float32)  # what autocast converts into one another
 _WRAPPER_RECIPE = (
     "{name} averages gradients only for what it wraps, and a fused loss reads the weights inside it: gradients would "
     "never be averaged. Wrap the whole loss, and nothing inside it: "
-    "loss = {advised}(fastssm.SlicedScoreLoss(net)); loss(x).backward()."
+    "loss = {advised}(fastssm.SlicedScoreLoss(net)); loss(x).backward(). With accelerate that is "
+    "loss = accelerator.prepare(fastssm.SlicedScoreLoss(net)), and with Lightning Fabric "
+    "loss = fabric.setup(fastssm.SlicedScoreLoss(net))."
 )
 
 

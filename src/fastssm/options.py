@@ -23,6 +23,7 @@ BackendName = Literal["reference", "torch", "cpu", "cuda", "auto"]
 ControlVariate = Literal["optimal"]
 Condition = Literal["sigma", "log_sigma", "level"]
 What = Literal["objective", "terms", "each", "score"]
+Operator = Literal["divergence", "laplacian", "hvp_form", "jacobian_diag"]
 
 NETWORK_KINDS: tuple[NetworkKind, ...] = get_args(NetworkKind)
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -31,6 +32,13 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 BACKEND_NAMES: tuple[BackendName, ...] = get_args(BackendName)
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 WHATS: tuple[What, ...] = get_args(What)
+OPERATORS: dict[Operator, tuple[What, Kind]] = {
+    "divergence": ("terms", "score"),
+    "laplacian": ("terms", "energy"),
+    "hvp_form": ("each", "energy"),
+    "jacobian_diag": ("each", "auto"),
+}
+"""What each operator needs, and the kind of model that it is of."""
 
 DEFAULTS: dict[str, Any] = {
     "kind": "auto",

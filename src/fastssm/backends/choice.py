@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,14 @@ from fastssm.nn.mlp import repeated
 from fastssm.options import (
     BACKEND_NAMES,
     KINDS,
+    OPERATORS,
     PRECISIONS,
     WHATS,
     BackendName,
     Kind,
     Model,
     ModelArguments,
+    Operator,
     Precision,
     What,
     takes,
@@ -148,9 +151,11 @@ def select(request: Request, what: What, name: str = "auto") -> Backend:
 
 def _candidates(request: Request, what: What) -> tuple[Backend, ...]:
     """Return the backends in the order in which "auto" tries them."""
+    plain = BACKENDS["reference"]
+    if torch.compiler.is_exporting():  # what runs the program has PyTorch's operators, not fastssm's
+        return (BACKENDS["torch"], plain)
     if what != "score":
         return _READY
-    plain = BACKENDS["reference"]
     engine_is_faster = request.kind == "energy" or not torch.is_grad_enabled()
     return (BACKENDS["cpu"], plain, *_READY) if engine_is_faster else (plain, *_READY)
 
@@ -185,15 +190,18 @@ class Plan:
         backend: name of the one that would run.
         network: the network that was recognised, None if it was not.
         reasons: for every backend, why it cannot run the call; empty if it could.
+        notes: what of the call PyTorch computes although a compiled engine runs it.
     """
 
     backend: str
     network: Network | None
     reasons: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """Print the choice first, then every backend with its reasons."""
-        lines = [f"backend: {self.backend}", f"network: {self.network or 'not recognised'}"]
+        lines = [f"backend: {self.backend}", *(f"note: {note}" for note in self.notes)]
+        lines += [f"network: {self.network or 'not recognised'}"]
         for name, reasons in self.reasons.items():
             state = "runs this" if name == self.backend else "could" if not reasons else "cannot:"
             lines += [f"  {name:<9} {state}", *(f"            - {reason}" for reason in reasons)]
@@ -201,15 +209,16 @@ class Plan:
 
 
 @takes(ModelArguments)
-def explain(model: Model, x: Tensor, *, what: What = "objective", **options: Unpack[ModelArguments]) -> Plan:
+def explain(model: Model, x: Tensor, *, what: What | Operator = "objective", **options: Unpack[ModelArguments]) -> Plan:
     """Say which backend would run a call with this model and data, and why the others cannot.
 
     Args:
         model: the network, as for `fastssm.sliced_loss`.
         x: data `[B, ...]`; only its shape, dtype and device matter.
-        what: the result that is wanted. "objective" is a sliced or exact loss; "terms" is what `terms`, the operators
-            and losses on domains or in a metric need; "each" is one term for each direction, as for `jacobian_diag`;
-            "score" is only the score, as for denoising losses and samplers.
+        what: the result that is wanted. "objective" is a sliced or exact loss; "terms" is what `terms` and losses on
+            domains or in a metric need; "each" is one term for each direction; "score" is only the score, as for
+            `score`, denoising losses and samplers; or the name of an operator, "divergence", "laplacian",
+            "jacobian_diag" or "hvp_form" (along several directions; along one it needs "terms").
         options: keyword arguments of `ModelArguments`.
 
     Returns:
@@ -224,10 +233,24 @@ def explain(model: Model, x: Tensor, *, what: What = "objective", **options: Unp
         >>> print(explain(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)), torch.zeros(4, 2)).network)
         MLP 2-8-1 (tanh, identity)
     """
-    checks.check_choice("what", what, WHATS)
-    request = make_request(model, x, options["cond"], options["kind"], options["precision"])
+    checks.check_choice("what", what, (*WHATS, *OPERATORS))
+    needed, kind = _needs(what)
+    if options["kind"] not in ("auto", kind) and kind != "auto":
+        raise ValueError(f'{what} is of models with kind="{kind}", got kind={options["kind"]!r}; leave kind out.')
+    kind = options["kind"] if kind == "auto" else kind
+    request = make_request(model, x, options["cond"], kind, options["precision"])
     network = request.recognised if isinstance(request.recognised, Network) else None
-    return Plan(select(request, what, options["backend"]).name, network, reasons(request, what))
+    chosen = select(request, needed, options["backend"])
+    notes = chosen.by_pytorch(request, needed) if isinstance(chosen, Fused) else []
+    return Plan(chosen.name, network, reasons(request, needed), notes)
+
+
+def _needs(what: What | Operator) -> tuple[What, Kind]:
+    """Return what a call asks of a backend, and the kind of the model that it is of."""
+    for operator, needs in OPERATORS.items():
+        if what == operator:
+            return needs
+    return cast("What", what), "auto"
 
 
 def availability() -> dict[str, list[str]]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from fastssm import backends, checks
 from fastssm.diagnostics.estimate import check_samples
 from fastssm.losses import sliced_loss
-from fastssm.options import BackendName, Cond, Kind, Model
+from fastssm.options import BackendName, Cond, Kind
 from fastssm.text import table
 
 
@@ -71,7 +71,7 @@ class ProjectionStudy:
 
 
 def projection_study(
-    model: Model,
+    model: nn.Module,
     x: Tensor,
     *,
     counts: Sequence[int] = (1, 2, 4, 8),
