@@ -5,7 +5,7 @@ Nothing here knows the engine's formulas. `s = -dE/dx` or `s(x)`, and `v^T J v =
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastssm.backends.entries.flat import FULL_ONLY
 from fastssm.backends.entries.functions import transformed
+from fastssm.backends.exporting import inlined
 from fastssm.backends.primitives import primitives
 from fastssm.backends.request import Request
 from fastssm.checks import check_output, kind_of_output, outside_inference, widened
@@ -21,7 +22,7 @@ from fastssm.directions import Directions
 from fastssm.options import Model, What
 from fastssm.sweeps import Terms
 
-Conditioning = tuple[tuple[Tensor | None, ...], Mapping[str, Tensor | None]]  # by position and by name
+Conditioning = tuple[tuple[Tensor | None, ...], dict[str, Tensor | None]]  # by position and by name
 CUT = (
     "the model's {0} does not depend on x through autograd, so all its derivatives would be zero. Something in its "
     "forward cuts the graph: torch.no_grad(), .detach(), .data, a call of NumPy, or a quantised layer; remove it."
@@ -43,7 +44,11 @@ def terms(model: Model, x: Tensor, cond: Conditioning, kind: str, directions: Di
         each: return the Jacobian's term of each direction, `[M, B]`, instead of their mean.
     """
     if torch.compiler.is_compiling() or transformed():
-        return _functional_terms(model, x, cond, kind, directions, each)
+
+        def run(x: Tensor, cond: Conditioning, v: Tensor | None, seed: Tensor | None) -> tuple[Tensor, ...]:
+            return tuple(_functional_terms(model, x, cond, kind, replace(directions, v=v, seed=seed), each))
+
+        return Terms(*inlined(run, x, cond, directions.v, directions.seed))
     keep_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         score, energy, point = _score(model, x, cond, kind, keep_graph=keep_graph, twice=True)
@@ -63,9 +68,8 @@ def score(model: Model, x: Tensor, cond: Conditioning, kind: str) -> Tensor:
         kind: "energy", "score" or "auto".
     """
     if torch.compiler.is_compiling() or transformed():
-        output, kind, score_of = _functional_score(model, x, cond, kind)
-        found = widened(score_of(x)).flatten(1)
-        return found + 0.0 * output.reshape(len(x), 1) if kind == "energy" else found
+        only: Tensor = inlined(lambda x, cond: _only_score(model, x, cond, kind), x, cond)
+        return only
     keep_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         found, energy, _ = _score(model, x, cond, kind, keep_graph=keep_graph, twice=keep_graph)
@@ -152,9 +156,9 @@ def _functional_terms(
 ) -> Terms:
     """The same through torch.func, which torch.compile can trace: reverse over reverse."""
     output, kind, score_of = _functional_score(model, x, cond, kind)
-    v = directions.tile(slice(0, len(x)), slice(0, directions.count), x.reshape(len(x), -1))
+    v = directions.tile(slice(0, x.shape[0]), slice(0, directions.count), x.reshape(x.shape[0], -1))
     score, pullback = torch.func.vjp(score_of, x)  # type: ignore[misc]
-    wide = widened(score).reshape(len(x), -1)
+    wide = widened(score).reshape(x.shape[0], -1)
     projected, along = [], []
     for row in v:
         (pulled,) = pullback(row.reshape(score.shape).to(score.dtype).clone())
@@ -162,8 +166,14 @@ def _functional_terms(
         along.append((pulled.reshape(row.shape) * row).sum(1))
     jacobian = _joined(along, each)
     if kind == "energy":
-        jacobian = jacobian + 0.0 * output.reshape(len(x))
+        jacobian = jacobian + 0.0 * output.reshape(x.shape[0])
     return Terms(torch.stack(projected), jacobian, wide)
+
+
+def _only_score(model: Model, x: Tensor, cond: Conditioning, kind: str) -> Tensor:
+    output, kind, score_of = _functional_score(model, x, cond, kind)
+    found = widened(score_of(x)).flatten(1)
+    return found + 0.0 * output.reshape(x.shape[0], 1) if kind == "energy" else found
 
 
 def _functional_score(
@@ -203,8 +213,8 @@ class Reference:
 
     def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
         """Differentiate twice."""
-        return terms(request.model, request.x, (request.cond, request.kwargs), request.kind, directions, each)
+        return terms(request.model, request.x, (request.cond, dict(request.kwargs)), request.kind, directions, each)
 
     def score(self, request: Request) -> Tensor:
         """Differentiate an energy once, or call a score net."""
-        return score(request.model, request.x, (request.cond, request.kwargs), request.kind)
+        return score(request.model, request.x, (request.cond, dict(request.kwargs)), request.kind)
