@@ -124,13 +124,13 @@ def our_divergence(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
 def our_exact_divergence(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
     import fastssm
 
-    return fastssm.divergence(p.net, x, exact=True, **options)
+    return fastssm.divergence(p.net, x, **options)
 
 
 def our_laplacian(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:
     import fastssm
 
-    return fastssm.laplacian(p.net, x, exact=False, v=v, **options)
+    return fastssm.laplacian(p.net, x, v=v, **options)
 
 
 def our_exact_laplacian(p: Problem, x: Tensor, v: Tensor, **options: str) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 LOSSES = ("ssm", "vr", "control", "exact")
 OPTIONS: dict[str, dict[str, object]] = {
@@ -22,11 +24,21 @@ class Terms(NamedTuple):
     score: Tensor  # [B, D]
 
 
+class written_out(TorchFunctionMode):  # a context manager
+    """Compute hardsigmoid by its formula: PyTorch has no second derivative of it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.hardsigmoid:
+            return F.hardtanh(args[0] + 3.0, 0.0, 6.0) / 6.0
+        return func(*args, **(kwargs or {}))
+
+
 def terms(model: nn.Module, x: Tensor, v: Tensor, *, energy: bool, cond: Sequence[Tensor] = ()) -> Terms:
     """Differentiate the network once (an energy twice) per direction, every derivative on autograd's tape."""
     x = x if x.requires_grad else x.detach().clone().requires_grad_()
     v = v.reshape(len(v), len(x), -1)
-    output = model(x, *cond)
+    with written_out():
+        output = model(x, *cond)
     s = (-derivative(output, x) if energy else output).reshape(v[0].shape)
     along = [(derivative((s * u).sum(), x).reshape(u.shape) * u).sum(1) for u in v]
     return Terms((v * s).sum(2), torch.stack(along), s)

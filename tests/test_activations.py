@@ -22,6 +22,7 @@ from fastssm.activations import BY_NAME, INDEX, TABLE, Activation
 from fastssm.native import extension
 from fastssm.nn import Sin, make_activation, module_class
 from fastssm.sweeps.pointwise import TensorFunctions
+from tests import oracle
 
 COMPILED: Any = extension.module()
 CASES: dict[str, nn.Module] = {
@@ -35,8 +36,19 @@ CASES: dict[str, nn.Module] = {
     "celu-3": nn.CELU(1.5),  # a binary fraction: torch's own derivative of CELU rounds alpha to float32
     "sin-30": Sin(30.0),
     "sin-slow": Sin(0.7),
+    "hardtanh-wide": nn.Hardtanh(-2.5, 0.75),
+    "softshrink-wide": nn.Softshrink(1.25),
+    "hardshrink-wide": nn.Hardshrink(1.25),
 }
-KINKED = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.CELU, nn.Softsign)  # at zero any derivative is as good as another
+KINKED = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.CELU,
+    nn.Softsign,
+    nn.SELU,
+    nn.ReLU6,
+)  # at zero any derivative is as good as another
 
 
 def row_of(module: nn.Module) -> Activation:
@@ -54,7 +66,8 @@ def derivatives(module: nn.Module, z: Tensor) -> list[Tensor]:
 
 def by_autograd(module: nn.Module, z: Tensor) -> list[Tensor]:
     z = z.clone().requires_grad_()
-    found = [module(z)]
+    with oracle.written_out():
+        found = [module(z)]
     for _ in range(3):
         found.append(torch.autograd.grad(found[-1].sum() + 0.0 * z.sum(), z, create_graph=True)[0])
     return [t.detach() for t in found]
@@ -87,6 +100,12 @@ def smooth(z: Any) -> dict[str, Any]:
         "elu": lambda: z if z > 0 else mpmath.exp(z) - 1,
         "celu": lambda: z if z > 0 else mpmath.exp(z) - 1,
         "softsign": lambda: z / (one + abs(z)),
+        "selu": lambda: (
+            mpmath.mpf("1.0507009873554804934193349852946")
+            * (z if z > 0 else mpmath.mpf("1.6732632423543772848170429916717") * (mpmath.exp(z) - 1))
+        ),
+        "tanhshrink": lambda: z - mpmath.tanh(z),
+        "hardswish": lambda: z * min(max(z + 3, mpmath.mpf(0)), mpmath.mpf(6)) / 6,
         "sin": lambda: mpmath.sin(z),
     }
 
@@ -137,9 +156,30 @@ def test_nan_stays_nan() -> None:
             assert [t.isnan().tolist() for t in higher] == [[True, False]] * 3, name
 
 
+@pytest.mark.parametrize(
+    ("module", "points"),
+    [
+        (nn.Hardswish(), (-3.0, 3.0)),
+        (nn.Hardsigmoid(), (-3.0, 3.0)),
+        (nn.Hardtanh(-2.0, 0.5), (-2.0, 0.5)),
+        (nn.ReLU6(), (0.0, 6.0)),
+        (nn.Softshrink(0.75), (-0.75, 0.75)),
+        (nn.Hardshrink(0.75), (-0.75, 0.75)),
+        (nn.SELU(), (0.0,)),
+        (nn.Tanhshrink(), (0.0,)),
+    ],
+)
+def test_kinks_and_infinities_are_those_of_torch(module: nn.Module, points: tuple[float, ...]) -> None:
+    z = torch.tensor([*points, math.inf, -math.inf], dtype=torch.float64)
+    for order, (found, expected) in enumerate(zip(derivatives(module, z), by_autograd(module, z), strict=True)):
+        assert torch.equal(found.nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0)), (order, found, expected)
+
+
 def test_names_are_unique_and_say_whether_they_bend() -> None:
     assert len(BY_NAME) == len(TABLE)  # tests/test_scaffold.py compares them with the documentation
-    assert {row.name for row in TABLE if not row.curved} == {"identity", "relu", "leaky_relu"}
+    assert {row.name for row in TABLE if not row.curved} == {"identity", "relu", "leaky_relu"} | {
+        "hardsigmoid", "hardtanh", "relu6", "softshrink", "hardshrink"
+    }  # fmt: skip
     z = torch.linspace(-3, 3, 100, dtype=torch.float64)
     for row in TABLE:
         assert bool((derivatives(make_activation(row.name), z)[2] != 0).any()) == row.curved
@@ -192,6 +232,9 @@ class Number:
 
     def __gt__(self, other: Any) -> bool:
         return bool(self.value > Number.of(other).value)
+
+    def __lt__(self, other: Any) -> bool:
+        return bool(self.value < Number.of(other).value)
 
 
 class Exact:

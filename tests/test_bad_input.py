@@ -127,7 +127,7 @@ ROWS = {
     "unknown projection": (lambda s: sliced(s, projection="normal"), ValueError, ("one of rademacher", "'normal'")),
     "unknown kind": (lambda s: sliced(s, kind="density"), ValueError, ("one of auto, energy", "'density'")),
     "unknown reduction": (lambda s: sliced(s, reduction="avg"), ValueError, ("one of mean, sum, none", "'avg'")),
-    "unknown backend": (lambda s: sliced(s, backend="tpu"), ValueError, ("one of reference, torch", "'tpu'")),
+    "unknown backend": (lambda s: sliced(s, backend="tpu"), ValueError, ("one of reference, jets, torch", "'tpu'")),
     "unknown control variate": (lambda s: sliced(s, control_variate="best"), ValueError, ("None, optimal", "'best'")),
     "control variate of one sample": (
         lambda s: sliced(s, x=s.x[:1], control_variate="optimal"),
@@ -142,7 +142,16 @@ ROWS = {
     "cond is missing": (lambda s: sliced(s, "mlp"), ValueError, ("takes 1", "got 0", "cond=")),
     "cond is too much": (lambda s: sliced(s, "mlp", cond=(s.cond, s.t)), ValueError, ("takes 1", "got 2")),
     "cond that nothing takes": (lambda s: sliced(s, cond=s.cond), ValueError, ("takes 0", "got 1")),
-    "cond is a number": (lambda s: sliced(s, "mlp", cond=torch.tensor(1.0)), ValueError, ("one row per sample", "()")),
+    "cond is a number": (lambda s: sliced(s, "mlp", cond=torch.tensor(1.0)), ValueError, ("2 features", "(5,)")),
+    "cond is None in a tuple": (
+        lambda s: sliced(s, "film", cond=(s.cond, None)),
+        ValueError,
+        ("got None", "position 1"),
+    ),
+    "cond by name": (lambda s: sliced(s, "mlp", cond={"c": s.cond}), ValueError, ("by position", "names c", "tuple")),
+    "cond by name that nothing takes": (lambda s: sliced(s, cond={"c": s.cond}), ValueError, ("takes 0", "got 1")),
+    "cond by number": (lambda s: sliced(s, "mlp", cond={1: s.cond}), TypeError, ("names of arguments", "got 1")),
+    "cond by name is a list": (lambda s: sliced(s, "mlp", cond={"c": [1.0]}), TypeError, ("tensors", "list", "'c'")),
     "cond holds labels": (
         lambda s: sliced(s, "mlp", cond=s.cond.long()),
         TypeError,
@@ -173,12 +182,12 @@ ROWS = {
         ("device of x", "meta"),
     ),
     # the model
-    "model is a function": (
-        lambda s: fastssm.sliced_loss(torch.sin, s.x),
+    "model is a name": (lambda s: fastssm.sliced_loss("net", s.x), TypeError, ("Module or a function of x", "str")),
+    "model is a class": (
+        lambda s: fastssm.sliced_loss(MLP, s.x),
         TypeError,
-        ("torch.nn.Module", "builtin", "wrap"),
+        ("Module or a function", "type MLP", "MLP("),
     ),
-    "model is a class": (lambda s: fastssm.sliced_loss(MLP, s.x), TypeError, ("torch.nn.Module", "type")),
     "one value or one coordinate": (
         lambda s: sliced(s, "scalar", s.x[:, :1]),
         ValueError,
@@ -195,7 +204,12 @@ ROWS = {
     "DataParallel": (
         lambda s: fastssm.sliced_loss(wrapped(s, "DataParallel"), s.x),
         ValueError,
-        ("never be averaged", "= DistributedDataParallel(fastssm.SlicedScoreLoss(net))"),
+        (
+            "never be averaged",
+            "= DistributedDataParallel(fastssm.SlicedScoreLoss(net))",
+            "= accelerator.prepare(fastssm.SlicedScoreLoss(net))",
+            "= fabric.setup(fastssm.SlicedScoreLoss(net))",
+        ),
     ),
     "DDP": (
         lambda s: fastssm.sliced_loss(wrapped(s, "DistributedDataParallel"), s.x),
@@ -279,13 +293,19 @@ ROWS = {
     "explain: x": (lambda s: fastssm.explain(s.net, s.x[0]), ValueError, ("[B, ...]", "(3,)")),
     "explain: cond": (lambda s: fastssm.explain(s.net, s.x, cond=s.cond), ValueError, ("takes 0", "got 1")),
     "explain: kind": (lambda s: fastssm.explain(s.net, s.x, kind="e"), ValueError, ("one of auto", "'e'")),
-    "recognize: a function": (lambda s: fastssm.recognize(torch.sin), TypeError, ("torch.nn.Module", "builtin")),
+    "recognize: a list": (lambda s: fastssm.recognize([]), TypeError, ("torch.nn.Module or a function", "list")),
+    "explain: a number": (lambda s: fastssm.explain(1.0, s.x), TypeError, ("torch.nn.Module or a function", "float")),
     "module: an option": (
         lambda s: fastssm.SlicedScoreLoss(s.net, particles=2),
         TypeError,
         ("n_projections", "particles"),
     ),
     "module: a model": (lambda s: fastssm.SlicedScoreLoss("net"), TypeError, ("torch.nn.Module", "str")),
+    "module: a function": (
+        lambda s: fastssm.SlicedScoreLoss(torch.sin),
+        TypeError,
+        ("torch.nn.Module, because its parameters belong", "builtin", "fastssm.sliced_loss"),
+    ),
     # fastssm.nn
     "MLP: no feature": (lambda s: MLP(0, [8]), ValueError, ("positive", "in_features=0")),
     "MLP: an empty layer": (lambda s: MLP(2, [8, 0]), ValueError, ("positive", "[8, 0]")),

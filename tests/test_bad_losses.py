@@ -97,11 +97,7 @@ ROWS = {
     "fd: weight": (lambda s: difference(s, weight=s.weight[1:]), ValueError, ("(5,)", "(4,)")),
     "fd: reduction": (lambda s: difference(s, reduction="max"), ValueError, ("one of mean", "'max'")),
     "fd: kind": (lambda s: difference(s, "score", kind="energy"), ValueError, ("[B] or [B, 1]", "(5, 3)")),
-    "fd: a function": (
-        lambda s: fastssm.finite_difference_loss(torch.sin, s.x),
-        TypeError,
-        ("torch.nn.Module", "builtin"),
-    ),
+    "fd: a name": (lambda s: fastssm.finite_difference_loss("net", s.x), TypeError, ("or a function", "str")),
     "fd denoising: a score": (lambda s: noisy_difference(s, "score"), ValueError, ("[B] or [B, 1]", "no energy")),
     "fd denoising: sigma": (lambda s: noisy_difference(s, sigma=-1), ValueError, ("sigma must be positive", "-1")),
     "fd denoising: noise": (

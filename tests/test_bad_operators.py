@@ -50,6 +50,11 @@ ROWS = {
         ValueError,
         ("every coordinate", "got v too", "exact=False"),
     ),
+    "divergence: exact is a word": (
+        lambda s: fastssm.divergence(s.field, s.x, exact="hutchinson"),
+        ValueError,
+        ("exact must be one of None, True, False", "'hutchinson'"),
+    ),
     "divergence: of an energy": (
         lambda s: fastssm.divergence(s.net, s.x),
         ValueError,
@@ -81,7 +86,7 @@ ROWS = {
         ("ambiguous", 'kind="energy"'),
     ),
     "laplacian: exact along some": (
-        lambda s: fastssm.laplacian(s.net, s.x, n_projections=2),
+        lambda s: fastssm.laplacian(s.net, s.x, exact=True, n_projections=2),
         ValueError,
         ("every coordinate", "n_projections=2", "exact=False"),
     ),
@@ -109,8 +114,8 @@ ROWS = {
     ),
     "composite: context is a function": (
         lambda s: fastssm.composite_loss(torch.sin, s.head, s.x),
-        TypeError,
-        ("torch.nn.Module", "builtin"),
+        ValueError,
+        ("[B, D, C] = (5, 3, C)", "(5, 3)"),
     ),
     "composite: a head without context": (
         lambda s: fastssm.composite_loss(s.context, s.scalar, s.x),

@@ -40,6 +40,25 @@ def test_philox_takes_many_counters_at_once() -> None:
         assert (philox(counters, np.array(words(key)))[:, index : index + 1] == alone).all()
 
 
+def test_signs_under_vmap_are_those_of_a_loop() -> None:
+    seeds = torch.tensor(SEEDS)
+    together = torch.func.vmap(lambda seed: rademacher(seed, (2, 3, 129), first_sample=5))(seeds)
+    assert torch.equal(together, torch.stack([rademacher(seed, (2, 3, 129), first_sample=5) for seed in seeds]))
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_vmap_draws_other_directions_for_each(projection: str) -> None:
+    def draws(_: Tensor) -> Tensor:
+        return draw(projection, (8, 4, 8), dtype=torch.float64)  # type: ignore[arg-type]
+
+    found = torch.func.vmap(draws, randomness="different")(torch.zeros(3))
+    assert found.shape == (3, 8, 4, 8)
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found[1], found[2])
+    if projection != "gaussian":  # of the others every direction has length sqrt(D)
+        torch.testing.assert_close(found.square().sum(3), 8.0 * torch.ones(3, 8, 4, dtype=torch.float64))
+
+
 def philox_in_integers(counter: list[int], key: list[int]) -> list[int]:
     """Write the ten rounds out as the paper does, in Python's own integers."""
     a, b, c, d = counter

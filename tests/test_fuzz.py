@@ -25,7 +25,8 @@ from tests.judge import LAYOUTS, NoVerdict, agree, laid_out, randomised
 EXAMPLES = int(os.environ.get("FASTSSM_FUZZ_EXAMPLES", "300"))
 SIZES = st.integers(1, 67)
 EIGHTHS = st.integers(1, 24).map(lambda n: n / 8)  # parameters of activations; torch rounds CELU's to float32
-KINKED = {"relu", "leaky_relu", "elu", "celu", "softsign"}  # rounding may put z on the other side
+KINKED = {"relu", "leaky_relu", "elu", "celu", "softsign", "selu", "hardswish", "hardsigmoid", "hardtanh", "relu6"}
+KINKED |= {"softshrink", "hardshrink"}  # rounding may put z on the other side
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 ENTRIES = [*("cpu",) * (4 if compiled.DEVICES else 0), "torch", "ops", "reference"]
 
@@ -36,6 +37,10 @@ def activations(choose: st.DrawFn, smooth: bool) -> nn.Module:
     constants = {name: choose(EIGHTHS) for name in row.parameters}
     if "threshold" in constants:  # beyond it softplus is a line: a kink too
         constants["threshold"] = 20.0 if smooth else 8 * constants["threshold"]
+    if "min_val" in constants:
+        constants["min_val"] *= -1.0  # below max_val
+    if row.module == "ReLU6":
+        constants = {}
     return module_class(row.module)(**dict(row.matches), **constants)
 
 

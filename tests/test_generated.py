@@ -13,7 +13,10 @@ import pytest
 from fastssm.activations import TABLE, Activation
 from tools import generate
 
-PARAMETERS = {"negative_slope": 0.2, "beta": 1.5, "threshold": 6.0, "alpha": 0.7, "omega": 3.0}
+PARAMETERS = {
+    "negative_slope": 0.2, "beta": 1.5, "threshold": 6.0, "alpha": 0.7, "omega": 3.0, "min_val": -0.9, "max_val": 2.5,
+    "lambd": 0.6,
+}  # fmt: skip
 POINTS = (-7.1, -0.8, 0.0, 0.4, 2.9, 9.3)
 
 

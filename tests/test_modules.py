@@ -166,7 +166,6 @@ def test_copies_and_state():
     (("c",), "takes 2 conditioning"),
     (("t", "c"), "must have 2 features"),
     (("c", "c"), r"time must be \[B\]"),
-    (("c", "scalar"), "one row per sample"),
 ])  # fmt: skip
 def test_forward_refuses_other_arguments(given, message):
     net = MLP(D, [4], cond_dim=C, fourier_time=True)

@@ -84,7 +84,7 @@ def test_laplacian(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> N
     backend, (model, x, cond, leaves) = through(entry, monkeypatch), drawn(case)
     options = {"cond": cond, "backend": backend, "return_gradient": True}
     v = torch.randn(2, *x.shape, dtype=torch.float64)
-    for given, chosen in ((basis(x), {}), (v, {"exact": False, "v": v})):
+    for given, chosen in ((basis(x), {}), (v, {"v": v})):
         lap, gradient = fastssm.laplacian(model, x, **chosen, **options)
         wanted = oracle.terms(model, x, given, energy=True, cond=cond)
         scale = len(given) if chosen else 1
@@ -98,7 +98,7 @@ def test_divergence(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> 
     backend, (model, x, cond, leaves) = through(entry, monkeypatch), drawn(case)
     options = {"cond": cond, "backend": backend, "return_value": True}
     v = torch.randn(2, *x.shape, dtype=torch.float64)
-    for given, chosen in ((basis(x), {"exact": True}), (v, {"v": v})):
+    for given, chosen in ((basis(x), {"exact": True}), (basis(x), {}), (v, {"v": v})):
         value, div = fastssm.divergence(model, x, **chosen, **options)
         wanted = oracle.terms(model, x, given, energy=False, cond=cond)
         scale = len(given) if "v" in chosen else 1
@@ -118,6 +118,23 @@ def test_random_directions_are_those_of_the_generator(projection: str, backend: 
         sign = -1 if case.energy else 1
         along = oracle.terms(model, x, v, energy=case.energy, cond=cond).along
         oracle.assert_close([found], [sign * along.mean(0)], RTOL, projection)
+
+
+@pytest.mark.parametrize("name", ["divergence", "laplacian"])
+def test_exact_unless_directions_are_asked_for(name: str) -> None:
+    model, x, cond = BY_NAME["score-concat" if name == "divergence" else "energy-concat"].problem()
+
+    def run(**options: object) -> Tensor:
+        torch.manual_seed(0)
+        return getattr(fastssm, name)(model, x, cond=cond, **options)
+
+    assert torch.equal(run(), run(exact=True))
+    assert torch.equal(run(exact=False), run(n_projections=1))
+    assert torch.equal(run(exact=False, n_projections=2), run(n_projections=2))
+    assert not torch.allclose(run(), run(exact=False))
+    for asked in ({"n_projections": 2}, {"v": x}):
+        with pytest.raises(ValueError, match="exact=True takes every coordinate"):
+            run(exact=True, **asked)
 
 
 # --- signs, on paper ---

@@ -117,6 +117,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "dropout in training": (lambda: net(nn.Dropout(0.1)), r"1 \(Dropout\): dropout is active in train mode"),
     "batch norm": (lambda: net(nn.BatchNorm1d(4)), r"1 \(BatchNorm1d\): this layer is not"),
     "layer norm": (lambda: net(nn.LayerNorm(4)).eval(), r"1 \(LayerNorm\): this layer is not"),
+    "prelu": (lambda: net(nn.PReLU()), r"1 \(PReLU\): its slope is a parameter, .* use nn\.LeakyReLU\(slope\)"),
     "replaced forward": (replaced, r"0 \(Linear\): its forward method was replaced"),
     "partial flatten": (lambda: net(nn.Flatten(0)), r"1 \(Flatten\): only Flatten\(start_dim=1, end_dim=-1\)"),
     "nested": (lambda: net(nn.Sequential(nn.Tanh(), Skip(4))), r"1\.1 \(Skip\): this layer is not"),
@@ -175,8 +176,9 @@ def test_distributed_tensors_are_refused() -> None:
 
 
 def test_not_a_module() -> None:
-    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
-        recognize(lambda x: x)
+    assert "it is not a torch.nn.Module" in str(recognize(lambda x: x))
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module or a function, got int"):
+        recognize(3)
 
 
 def test_what_is_refused_runs_by_another_backend_and_says_so() -> None:

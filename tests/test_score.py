@@ -305,7 +305,7 @@ def test_auto_takes_the_engine_where_it_was_the_fastest(kind: str) -> None:
         assert backends.select(call, "score", name).name == name
         with fastssm.backend(name):
             assert backends.select(call, "score").name == name
-    unknown = backends.make_request(nn.Sequential(nn.Linear(3, 4), nn.Hardswish(), nn.Linear(4, 3)).double(), x)
+    unknown = backends.make_request(nn.Sequential(nn.Linear(3, 4), nn.PReLU(), nn.Linear(4, 3)).double(), x)
     with torch.no_grad():
         assert backends.select(unknown, "score").name == "reference"
         on_no_device = backends.make_request(model.to("meta"), x.detach().to("meta"))

@@ -15,7 +15,7 @@ from fastssm import backends
 from fastssm.backends import cuda
 from fastssm.backends.entries import compiled
 from fastssm.nn import MLP
-from fastssm.options import PRECISIONS, WHATS
+from fastssm.options import OPERATORS, PRECISIONS, WHATS
 
 GPU = torch.cuda.is_available()
 D = 5
@@ -26,7 +26,7 @@ class Unrecognised(nn.Module):
 
     def __init__(self, out: int) -> None:
         super().__init__()
-        self.inner = nn.Sequential(nn.Linear(D, 8), nn.Hardswish(), nn.Linear(8, out))
+        self.inner = nn.Sequential(nn.Linear(D, 8), nn.PReLU(), nn.Linear(8, out))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x).square()
@@ -121,8 +121,35 @@ def test_explain_answers_for_what_is_asked() -> None:
         assert fastssm.explain(net, x, precision="bf16").backend == "cpu"
         with pytest.raises(fastssm.UnsupportedError, match="a term for each direction"):
             fastssm.explain(net, x, what="each", precision="bf16")
-    with pytest.raises(ValueError, match="what must be one of objective, terms, each, score, got 'loss'"):
+    with pytest.raises(ValueError, match=r"what must be one of objective, terms, .*, got 'loss'"):
         fastssm.explain(net, x, what="loss")  # type: ignore[arg-type]
+
+
+def test_explain_answers_for_operators() -> None:
+    net, field, x = MLP(D, [8]), MLP(D, [8], D), torch.randn(3, D)
+    models = {"divergence": field, "laplacian": net, "hvp_form": net, "jacobian_diag": field}
+    assert set(models) == set(OPERATORS)
+    for what, model in models.items():
+        request = backends.make_request(model, x, kind=OPERATORS[what][1])
+        assert fastssm.explain(model, x, what=what).backend == backends.select(request, OPERATORS[what][0]).name
+    one = MLP(1, [8])
+    assert fastssm.explain(one, x[:, :1], what="laplacian").backend  # as the operator does, it takes an energy
+    with pytest.raises(ValueError, match="divergence is of models with kind=\"score\", got kind='energy'"):
+        fastssm.explain(field, x, what="divergence", kind="energy")
+    with pytest.raises(ValueError, match="no score"):
+        fastssm.explain(net, x, what="divergence")
+
+
+@pytest.mark.skipif(not compiled.DEVICES, reason="the cpu engine is not built")
+def test_explain_says_what_pytorch_computes() -> None:
+    field, x = MLP(D, [8], D), torch.randn(3, D)
+    plan = fastssm.explain(field, x, what="jacobian_diag", backend="cpu")
+    assert plan.notes == ["the gradient of a term for each direction is computed by the sweeps in PyTorch"]
+    assert str(plan).splitlines()[:2] == ["backend: cpu", f"note: {plan.notes[0]}"]
+    with torch.no_grad():
+        assert fastssm.explain(field, x, what="jacobian_diag").notes == []
+    assert fastssm.explain(field, x, what="divergence").notes == []
+    assert cuda.Cuda().by_pytorch(backends.make_request(field, x), "each")
 
 
 def test_explain_begins_with_the_backends_of_the_device() -> None:

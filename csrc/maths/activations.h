@@ -5,13 +5,14 @@
 
 namespace fastssm {
 
-constexpr int activation_count = 15;
+constexpr int activation_count = 23;
 constexpr const char* activation_names[] = {"identity", "relu", "leaky_relu", "softplus", "log_sigmoid", "sigmoid",
                                             "tanh", "silu", "gelu", "gelu_tanh", "mish", "elu", "celu", "softsign",
-                                            "sin"};
+                                            "sin", "selu", "tanhshrink", "hardswish", "hardsigmoid", "hardtanh",
+                                            "relu6", "softshrink", "hardshrink"};
 constexpr bool activation_is_curved[] = {false, false, false, true, true, true, true, true, true, true, true, true,
-                                         true, true, true};
-constexpr int activation_parameters[] = {0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1};
+                                         true, true, true, true, true, true, false, false, false, false, false};
+constexpr int activation_parameters[] = {0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 2, 2, 1, 1};
 
 // X(row, name, ...) for each row of the table.
 #define FASTSSM_FOR_EACH_ACTIVATION(X, ...)               \
@@ -29,7 +30,15 @@ constexpr int activation_parameters[] = {0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 
   X(11, elu, __VA_ARGS__)                                 \
   X(12, celu, __VA_ARGS__)                                \
   X(13, softsign, __VA_ARGS__)                            \
-  X(14, sin, __VA_ARGS__)
+  X(14, sin, __VA_ARGS__)                                 \
+  X(15, selu, __VA_ARGS__)                                \
+  X(16, tanhshrink, __VA_ARGS__)                          \
+  X(17, hardswish, __VA_ARGS__)                           \
+  X(18, hardsigmoid, __VA_ARGS__)                         \
+  X(19, hardtanh, __VA_ARGS__)                            \
+  X(20, relu6, __VA_ARGS__)                               \
+  X(21, softshrink, __VA_ARGS__)                          \
+  X(22, hardshrink, __VA_ARGS__)
 
 // `z`.
 template <int ORDER, class V, class S>
@@ -257,6 +266,117 @@ FASTSSM_HD FASTSSM_INLINE Jet<V> sin_jet(V z, const S* c) {
   return {sine, d1, d2, d3};
 }
 
+// `s z` above zero, `s a (e^z - 1)` below, with the constants `s` and `a` of self-normalising networks.
+template <int ORDER, class V, class S>
+FASTSSM_HD FASTSSM_INLINE Jet<V> selu_jet(V z, const S*) {
+  const auto v1 = z > S(0.0);
+  const V v2 = minimum(z, S(0.0));
+  const auto [e, expm1] = exponentials(v2);
+  const V f = where(v1, S(1.0507009873554805) * z, S(1.7580993408473766) * expm1);
+  if constexpr (ORDER == 0) return {f};
+  const V v3 = S(1.7580993408473766) * e;
+  const V d1 = where(v1, S(1.0507009873554805), v3);
+  if constexpr (ORDER == 1) return {f, d1};
+  const V d2 = where(z < S(0.0), v3, v2);
+  if constexpr (ORDER == 2) return {f, d1, d2};
+  return {f, d1, d2, d2};
+}
+
+// `z - tanh z`.
+template <int ORDER, class V, class S>
+FASTSSM_HD FASTSSM_INLINE Jet<V> tanhshrink_jet(V z, const S*) {
+  const auto [t, slope] = tanh_slope(z);
+  const V f = z - t;
+  if constexpr (ORDER == 0) return {f};
+  const V d1 = t * t;
+  if constexpr (ORDER == 1) return {f, d1};
+  const V d2 = S(2.0) * t * slope;
+  if constexpr (ORDER == 2) return {f, d1, d2};
+  const V d3 = slope * (slope + slope - S(4.0) * d1);
+  return {f, d1, d2, d3};
+}
+
+// `z min(max(z + 3, 0), 6) / 6`.
+template <int ORDER, class V, class S>
+FASTSSM_HD FASTSSM_INLINE Jet<V> hardswish_jet(V z, const S*) {
+  const V v1 = -minimum(-minimum(z + S(3.0), S(6.0)), S(0.0));
+  const V f = z * (v1 / S(6.0));
+  if constexpr (ORDER == 0) return {f};
+  const auto v2 = z > S(-3.0);
+  const auto v3 = z < S(3.0);
+  const V d1 = where(v2, where(v3, z / S(3.0) + S(0.5), S(1.0)), v1);
+  if constexpr (ORDER == 1) return {f, d1};
+  const V d2 = where(v2, where(v3, full_like(z, S(0.3333333333333333)), S(0.0)), v1);
+  if constexpr (ORDER == 2) return {f, d1, d2};
+  const V d3 = where(v2, S(0.0), v1);
+  return {f, d1, d2, d3};
+}
+
+// `min(max(z + 3, 0), 6) / 6`.
+template <int ORDER, class V, class S>
+FASTSSM_HD FASTSSM_INLINE Jet<V> hardsigmoid_jet(V z, const S*) {
+  const V f = -minimum(-minimum(z + S(3.0), S(6.0)), S(0.0)) / S(6.0);
+  if constexpr (ORDER == 0) return {f};
+  const V d1 = where(z > S(-3.0), where(z < S(3.0), full_like(z, S(0.16666666666666666)), S(0.0)), S(0.0));
+  if constexpr (ORDER == 1) return {f, d1};
+  const V d2 = full_like(z, S(0.0));
+  if constexpr (ORDER == 2) return {f, d1, d2};
+  return {f, d1, d2, d2};
+}
+
+// `min(max(z, low), high)`.
+template <int ORDER, class V, class S>
+FASTSSM_HD FASTSSM_INLINE Jet<V> hardtanh_jet(V z, const S* c) {
+  const S min_val = c[0], max_val = c[1];
+  const V f = -minimum(-minimum(z, max_val), -min_val);
+  if constexpr (ORDER == 0) return {f};
+  const V d1 = where(z > min_val, where(z < max_val, full_like(z, S(1.0)), S(0.0)), S(0.0));
+  if constexpr (ORDER == 1) return {f, d1};
+  const V d2 = full_like(z, S(0.0));
+  if constexpr (ORDER == 2) return {f, d1, d2};
+  return {f, d1, d2, d2};
+}
+
+// `min(max(z, low), high)`.
+template <int ORDER, class V, class S>
+FASTSSM_HD FASTSSM_INLINE Jet<V> relu6_jet(V z, const S* c) {
+  const S min_val = c[0], max_val = c[1];
+  const V f = -minimum(-minimum(z, max_val), -min_val);
+  if constexpr (ORDER == 0) return {f};
+  const V d1 = where(z > min_val, where(z < max_val, full_like(z, S(1.0)), S(0.0)), S(0.0));
+  if constexpr (ORDER == 1) return {f, d1};
+  const V d2 = full_like(z, S(0.0));
+  if constexpr (ORDER == 2) return {f, d1, d2};
+  return {f, d1, d2, d2};
+}
+
+// `z` moved by `width` towards zero, zero where it is nearer than that.
+template <int ORDER, class V, class S>
+FASTSSM_HD FASTSSM_INLINE Jet<V> softshrink_jet(V z, const S* c) {
+  const S lambd = c[0];
+  const V f = z + minimum(-minimum(z, lambd), lambd);
+  if constexpr (ORDER == 0) return {f};
+  const V d1 = where(abs(z) > lambd, full_like(z, S(1.0)), S(0.0));
+  if constexpr (ORDER == 1) return {f, d1};
+  const V d2 = full_like(z, S(0.0));
+  if constexpr (ORDER == 2) return {f, d1, d2};
+  return {f, d1, d2, d2};
+}
+
+// `z`, zero where `|z| <= width`.
+template <int ORDER, class V, class S>
+FASTSSM_HD FASTSSM_INLINE Jet<V> hardshrink_jet(V z, const S* c) {
+  const S lambd = c[0];
+  const auto v1 = abs(z) > lambd;
+  const V f = where(v1, z, z - z);
+  if constexpr (ORDER == 0) return {f};
+  const V d1 = where(v1, full_like(z, S(1.0)), S(0.0));
+  if constexpr (ORDER == 1) return {f, d1};
+  const V d2 = full_like(z, S(0.0));
+  if constexpr (ORDER == 2) return {f, d1, d2};
+  return {f, d1, d2, d2};
+}
+
 // Row ID of the table and its first ORDER derivatives at z; c are the activation's parameters.
 template <int ID, int ORDER, class V, class S>
 FASTSSM_HD FASTSSM_INLINE Jet<V> jet(V z, const S* c) {
@@ -276,6 +396,14 @@ FASTSSM_HD FASTSSM_INLINE Jet<V> jet(V z, const S* c) {
   if constexpr (ID == 12) return celu_jet<ORDER>(z, c);
   if constexpr (ID == 13) return softsign_jet<ORDER>(z, c);
   if constexpr (ID == 14) return sin_jet<ORDER>(z, c);
+  if constexpr (ID == 15) return selu_jet<ORDER>(z, c);
+  if constexpr (ID == 16) return tanhshrink_jet<ORDER>(z, c);
+  if constexpr (ID == 17) return hardswish_jet<ORDER>(z, c);
+  if constexpr (ID == 18) return hardsigmoid_jet<ORDER>(z, c);
+  if constexpr (ID == 19) return hardtanh_jet<ORDER>(z, c);
+  if constexpr (ID == 20) return relu6_jet<ORDER>(z, c);
+  if constexpr (ID == 21) return softshrink_jet<ORDER>(z, c);
+  if constexpr (ID == 22) return hardshrink_jet<ORDER>(z, c);
 }
 
 }  // namespace fastssm

@@ -210,6 +210,70 @@ def celu(m: Functions, z: Value, alpha: float) -> Iterator[Value]:
     yield curvature / alpha
 
 
+def selu(m: Functions, z: Value) -> Iterator[Value]:
+    """`s z` above zero, `s a (e^z - 1)` below, with the constants `s` and `a` of self-normalising networks."""
+    scale = 1.0507009873554804934193349852946
+    k = 1.6732632423543772848170429916717 * scale
+    below = m.minimum(z, 0.0)
+    e, expm1 = m.exponentials(below)
+    e = k * e
+    yield m.where(z > 0, scale * z, k * expm1)
+    yield m.where(z > 0, scale, e)
+    yield (curvature := m.where(z < 0, e, below))
+    yield curvature
+
+
+def tanhshrink(m: Functions, z: Value) -> Iterator[Value]:
+    """`z - tanh z`."""
+    t, slope = m.tanh_slope(z)
+    yield z - t
+    yield (square := t * t)
+    yield 2.0 * t * slope
+    yield slope * (slope + slope - 4.0 * square)
+
+
+def hardtanh(m: Functions, z: Value, low: float, high: float) -> Iterator[Value]:
+    """`min(max(z, low), high)`."""
+    yield -m.minimum(-m.minimum(z, high), -low)  # keeps a NaN
+    yield m.where(z > low, m.where(z < high, m.full_like(z, 1.0), 0.0), 0.0)
+    yield (zero := m.full_like(z, 0.0))
+    yield zero
+
+
+def hardsigmoid(m: Functions, z: Value) -> Iterator[Value]:
+    """`min(max(z + 3, 0), 6) / 6`."""
+    yield _ramp(m, z) / 6.0
+    yield m.where(z > -3.0, m.where(z < 3.0, m.full_like(z, 1.0 / 6.0), 0.0), 0.0)
+    yield (zero := m.full_like(z, 0.0))
+    yield zero
+
+
+def hardswish(m: Functions, z: Value) -> Iterator[Value]:
+    """`z min(max(z + 3, 0), 6) / 6`."""
+    ramp = _ramp(m, z)  # zero below -3, and keeps a NaN
+    yield z * (ramp / 6.0)
+    yield m.where(z > -3.0, m.where(z < 3.0, z / 3.0 + 0.5, 1.0), ramp)
+    yield m.where(z > -3.0, m.where(z < 3.0, m.full_like(z, 1.0 / 3.0), 0.0), ramp)
+    yield m.where(z > -3.0, 0.0, ramp)
+
+
+def softshrink(m: Functions, z: Value, width: float) -> Iterator[Value]:
+    """`z` moved by `width` towards zero, zero where it is nearer than that."""
+    yield z + m.minimum(-m.minimum(z, width), width)  # keeps a NaN
+    yield m.where(m.abs(z) > width, m.full_like(z, 1.0), 0.0)
+    yield (zero := m.full_like(z, 0.0))
+    yield zero
+
+
+def hardshrink(m: Functions, z: Value, width: float) -> Iterator[Value]:
+    """`z`, zero where `|z| <= width`."""
+    outside = m.abs(z) > width
+    yield m.where(outside, z, z - z)  # keeps a NaN
+    yield m.where(outside, m.full_like(z, 1.0), 0.0)
+    yield (zero := m.full_like(z, 0.0))
+    yield zero
+
+
 def softsign(m: Functions, z: Value) -> Iterator[Value]:
     """`z / (1 + |z|)`."""
     s = 1.0 + m.abs(z)
@@ -226,6 +290,11 @@ def sin(m: Functions, z: Value, omega: float) -> Iterator[Value]:
     yield omega * c
     yield -(omega**2) * s
     yield -(omega**3) * c
+
+
+def _ramp(m: Functions, z: Value) -> Value:
+    """Return `min(max(z + 3, 0), 6)`, NaN where z is NaN."""
+    return -m.minimum(-m.minimum(z + 3.0, 6.0), 0.0)
 
 
 def _gated(z: Value, gate: Iterator[Value]) -> Iterator[Value]:
@@ -261,6 +330,14 @@ TABLE: tuple[Activation, ...] = (
     Activation("celu", "CELU", celu, ("alpha",)),
     Activation("softsign", "Softsign", softsign),
     Activation("sin", "Sin", sin, ("omega",)),
+    Activation("selu", "SELU", selu),
+    Activation("tanhshrink", "Tanhshrink", tanhshrink),
+    Activation("hardswish", "Hardswish", hardswish),
+    Activation("hardsigmoid", "Hardsigmoid", hardsigmoid, curved=False),
+    Activation("hardtanh", "Hardtanh", hardtanh, ("min_val", "max_val"), curved=False),
+    Activation("relu6", "ReLU6", hardtanh, ("min_val", "max_val"), curved=False),
+    Activation("softshrink", "Softshrink", softshrink, ("lambd",), curved=False),
+    Activation("hardshrink", "Hardshrink", hardshrink, ("lambd",), curved=False),
 )
 
 BY_NAME: dict[str, Activation] = {row.name: row for row in TABLE}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastssm.options import Model
 from fastssm.recognition import Network, parameters_of, wrapper_of
 
 HALF = (torch.float16, torch.bfloat16)
@@ -15,23 +19,64 @@ _CAST = (*HALF, torch.float32)  # what autocast converts into one another
 _WRAPPER_RECIPE = (
     "{name} averages gradients only for what it wraps, and a fused loss reads the weights inside it: gradients would "
     "never be averaged. Wrap the whole loss, and nothing inside it: "
-    "loss = {advised}(fastssm.SlicedScoreLoss(net)); loss(x).backward()."
+    "loss = {advised}(fastssm.SlicedScoreLoss(net)); loss(x).backward(). With accelerate that is "
+    "loss = accelerator.prepare(fastssm.SlicedScoreLoss(net)), and with Lightning Fabric "
+    "loss = fabric.setup(fastssm.SlicedScoreLoss(net))."
 )
 
 
-def check_choice(name: str, value: object, choices: Sequence[str | None]) -> None:
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise ValueError unless a value is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}.")
 
 
 def check_model(model: object) -> None:
+    """Raise TypeError unless the model is a module or another function."""
+    if isinstance(model, type):
+        raise TypeError(
+            f"model must be a torch.nn.Module or a function of x, got the type {model.__name__} itself; pass an "
+            f"instance of it, {model.__name__}(...)."
+        )
+    if not callable(model):
+        raise TypeError(f"model must be a torch.nn.Module or a function of x, got {type(model).__name__}.")
+
+
+def check_module(model: object) -> None:
     """Raise TypeError unless the model is a module."""
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"model must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a module whose forward "
-            "calls it."
+            f"model must be a torch.nn.Module, because its parameters belong to this object, got "
+            f"{type(model).__name__}; write it as a module, or pass a function to a loss that is a function, such as "
+            "fastssm.sliced_loss."
         )
+
+
+def modules_of(model: Model) -> list[nn.Module]:
+    """Return a module and all inside it, or what a function refers to: bound, given by `partial`, or closed over.
+
+    What a function reads from global variables is not seen.
+    """
+    found: list[nn.Module] = []
+    waiting: list[object] = [model]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, nn.Module):
+            found += value.modules()
+        elif callable(value) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += _referred(value)
+    return found
+
+
+def _referred(function: Any) -> Iterator[object]:
+    yield getattr(function, "__self__", None)
+    if isinstance(function, functools.partial):
+        yield from (function.func, *function.args, *function.keywords.values())
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            yield cell.cell_contents
 
 
 def check_not_wrapped(modules: Iterable[nn.Module]) -> None:
@@ -56,24 +101,35 @@ def check_data(x: object) -> None:
         )
 
 
-def check_cond(cond: object, x: Tensor) -> tuple[Tensor, ...]:
-    """Return the conditioning arguments as a tuple of tensors, one row per sample."""
+def check_cond(cond: object, x: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Tensor | None]]:
+    """Return the conditioning arguments by position and those by name; a row for all samples is repeated."""
     if cond is None:
-        return ()
+        return (), {}
+    if isinstance(cond, Mapping):
+        for name in cond:
+            if not isinstance(name, str):
+                raise TypeError(f"the keys of cond must be names of arguments of the model, got {name!r}; use strings.")
+        return (), {name: _check_condition(c, x, repr(name)) for name, c in cond.items()}
     given = cond if isinstance(cond, tuple | list) else (cond,)
-    for index, c in enumerate(given):
-        if not isinstance(c, Tensor):
-            raise TypeError(
-                f"cond must be a tensor or a tuple of tensors, got {type(c).__name__} at position {index}; use "
-                "torch.as_tensor."
-            )
-        if c.ndim and c.shape[0] != x.shape[0]:
-            raise ValueError(
-                f"cond must have one row per sample: x has {x.shape[0]} samples, cond[{index}] has shape "
-                f"{tuple(c.shape)}."
-            )
-        _check_device(f"cond[{index}]", c, x)
-    return tuple(outside_inference(c) for c in given)
+    return tuple([_check_condition(c, x, index) for index, c in enumerate(given)]), {}
+
+
+def _check_condition(c: object, x: Tensor, place: int | str) -> Tensor | None:
+    if c is None:
+        return None
+    if not isinstance(c, Tensor):
+        raise TypeError(
+            "cond must be a tensor or a tuple of tensors, or a dict of them for arguments by name, got "
+            f"{type(c).__name__} at position {place}; use torch.as_tensor."
+        )
+    if c.ndim and c.shape[0] not in (1, x.shape[0]):
+        raise ValueError(
+            f"cond must have one row per sample, or one for all: x has {x.shape[0]} samples, cond[{place}] has shape "
+            f"{tuple(c.shape)}."
+        )
+    _check_device(f"cond[{place}]", c, x)
+    c = outside_inference(c)
+    return c.expand(x.shape[0], *c.shape[1:]) if c.ndim and c.shape[0] != x.shape[0] else c
 
 
 def check_rows(holds: Tensor, requirement: str, advice: str) -> None:
@@ -182,7 +238,7 @@ def kind_of_output(output: Sequence[int], x: Sequence[int], kind: str) -> str:
     return kind
 
 
-def check_network(network: Network, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> str:
+def check_network(network: Network, x: Tensor, cond: tuple[Tensor | None, ...], names: Iterable[str], kind: str) -> str:
     """Return the kind of a recognised network, and raise unless data and conditioning arguments are what it takes.
 
     It stays "auto" for data that the network does not flatten: only running it can tell.
@@ -191,12 +247,18 @@ def check_network(network: Network, x: Tensor, cond: tuple[Tensor, ...], kind: s
         kind = _kind_of_network(network, x, kind)
     for linear in network.linears:
         _check_weights(x, parameters_of(linear))
+    named = list(names)
     if network.conditioned is not None:
+        if named:
+            raise ValueError(
+                f"the network takes its conditioning arguments by position, got cond with the names {', '.join(named)};"
+                " pass a tensor or a tuple."
+            )
         network.conditioned.check_cond(cond)
         _check_cond_dtypes(cond, x)
-    elif cond:
+    elif cond or named:
         raise ValueError(
-            f"the network takes 0 conditioning arguments after x, got {len(cond)}; leave cond out, or use "
+            f"the network takes 0 conditioning arguments after x, got {len(cond) + len(named)}; leave cond out, or use "
             "fastssm.nn.MLP(..., cond_dim=C)."
         )
     return kind
@@ -243,9 +305,9 @@ def _check_weights(x: Tensor, weights: Iterable[Tensor | None]) -> None:
             )
 
 
-def _check_cond_dtypes(cond: tuple[Tensor, ...], x: Tensor) -> None:
+def _check_cond_dtypes(cond: tuple[Tensor | None, ...], x: Tensor) -> None:
     for index, c in enumerate(cond):
-        if not _meet(c, x):
+        if c is not None and not _meet(c, x):
             raise TypeError(
                 f"cond[{index}] must have the dtype of x, {x.dtype}, got {c.dtype}; use .to(x.dtype), and for class "
                 "labels torch.nn.functional.one_hot first."

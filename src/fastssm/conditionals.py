@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from fastssm import checks
-from fastssm.options import NETWORK_KINDS, NetworkKind
+from fastssm.options import NETWORK_KINDS, Model, NetworkKind
 
 ROWS = 1 << 16  # maximum number of grid points per call of the head
 
 
-def pairs(context_net: nn.Module, x: Tensor, kind: NetworkKind) -> tuple[Tensor, Tensor]:
+def pairs(context_net: Model, x: Tensor, kind: NetworkKind) -> tuple[Tensor, Tensor]:
     """Check inputs and return all coordinates `[B D, 1]` with their contexts `[B D, C]`."""
     checks.check_model(context_net)
     checks.check_data(x)
@@ -39,9 +39,7 @@ class Grid:
         kind: "energy" or "score".
     """
 
-    def __init__(
-        self, head: nn.Module, contexts: Tensor, low: float, high: float, points: int, kind: NetworkKind
-    ) -> None:
+    def __init__(self, head: Model, contexts: Tensor, low: float, high: float, points: int, kind: NetworkKind) -> None:
         self.head, self.contexts, self.kind = head, contexts, kind
         self.at = torch.linspace(low, high, points, dtype=torch.float64, device=contexts.device)
         self.step = (high - low) / (points - 1)
@@ -93,8 +91,8 @@ class Grid:
 
 @torch.no_grad()
 def composite_log_prob(
-    context_net: nn.Module,
-    head: nn.Module,
+    context_net: Model,
+    head: Model,
     x: Tensor,
     bounds: Tensor,
     *,
@@ -145,8 +143,8 @@ def composite_log_prob(
 
 @torch.no_grad()
 def composite_sample(
-    context_net: nn.Module,
-    head: nn.Module,
+    context_net: Model,
+    head: Model,
     count: int,
     bounds: Tensor,
     *,

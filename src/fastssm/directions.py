@@ -86,7 +86,8 @@ def rademacher(
 
     Source: Salmon et al. 2011 (the generator); Hutchinson 1990 (the estimator that uses it).
     """
-    if seed.device.type == "cpu" and type(seed) is Tensor and not torch.compiler.is_compiling():
+    traced = torch.compiler.is_compiling() or type(seed) is not Tensor
+    if not traced and seed.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(seed):
         signs = _signs_numpy(int(seed), shape, first_projection, first_sample)
         return torch.from_numpy(signs).to(dtype)
     return _signs_torch(seed, shape, first_projection, first_sample).to(dtype)

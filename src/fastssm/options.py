@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from typing_extensions import Required, TypedDict
 
-Cond = Tensor | tuple[Tensor, ...] | None
+Model = nn.Module | Callable[..., Tensor]
+Cond = Tensor | tuple[Tensor | None, ...] | Mapping[str, Tensor | None] | None
 
 NetworkKind = Literal["energy", "score"]
 Kind = Literal["auto", "energy", "score"]
@@ -22,6 +23,7 @@ BackendName = Literal["reference", "jets", "torch", "cpu", "cuda", "auto"]
 ControlVariate = Literal["optimal"]
 Condition = Literal["sigma", "log_sigma", "level"]
 What = Literal["objective", "terms", "each", "score"]
+Operator = Literal["divergence", "laplacian", "hvp_form", "jacobian_diag"]
 
 NETWORK_KINDS: tuple[NetworkKind, ...] = get_args(NetworkKind)
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -30,6 +32,13 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 BACKEND_NAMES: tuple[BackendName, ...] = get_args(BackendName)
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 WHATS: tuple[What, ...] = get_args(What)
+OPERATORS: dict[Operator, tuple[What, Kind]] = {
+    "divergence": ("terms", "score"),
+    "laplacian": ("terms", "energy"),
+    "hvp_form": ("each", "energy"),
+    "jacobian_diag": ("each", "auto"),
+}
+"""What each operator needs, and the kind of model that it is of."""
 
 DEFAULTS: dict[str, Any] = {
     "kind": "auto",
@@ -116,7 +125,9 @@ class ModelTensors(TypedDict, total=False):
     """What a model takes besides data.
 
     Attributes:
-        cond: further arguments of the model, called as `model(x, *cond)`; never differentiated as data.
+        cond: further arguments of the model, never differentiated as data: a tensor or a tuple, for `model(x, *cond)`,
+            or a dict, for `model(x, **cond)`. Entries have one row per sample, or one row for all samples; they may
+            also be scalar tensors or None.
     """
 
     cond: Cond

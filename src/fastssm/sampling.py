@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from fastssm import backends, checks
 from fastssm.directions import gaussian
 from fastssm.errors import FastSSMWarning
 from fastssm.noise import check_sigmas, condition_value
-from fastssm.options import CONDITIONS, BackendName, Cond, Condition, Kind
+from fastssm.options import CONDITIONS, BackendName, Cond, Condition, Kind, Model
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -33,7 +33,7 @@ class Samples(NamedTuple):
 
 @torch.no_grad()
 def langevin(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     *,
     step: float,
@@ -94,7 +94,7 @@ def langevin(
 
 @torch.no_grad()
 def annealed_langevin(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     *,
     sigmas: Sequence[float] | Tensor,
@@ -148,7 +148,7 @@ def annealed_langevin(
         given = ", ".join(f"{sigma:g}" for sigma in levels.tolist())
         raise ValueError(f"sigmas must decrease, got {given}; sort them from largest to smallest.")
     conditions = [_condition_values(condition, levels, index, x) for index in range(len(levels))]
-    request = _request(model, x, (*checks.check_cond(cond, x), conditions[0]), kind)
+    request = _request(model, x, cond, kind, conditions[0])
     _check_step("step", step)
     checks.check_count("n_steps", n_steps)
     checks.check_generator(generator)
@@ -189,7 +189,7 @@ class _Chains(NamedTuple):
     def energy(self, x: Tensor) -> Tensor:
         """Return the energy `[B]`."""
         request = self.at(x)
-        output: Tensor = request.model(request.x, *request.cond)
+        output = request.output()
         checks.check_output(output)
         kind = checks.kind_of_output(output.shape, request.x.shape, request.kind)
         if kind != "energy":
@@ -235,8 +235,8 @@ class _Chains(NamedTuple):
         return drawn.to(like.device)
 
 
-def _request(model: nn.Module, x: Tensor, cond: object, kind: Kind) -> backends.Request:
-    request = backends.make_request(model, x, cond, kind)
+def _request(model: Model, x: Tensor, cond: object, kind: Kind, last: Tensor | None = None) -> backends.Request:
+    request = backends.make_request(model, x, cond, kind, last=last)
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float32 or float64 to accumulate small steps, got {x.dtype}; use x.float().")
     return request._replace(x=request.x.detach())

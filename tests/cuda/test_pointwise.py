@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fastssm.activations import TABLE
 from fastssm.nn import make_activation
+from tests import oracle
 from tests.cuda.harness.machines import DTYPES, Machine, Rows, close, exact, lanes, padded, parts
 
 ABOVE = {"stack": 0, "outer": 1, "none": 2}
@@ -54,7 +55,8 @@ class Layer(NamedTuple):
 
 
 def derivatives(module: nn.Module, z: Tensor) -> list[Tensor]:
-    found = [module(z) + 0.0 * z]
+    with oracle.written_out():
+        found = [module(z) + 0.0 * z]
     for _ in range(3):
         (next_one,) = torch.autograd.grad(found[-1].sum() + 0.0 * z.square().sum(), z, create_graph=True)
         found.append(next_one + 0.0 * z)

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,18 @@ from fastssm.backends.jets import Jets
 from fastssm.backends.reference import Reference
 from fastssm.backends.request import Backend, Request
 from fastssm.errors import FastSSMWarning, UnsupportedError
+from fastssm.nn.mlp import repeated
 from fastssm.options import (
     BACKEND_NAMES,
     KINDS,
+    OPERATORS,
     PRECISIONS,
     WHATS,
     BackendName,
     Kind,
+    Model,
     ModelArguments,
+    Operator,
     Precision,
     What,
     takes,
@@ -84,24 +89,42 @@ def _chosen(name: str) -> str:
 
 
 def make_request(
-    model: nn.Module, x: Tensor, cond: object = None, kind: Kind = "auto", precision: Precision = "full"
+    model: Model,
+    x: Tensor,
+    cond: object = None,
+    kind: Kind = "auto",
+    precision: Precision = "full",
+    last: Tensor | None = None,
 ) -> Request:
     """Validate a call and recognise its network.
 
+    Args:
+        model: the user's module or function.
+        x: data.
+        cond: conditioning arguments.
+        kind: of the output.
+        precision: of the products.
+        last: what the model gets by position after `cond`, such as a time.
+
     Raises:
-        TypeError: if the model is no module or a tensor has the wrong type.
+        TypeError: if the model is neither a module nor a function, or a tensor has the wrong type.
         ValueError: if shapes, devices or names do not fit; the message says what to do.
     """
     checks.check_model(model)
     checks.check_data(x)
     checks.check_choice("kind", kind, KINDS)
     checks.check_choice("precision", precision, PRECISIONS)
-    given, x = checks.check_cond(cond, x), checks.outside_inference(x)
+    (given, named), x = checks.check_cond(cond, x), checks.outside_inference(x)
+    given = given if last is None else (*given, checks.outside_inference(last))
     found = recognize_cached(model)
     if isinstance(found, Refusal):
-        checks.check_not_wrapped(model.modules())
-        return Request(model, found, x, given, kind, precision)
-    read_as = checks.check_network(found, x, given, kind)
+        if isinstance(model, nn.Module) or not torch.compiler.is_compiling():  # which cannot look into a closure
+            checks.check_not_wrapped(checks.modules_of(model))
+        return Request(model, found, x, given, kind, precision, named)
+    if found.conditioned is not None:
+        given = tuple([repeated(c, x) for c in given])
+    assert isinstance(model, nn.Module)
+    read_as = checks.check_network(found, x, given, named, kind)
     if read_as == "energy" and not found.curved:
         _warn_once(model)
     return Request(model, found, x, given, read_as, precision)
@@ -130,9 +153,11 @@ def select(request: Request, what: What, name: str = "auto") -> Backend:
 
 def _candidates(request: Request, what: What) -> tuple[Backend, ...]:
     """Return the backends in the order in which "auto" tries them."""
+    plain = BACKENDS["reference"]
+    if torch.compiler.is_exporting():  # what runs the program has PyTorch's operators, not fastssm's
+        return (BACKENDS["torch"], plain)
     if what != "score":
         return _READY
-    plain = BACKENDS["reference"]
     engine_is_faster = request.kind == "energy" or not torch.is_grad_enabled()
     return (BACKENDS["cpu"], plain, *_READY) if engine_is_faster else (plain, *_READY)
 
@@ -167,15 +192,18 @@ class Plan:
         backend: name of the one that would run.
         network: the network that was recognised, None if it was not.
         reasons: for every backend, why it cannot run the call; empty if it could.
+        notes: what of the call PyTorch computes although a compiled engine runs it.
     """
 
     backend: str
     network: Network | None
     reasons: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """Print the choice first, then every backend with its reasons."""
-        lines = [f"backend: {self.backend}", f"network: {self.network or 'not recognised'}"]
+        lines = [f"backend: {self.backend}", *(f"note: {note}" for note in self.notes)]
+        lines += [f"network: {self.network or 'not recognised'}"]
         for name, reasons in self.reasons.items():
             state = "runs this" if name == self.backend else "could" if not reasons else "cannot:"
             lines += [f"  {name:<9} {state}", *(f"            - {reason}" for reason in reasons)]
@@ -183,15 +211,16 @@ class Plan:
 
 
 @takes(ModelArguments)
-def explain(model: nn.Module, x: Tensor, *, what: What = "objective", **options: Unpack[ModelArguments]) -> Plan:
+def explain(model: Model, x: Tensor, *, what: What | Operator = "objective", **options: Unpack[ModelArguments]) -> Plan:
     """Say which backend would run a call with this model and data, and why the others cannot.
 
     Args:
         model: the network, as for `fastssm.sliced_loss`.
         x: data `[B, ...]`; only its shape, dtype and device matter.
-        what: the result that is wanted. "objective" is a sliced or exact loss; "terms" is what `terms`, the operators
-            and losses on domains or in a metric need; "each" is one term for each direction, as for `jacobian_diag`;
-            "score" is only the score, as for denoising losses and samplers.
+        what: the result that is wanted. "objective" is a sliced or exact loss; "terms" is what `terms` and losses on
+            domains or in a metric need; "each" is one term for each direction; "score" is only the score, as for
+            `score`, denoising losses and samplers; or the name of an operator, "divergence", "laplacian",
+            "jacobian_diag" or "hvp_form" (along several directions; along one it needs "terms").
         options: keyword arguments of `ModelArguments`.
 
     Returns:
@@ -206,10 +235,24 @@ def explain(model: nn.Module, x: Tensor, *, what: What = "objective", **options:
         >>> print(explain(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)), torch.zeros(4, 2)).network)
         MLP 2-8-1 (tanh, identity)
     """
-    checks.check_choice("what", what, WHATS)
-    request = make_request(model, x, options["cond"], options["kind"], options["precision"])
+    checks.check_choice("what", what, (*WHATS, *OPERATORS))
+    needed, kind = _needs(what)
+    if options["kind"] not in ("auto", kind) and kind != "auto":
+        raise ValueError(f'{what} is of models with kind="{kind}", got kind={options["kind"]!r}; leave kind out.')
+    kind = options["kind"] if kind == "auto" else kind
+    request = make_request(model, x, options["cond"], kind, options["precision"])
     network = request.recognised if isinstance(request.recognised, Network) else None
-    return Plan(select(request, what, options["backend"]).name, network, reasons(request, what))
+    chosen = select(request, needed, options["backend"])
+    notes = chosen.by_pytorch(request, needed) if isinstance(chosen, Fused) else []
+    return Plan(chosen.name, network, reasons(request, needed), notes)
+
+
+def _needs(what: What | Operator) -> tuple[What, Kind]:
+    """Return what a call asks of a backend, and the kind of the model that it is of."""
+    for operator, needs in OPERATORS.items():
+        if what == operator:
+            return needs
+    return cast("What", what), "auto"
 
 
 def availability() -> dict[str, list[str]]:

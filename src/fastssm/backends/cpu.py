@@ -17,6 +17,12 @@ class Cpu(Compiled):
             "cpu", compiled, [] if compiled.DEVICES else [f"the cpu engine is not built. {extension.status()}"]
         )
 
+    def by_pytorch(self, request: Request, what: What) -> list[str]:
+        """Name the gradient of a term for each direction."""
+        if what == "each" and request.differentiated():
+            return ["the gradient of a term for each direction is computed by the sweeps in PyTorch"]
+        return []
+
     def unrounded(self, request: Request, what: What) -> list[str]:
         """Name the data, the processor, and the gradient that the sweeps in PyTorch compute, which round nothing."""
         reasons = super().unrounded(request, what)

@@ -26,6 +26,10 @@ class Cuda(Compiled):
         """Return why the device has no kernels; in a graph that is only being traced, leave that to its first run."""
         return [] if torch.compiler.is_compiling() else cuda_library.unready(x.device)
 
+    def by_pytorch(self, request: Request, what: What) -> list[str]:
+        """Name a term for each direction."""
+        return ["a term for each direction is computed by the sweeps in PyTorch"] if what == "each" else []
+
     def unrounded(self, request: Request, what: What) -> list[str]:
         """Name the data, the device, and the terms that the sweeps in PyTorch compute, which round nothing."""
         reasons, x = super().unrounded(request, what), request.x

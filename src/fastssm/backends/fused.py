@@ -67,6 +67,10 @@ class Fused(OnePass):
             )
         return reasons
 
+    def by_pytorch(self, request: Request, what: What) -> list[str]:
+        """Return what of this call PyTorch computes although the backend is called otherwise."""
+        return []
+
     def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
         """Run the sweeps, and again for their gradient."""
         inputs, tensors, static = flat(request, directions, each)

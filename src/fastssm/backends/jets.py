@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 
 from fastssm.backends.entries.first_order import apply, once, scaled
@@ -16,7 +16,7 @@ from fastssm.backends.entries.flat import FULL_ONLY, Form
 from fastssm.backends.entries.functions import transformed
 from fastssm.backends.reference import uncompiled
 from fastssm.backends.request import OnePass, Request
-from fastssm.backends.trial import Trial, trial_of
+from fastssm.backends.trial import Trial, called, conditions, module_of, trial_of
 from fastssm.checks import outside_inference, widened
 from fastssm.directions import Directions
 from fastssm.jets import tile as tiles
@@ -25,6 +25,7 @@ from fastssm.options import What
 from fastssm.sweeps import Terms
 
 TILE_BYTES = 64 << 20  # of values and tangents of one tile, where their number is not given
+NO_MODULE = "the model is a function, and only a module says which parameters it has; write it as a module"
 SCORE_ALONE = "the score needs one derivative only, which plain autograd finds fastest"
 
 
@@ -32,7 +33,6 @@ class _Call(NamedTuple):
     """What of a call is no tensor that is differentiated, and how many of those there are."""
 
     problem: Problem
-    model: torch.nn.Module | None
     conditions: int
     weight: Tensor | None = None
     variance_reduced: bool = True
@@ -104,6 +104,7 @@ class Jets(OnePass):
         """Return why this call cannot run: above all the operation without a rule, and the module that called it."""
         reasons = [] if request.precision == "full" else [FULL_ONLY]
         reasons += [SCORE_ALONE] if what == "score" else []
+        reasons += [] if isinstance(request.model, nn.Module) else [NO_MODULE]
         return reasons or trial_of(request).reasons
 
     def objective(
@@ -119,7 +120,7 @@ class Jets(OnePass):
             if torch.compiler.is_compiling() or transformed():
                 return _functional_objective(request, directions, weight, form)
             call = _Call(*self._problem(request, directions), weight, form.variance_reduced)
-            return apply(_Objective, call, x, *request.cond, *_weights(request))  # type: ignore[return-value]
+            return apply(_Objective, call, x, *conditions(request), *_weights(request))  # type: ignore[return-value]
 
     def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
         """Return the differentiable terms."""
@@ -128,19 +129,16 @@ class Jets(OnePass):
             if torch.compiler.is_compiling() or transformed() or trial_of(request).whole:
                 return _functional_terms(request, directions, each)
             call = _Call(*self._problem(request, directions, each))
-            return Terms(*apply(_Terms, call, request.x, *request.cond, *_weights(request)))
+            return Terms(*apply(_Terms, call, request.x, *conditions(request), *_weights(request)))
 
     def score(self, request: Request) -> Tensor:
         """It is refused: see `unsupported`."""
         raise RuntimeError(SCORE_ALONE)
 
-    def _problem(
-        self, request: Request, directions: Directions, each: bool = False
-    ) -> tuple[Problem, torch.nn.Module, int]:
+    def _problem(self, request: Request, directions: Directions, each: bool = False) -> tuple[Problem, int]:
         trial = trial_of(request)
         samples, chunk = tile_size(trial, request.x, directions.count)
-        problem = Problem(request.model, trial.kind, directions, samples, chunk, each, len(request.cond))
-        return problem, request.model, len(request.cond)
+        return Problem(called(request), trial.kind, directions, samples, chunk, each), len(conditions(request))
 
 
 @contextmanager
@@ -156,9 +154,10 @@ def _recording() -> Iterator[None]:
 def _outside_inference(request: Request, directions: Directions) -> tuple[Request, Directions]:
     """Return a call whose tensors autograd can save."""
     with _recording():
-        x, cond = outside_inference(request.x), tuple(map(outside_inference, request.cond))
-        v = None if directions.v is None else outside_inference(directions.v)
-    return request._replace(x=x, cond=cond), replace(directions, v=v)
+        x, v = outside_inference(request.x), None if directions.v is None else outside_inference(directions.v)
+        cond = tuple([None if c is None else outside_inference(c) for c in request.cond])
+        kwargs = {name: None if c is None else outside_inference(c) for name, c in request.kwargs.items()}
+    return request._replace(x=x, cond=cond, kwargs=kwargs), replace(directions, v=v)
 
 
 def tile_size(trial: Trial, x: Tensor, count: int) -> tuple[int, int]:
@@ -171,14 +170,14 @@ def tile_size(trial: Trial, x: Tensor, count: int) -> tuple[int, int]:
 
 
 def _weights(request: Request) -> list[Tensor]:
-    return [p for p in request.model.parameters() if p.requires_grad]
+    return [p for p in module_of(request).parameters() if p.requires_grad]
 
 
 def _whole(request: Request, directions: Directions, each: bool = False) -> tiles.Tile:
     """Return the whole batch as one tile, whose graph autograd keeps."""
     kind = trial_of(request).kind
-    problem = Problem(request.model, kind, directions, 0, 0, each, len(request.cond))
-    return next(iter(parts(problem, request.x, request.cond, detach=False))).tile
+    problem = Problem(called(request), kind, directions, 0, 0, each)
+    return next(iter(parts(problem, request.x, conditions(request), detach=False))).tile
 
 
 def _functional_objective(

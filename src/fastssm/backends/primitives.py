@@ -1,8 +1,9 @@
 """Functions whose third derivative PyTorch lacks or gets wrong, as the same functions made of primitives.
 
 Score matching of an energy differentiates three times. PyTorch's third derivatives of layer, instance and train-mode
-batch normalisation are wrong (pytorch/pytorch#175754, #186256), and those of attention and `cdist` do not exist. Inside
-`primitives()` calls of them compute the same numbers from means, products and softmax, whose derivatives are right.
+batch normalisation are wrong (pytorch/pytorch#175754, #186256), those of attention and `cdist` do not exist, and of
+`hardsigmoid` there is no second one. Inside `primitives()` calls of them compute the same numbers from means, products
+and softmax, whose derivatives are right.
 """
 
 from __future__ import annotations
@@ -128,6 +129,12 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: object = None) -
     return distances
 
 
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """`min(max(x + 3, 0), 6) / 6`, which PyTorch differentiates once only."""
+    out = F.hardtanh(input + 3.0, 0.0, 6.0) / 6.0
+    return input.copy_(out) if inplace else out
+
+
 def _standardised(input: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:
     x = widened(input)
     mean = x.mean(axes, keepdim=True)
@@ -190,12 +197,14 @@ _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 _FUNCTIONAL: dict[Any, Callable[..., Any]] = {
     F.instance_norm: instance_norm,
     F.batch_norm: batch_norm,
+    F.hardsigmoid: hardsigmoid,
     F.layer_norm: layer_norm,
     F.multi_head_attention_forward: multi_head_attention_forward,
     F.scaled_dot_product_attention: scaled_dot_product_attention,
     torch.cdist: cdist,
 }
 _OPERATORS: dict[str, Callable[..., Any]] = {  # of torch and torch.ops.aten
+    "hardsigmoid": hardsigmoid,
     "layer_norm": layer_norm,
     "native_layer_norm": native_layer_norm,
     "instance_norm": _torch_instance_norm,

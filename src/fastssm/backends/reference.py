@@ -14,37 +14,41 @@ from torch import Tensor, nn
 
 from fastssm.backends.entries.flat import FULL_ONLY
 from fastssm.backends.entries.functions import transformed
+from fastssm.backends.exporting import inlined
 from fastssm.backends.primitives import primitives
 from fastssm.backends.request import Request
 from fastssm.checks import check_output, kind_of_output, outside_inference, widened
 from fastssm.directions import Directions
-from fastssm.options import What
+from fastssm.options import Model, What
 from fastssm.sweeps import Terms
 
+Conditioning = tuple[tuple[Tensor | None, ...], dict[str, Tensor | None]]  # by position and by name
 CUT = (
     "the model's {0} does not depend on x through autograd, so all its derivatives would be zero. Something in its "
     "forward cuts the graph: torch.no_grad(), .detach(), .data, a call of NumPy, or a quantised layer; remove it."
 )
 
 
-def terms(
-    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions, each: bool = False
-) -> Terms:
+def terms(model: Model, x: Tensor, cond: Conditioning, kind: str, directions: Directions, each: bool = False) -> Terms:
     """Return the terms of every sample and direction, differentiable as often as the module is.
 
     Samples are taken to be independent: a layer that mixes them (batch normalisation in train mode) mixes their
     derivatives too.
 
     Args:
-        model: any module, called as `model(x, *cond)`.
+        model: any module or function, called as `model(x, *cond[0], **cond[1])`.
         x: data `[B, ...]`.
-        cond: conditioning arguments.
+        cond: conditioning arguments, by position and by name.
         kind: "energy", "score" or "auto".
         directions: M directions per sample.
         each: return the Jacobian's term of each direction, `[M, B]`, instead of their mean.
     """
     if torch.compiler.is_compiling() or transformed():
-        return _functional_terms(model, x, cond, kind, directions, each)
+
+        def run(x: Tensor, cond: Conditioning, v: Tensor | None, seed: Tensor | None) -> tuple[Tensor, ...]:
+            return tuple(_functional_terms(model, x, cond, kind, replace(directions, v=v, seed=seed), each))
+
+        return Terms(*inlined(run, x, cond, directions.v, directions.seed))
     keep_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         score, energy, point = _score(model, x, cond, kind, keep_graph=keep_graph, twice=True)
@@ -54,19 +58,18 @@ def terms(
     return found if keep_graph else Terms(*(t.detach() for t in found))
 
 
-def score(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> Tensor:
+def score(model: Model, x: Tensor, cond: Conditioning, kind: str) -> Tensor:
     """Return only the score `[B, D]`, differentiable as often as the module is: no directions, no Jacobian.
 
     Args:
-        model: any module, called as `model(x, *cond)`.
+        model: any module or function, called as `model(x, *cond[0], **cond[1])`.
         x: data `[B, ...]`.
-        cond: conditioning arguments.
+        cond: conditioning arguments, by position and by name.
         kind: "energy", "score" or "auto".
     """
     if torch.compiler.is_compiling() or transformed():
-        output, kind, score_of = _functional_score(model, x, cond, kind)
-        found = widened(score_of(x)).flatten(1)
-        return found + 0.0 * output.reshape(len(x), 1) if kind == "energy" else found
+        only: Tensor = inlined(lambda x, cond: _only_score(model, x, cond, kind), x, cond)
+        return only
     keep_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         found, energy, _ = _score(model, x, cond, kind, keep_graph=keep_graph, twice=keep_graph)
@@ -76,7 +79,7 @@ def score(model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str) -> T
 
 
 def _score(
-    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, *, keep_graph: bool, twice: bool
+    model: Model, x: Tensor, cond: Conditioning, kind: str, *, keep_graph: bool, twice: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return the score, the energy `[B]` (None for a score net), and the point that both depend on.
 
@@ -84,7 +87,7 @@ def _score(
     """
     point = x if x.requires_grad and keep_graph else outside_inference(x).detach().requires_grad_()
     with primitives(), uncompiled(model):
-        output = model(point.clone(), *map(outside_inference, cond))  # a copy: the model may work in place
+        output = called(model, point, cond)
     check_output(output)
     if kind_of_output(output.shape, x.shape, kind) == "score":
         return output, None, point
@@ -92,6 +95,15 @@ def _score(
     if slope is None:
         raise RuntimeError(CUT.format("energy"))
     return -slope, output.reshape(len(x)), point
+
+
+def called(model: Model, point: Tensor, cond: Conditioning) -> Tensor:
+    """Return the model's output on a copy of the data: the model may work in place."""
+    args, kwargs = cond
+    given = [None if c is None else outside_inference(c) for c in args]
+    named = {name: None if c is None else outside_inference(c) for name, c in kwargs.items()}
+    output: Tensor = model(point.clone(), *given, **named)
+    return output
 
 
 def _from_score(
@@ -130,21 +142,23 @@ def _gradient(of: Tensor, point: Tensor, *, create_graph: bool, retain_graph: bo
 
 
 @contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run modules that `torch.compile` has compiled as they are written: compiled code is differentiated once only."""
-    compiled = any(m._compiled_call_impl is not None or type(m).__name__ == "OptimizedModule" for m in model.modules())
+def uncompiled(model: Model) -> Iterator[None]:
+    """Run what `torch.compile` has compiled as it is written: compiled code is differentiated once only."""
+    compiled = not isinstance(model, nn.Module) or any(
+        m._compiled_call_impl is not None or type(m).__name__ == "OptimizedModule" for m in model.modules()
+    )
     with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
         yield
 
 
 def _functional_terms(
-    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str, directions: Directions, each: bool
+    model: Model, x: Tensor, cond: Conditioning, kind: str, directions: Directions, each: bool
 ) -> Terms:
     """The same through torch.func, which torch.compile can trace: reverse over reverse."""
     output, kind, score_of = _functional_score(model, x, cond, kind)
-    v = directions.tile(slice(0, len(x)), slice(0, directions.count), x.reshape(len(x), -1))
+    v = directions.tile(slice(0, x.shape[0]), slice(0, directions.count), x.reshape(x.shape[0], -1))
     score, pullback = torch.func.vjp(score_of, x)  # type: ignore[misc]
-    wide = widened(score).reshape(len(x), -1)
+    wide = widened(score).reshape(x.shape[0], -1)
     projected, along = [], []
     for row in v:
         (pulled,) = pullback(row.reshape(score.shape).to(score.dtype).clone())
@@ -152,19 +166,24 @@ def _functional_terms(
         along.append((pulled.reshape(row.shape) * row).sum(1))
     jacobian = _joined(along, each)
     if kind == "energy":
-        jacobian = jacobian + 0.0 * output.reshape(len(x))
+        jacobian = jacobian + 0.0 * output.reshape(x.shape[0])
     return Terms(torch.stack(projected), jacobian, wide)
 
 
+def _only_score(model: Model, x: Tensor, cond: Conditioning, kind: str) -> Tensor:
+    output, kind, score_of = _functional_score(model, x, cond, kind)
+    found = widened(score_of(x)).flatten(1)
+    return found + 0.0 * output.reshape(x.shape[0], 1) if kind == "energy" else found
+
+
 def _functional_score(
-    model: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: str
+    model: Model, x: Tensor, cond: Conditioning, kind: str
 ) -> tuple[Tensor, str, Callable[[Tensor], Tensor]]:
     """Return the model's output, its kind, and its score as a function of the point."""
 
     def run(point: Tensor) -> Tensor:
         with primitives():
-            output: Tensor = model(point.clone(), *cond)
-        return output
+            return called(model, point, cond)
 
     output = run(x)
     check_output(output)
@@ -194,8 +213,8 @@ class Reference:
 
     def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
         """Differentiate twice."""
-        return terms(request.model, request.x, request.cond, request.kind, directions, each)
+        return terms(request.model, request.x, (request.cond, dict(request.kwargs)), request.kind, directions, each)
 
     def score(self, request: Request) -> Tensor:
         """Differentiate an energy once, or call a score net."""
-        return score(request.model, request.x, request.cond, request.kind)
+        return score(request.model, request.x, (request.cond, dict(request.kwargs)), request.kind)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from fastssm.backends.entries.flat import Form
 from fastssm.directions import Directions
-from fastssm.options import What
+from fastssm.options import Model, What
 from fastssm.recognition import Network, Refusal
 from fastssm.sweeps import Terms
 
@@ -19,25 +21,43 @@ class Request(NamedTuple):
     """One call, validated.
 
     Attributes:
-        model: the user's module.
+        model: the user's module or function.
         recognised: the network found in it, or the refusal.
         x: data `[B, ...]`.
-        cond: conditioning arguments.
+        cond: conditioning arguments by position: tensors `[B, ...]` or scalars, or None.
         kind: "energy", "score", or "auto" where only running the model can tell.
         precision: of the products, "full", "bf16" or "tf32".
+        kwargs: conditioning arguments by name.
     """
 
-    model: nn.Module
+    model: Model
     recognised: Network | Refusal
     x: Tensor
-    cond: tuple[Tensor, ...]
+    cond: tuple[Tensor | None, ...]
     kind: str
     precision: str
+    kwargs: Mapping[str, Tensor | None] = MappingProxyType({})
 
     def differentiated(self) -> bool:
         """Say whether autograd may ask for gradients of the result."""
-        tensors = (self.x, *self.cond, *self.model.parameters())
-        return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        if not torch.is_grad_enabled() or not isinstance(self.model, nn.Module):
+            return torch.is_grad_enabled()  # a function may close over anything
+        tensors = (self.x, *self.cond, *self.kwargs.values(), *self.model.parameters())
+        return any(t is not None and t.requires_grad for t in tensors)
+
+    def at(self, x: Tensor, rows: Callable[[Tensor], Tensor]) -> Request:
+        """Return the call on other data; `rows` makes the conditioning of its samples from that of the present ones."""
+
+        def moved(c: Tensor | None) -> Tensor | None:
+            return rows(c) if c is not None and c.ndim else c
+
+        kwargs = {name: moved(c) for name, c in self.kwargs.items()}
+        return self._replace(x=x, cond=tuple([moved(c) for c in self.cond]), kwargs=kwargs)
+
+    def output(self) -> Tensor:
+        """Call the model."""
+        found: Tensor = self.model(self.x, *self.cond, **self.kwargs)
+        return found
 
 
 class Backend(Protocol):

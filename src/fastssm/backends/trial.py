@@ -48,37 +48,62 @@ _trials: WeakKeyDictionary[nn.Module, tuple[Any, Trial]] = WeakKeyDictionary()
 def trial_of(request: Request) -> Trial:
     """Return the trial of a call's model, from the cache if nothing has changed that it depends on."""
     key = _key(request)
-    known = _trials.get(request.model)
+    model = module_of(request)
+    known = _trials.get(model)
     if known is not None and known[0] == key:
         return known[1]
     found = _try(request)
     if not transformed():
-        _trials[request.model] = (key, found)
+        _trials[model] = (key, found)
     return found
 
 
 def _key(request: Request) -> Any:
-    x, cond = request.x, [c.shape[1:] for c in request.cond]
-    modules = tuple((id(m), m.training, tuple(map(id, m._modules.values()))) for m in request.model.modules())
+    x, cond = request.x, [(c.shape[1:], c.dtype) for c in conditions(request)]
+    modules = tuple((id(m), m.training, tuple(map(id, m._modules.values()))) for m in module_of(request).modules())
     return modules, x.shape[1:], x.dtype, x.device, request.kind, cond
+
+
+def module_of(request: Request) -> nn.Module:
+    """Return the model, which is a module."""
+    assert isinstance(request.model, nn.Module)
+    return request.model
+
+
+def conditions(request: Request) -> list[Tensor]:
+    """Return the tensors among the conditioning arguments, those by position first."""
+    return [c for c in (*request.cond, *request.kwargs.values()) if c is not None]
+
+
+def called(request: Request) -> Callable[..., Any]:
+    """Return the model as a function of x and of the tensors among its conditioning arguments."""
+    model, cond, kwargs = request.model, request.cond, request.kwargs
+
+    def call(x: Tensor, *tensors: Tensor) -> Any:
+        rest = iter(tensors)
+        by_place = [None if c is None else next(rest) for c in cond]
+        return model(x, *by_place, **{name: None if c is None else next(rest) for name, c in kwargs.items()})
+
+    return call
 
 
 def _try(request: Request) -> Trial:
     """Run the model on a few rows: as it is, with other data in the last row, and on jets; with equal random draws."""
-    model, batch = request.model, len(request.x)
-    x, cond = _rows(request.x, batch), tuple(_rows(c, batch) for c in request.cond)
+    model, batch, call = module_of(request), len(request.x), called(request)
+    x, cond = _rows(request.x, batch), [_rows(c, batch) for c in conditions(request)]
     buffers = [(b, b._version, b.detach().clone()) for b in model.buffers()]
     with _undisturbed(x), uncompiled(model):
         state = torch.get_rng_state()
 
         def run(x: Tensor) -> Any:
             torch.set_rng_state(state)
-            return model(x, *cond)
+            return call(x, *cond)
 
         try:
             output = run(x.clone())
             check_output(output)
-            kind = kind_of_output(output.shape, x.shape, request.kind)
+            whole = (batch, *output.shape[1:]) if output.ndim and len(output) == len(x) else output.shape
+            kind = kind_of_output(whole, request.x.shape, request.kind)
             moved = run(torch.cat([x[:-1], x[-1:] + 1.0]))
             tape = Tape(1, False)
             reasons = _objections(model, lambda: run(tape.jet(x.clone(), torch.ones_like(x)[None])), output, moved)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from fastssm import checks
 from fastssm.diagnostics.estimate import Estimate, check_samples, estimate
@@ -15,7 +15,7 @@ from fastssm.directions import gaussian
 from fastssm.losses import annealed_denoising_loss, annealed_sliced_loss, exact_loss, sliced_loss
 from fastssm.noise import check_sigmas
 from fastssm.operators import score
-from fastssm.options import BackendName, Cond, Kind
+from fastssm.options import BackendName, Cond, Kind, Model
 from fastssm.text import table
 
 LEVEL_LOSSES: dict[str, Callable[..., Any]] = {"denoising": annealed_denoising_loss, "sliced": annealed_sliced_loss}
@@ -23,7 +23,7 @@ LEVEL_LOSSES: dict[str, Callable[..., Any]] = {"denoising": annealed_denoising_l
 
 @torch.no_grad()
 def fisher_divergence(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     true_score: Tensor | Callable[[Tensor], Tensor],
     *,
@@ -97,7 +97,7 @@ class Gap:
 
 @torch.no_grad()
 def sliced_gap(
-    model: nn.Module, x: Tensor, *, repeats: int = 32, generator: Generator | None = None, **options: Any
+    model: Model, x: Tensor, *, repeats: int = 32, generator: Generator | None = None, **options: Any
 ) -> Gap:
     """Compare the exact loss with repeated sliced losses on the same samples.
 
@@ -162,7 +162,7 @@ class LevelStudy:
 
 @torch.no_grad()
 def loss_per_level(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     *,
     sigmas: Sequence[float] | Tensor,

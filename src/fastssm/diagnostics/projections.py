@@ -123,6 +123,7 @@ def projection_study(
 
     Source: McCandlish et al. 2018, "An empirical model of large-batch training", section 2.2 (the noise scale).
     """
+    checks.check_module(model)
     request = backends.make_request(model, x, cond, kind)
     chosen = backends.select(request, "objective", backend)
     for count in counts:
@@ -139,9 +140,9 @@ def projection_study(
 
     def gradient(chunk: int, count: int) -> Tensor:
         rows = slice(chunk * size, (chunk + 1) * size)
-        given = tuple(c[rows] if c.ndim else c for c in request.cond)
+        part = request.at(x[rows].detach(), lambda c: c[rows])
         loss = sliced_loss(
-            model, x[rows].detach(), cond=given or None, n_projections=count, kind=kind, generator=generator,
+            model, part.x, cond=part.kwargs or part.cond or None, n_projections=count, kind=kind, generator=generator,
             backend=backend, **options,
         )  # fmt: skip
         grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
@@ -203,6 +204,6 @@ def _study(counts: Sequence[int], spreads: Sequence[_Spread], costs: Sequence[fl
 def _is_energy(request: backends.Request) -> bool:
     if request.kind != "auto":
         return request.kind == "energy"
-    output = request.model(request.x[:1], *(c[:1] if c.ndim else c for c in request.cond))
+    output = request.at(request.x[:1], lambda c: c[:1]).output()
     checks.check_output(output)
     return checks.kind_of_output(output.shape, request.x[:1].shape, "auto") == "energy"

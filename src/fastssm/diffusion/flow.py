@@ -18,7 +18,7 @@ from fastssm.diffusion.sde import SDE, LinearSDE, per_sample
 from fastssm.diffusion.times import time_density
 from fastssm.directions import Directions
 from fastssm.operators import choose_directions
-from fastssm.options import DirectionOptions, takes
+from fastssm.options import DirectionOptions, Model, takes
 
 Trace = Literal["exact", "sliced"]
 
@@ -43,7 +43,7 @@ class FlowArguments(FixedTimeArguments, DirectionOptions, total=False):
 
 @takes(FlowArguments, steps=100, solver="heun", trace="exact", unit="nats", predicts="score")
 @torch.no_grad()
-def flow_log_prob(model: nn.Module, x: Tensor, **options: Unpack[FlowArguments]) -> Tensor:
+def flow_log_prob(model: Model, x: Tensor, **options: Unpack[FlowArguments]) -> Tensor:
     """Evaluate the log density of a model's probability-flow ODE, which maps noise to data without randomness.
 
     `log p(x) = log N(x_T; 0, prior_std^2 I) + int_{t_min}^T div(f - g^2 s / 2) dt` along `dx/dt = f - g^2 s / 2`.
@@ -126,5 +126,5 @@ def _drift(net: ScoreModel, x: Tensor, t: Tensor, directions: Directions) -> tup
     if isinstance(sde, LinearSDE):
         rate = sde.rate(t)
         return per_sample(rate, x) * x, rate * math.prod(x.shape[1:])
-    found = reference.terms(_Drift(sde), x, (t,), "score", directions)
+    found = reference.terms(_Drift(sde), x, ((t,), {}), "score", directions)
     return found.score, found.projected_jacobian

@@ -19,7 +19,16 @@ from fastssm.losses.module import Out, ScoreLoss
 from fastssm.losses.reduction import check_reduction, reduce
 from fastssm.noise import check_noise
 from fastssm.operators import directions_of
-from fastssm.options import DirectionArguments, DirectionOptions, Precision, SlicedOptions, SlicedTensors, What, takes
+from fastssm.options import (
+    DirectionArguments,
+    DirectionOptions,
+    Model,
+    Precision,
+    SlicedOptions,
+    SlicedTensors,
+    What,
+    takes,
+)
 
 Form = Literal["sliced", "exact", "denoising"]
 
@@ -108,25 +117,25 @@ class ElboEvaluation(ElboPath, total=False):
 
 @overload
 def elbo_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[ElboArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[ElboArguments]
 ) -> Tensor: ...
 
 
 @overload
 def elbo_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[ElboArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[True], **options: Unpack[ElboArguments]
 ) -> LossAndElboTerms: ...
 
 
 @overload
 def elbo_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[ElboArguments]
+    model: Model, x: Tensor, *, return_terms: bool, **options: Unpack[ElboArguments]
 ) -> Tensor | LossAndElboTerms: ...
 
 
 @takes(ElboArguments, form="sliced", predicts="score", lam=0.0, decoder=True)
 def elbo_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[ElboArguments]
+    model: Model, x: Tensor, *, return_terms: bool = False, **options: Unpack[ElboArguments]
 ) -> Tensor | LossAndElboTerms:
     """Train a diffusion model by maximum likelihood: score matching, weighted to bound `-log p(x)` in nats.
 
@@ -193,7 +202,7 @@ def elbo_loss(
 
 
 @takes(ElboEvaluation, form="exact", n_times=16, unit="nats", predicts="score")
-def elbo(model: nn.Module, x: Tensor, **options: Unpack[ElboEvaluation]) -> Tensor:
+def elbo(model: Model, x: Tensor, **options: Unpack[ElboEvaluation]) -> Tensor:
     """Evaluate a lower bound of the log likelihood of every sample, without bias.
 
     `elbo_b = prior + decoder - mean_j g(t_j)^2 / q(t_j) (tr J + |s|^2 / 2)`, the terms of `elbo_loss`, with the times

@@ -18,7 +18,7 @@ from fastssm.losses.reduction import check_reduction, scaled
 from fastssm.losses.sliced import sliced_of
 from fastssm.noise import check_noise
 from fastssm.operators import directions_of
-from fastssm.options import SlicedOptions, takes
+from fastssm.options import Model, SlicedOptions, takes
 
 Weighting = Literal["likelihood", "variance"]
 TimeFunction = Callable[[Tensor], Tensor]
@@ -53,25 +53,25 @@ class SlicedDiffusionArguments(SlicedDiffusionTensors, SlicedDiffusionOptions, t
 
 @overload
 def sliced_diffusion_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[SlicedDiffusionArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[SlicedDiffusionArguments]
 ) -> Tensor: ...
 
 
 @overload
 def sliced_diffusion_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[SlicedDiffusionArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[True], **options: Unpack[SlicedDiffusionArguments]
 ) -> LossAndTerms: ...
 
 
 @overload
 def sliced_diffusion_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[SlicedDiffusionArguments]
+    model: Model, x: Tensor, *, return_terms: bool, **options: Unpack[SlicedDiffusionArguments]
 ) -> Tensor | LossAndTerms: ...
 
 
 @takes(SlicedDiffusionArguments, weighting="likelihood")
 def sliced_diffusion_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[SlicedDiffusionArguments]
+    model: Model, x: Tensor, *, return_terms: bool = False, **options: Unpack[SlicedDiffusionArguments]
 ) -> Tensor | LossAndTerms:
     """Learn the scores of all marginals of any diffusion, of which only drift and noise must be known.
 

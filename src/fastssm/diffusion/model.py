@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Required
 
 from fastssm import backends, checks
 from fastssm.diffusion.sde import SDE, LinearSDE
 from fastssm.diffusion.times import starts_in_data
 from fastssm.directions import Directions
-from fastssm.options import BackendName, Kind, ModelTensors, Precision, What
+from fastssm.options import BackendName, Kind, Model, ModelTensors, Precision, What
 from fastssm.sweeps import Terms
 
 Predicts = Literal["score", "noise"]
@@ -124,7 +124,7 @@ class ScoreModel:
 
 
 def score_model(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     first: float,
     what: What,
@@ -148,6 +148,6 @@ def score_model(
         if kind == "energy":
             raise ValueError('predicts="noise" is for networks with one output per coordinate, kind="score".')
         kind = "score"
-    cond = (*checks.check_cond(options["cond"], x), x.new_full(x.shape[:1], sde.end))
-    request = backends.make_request(model, x, cond, kind, precision)
+    time = x.new_full(x.shape[:1], sde.end)
+    request = backends.make_request(model, x, options["cond"], kind, precision, last=time)
     return ScoreModel(request, backends.select(request, what, options["backend"]), sde, predicts)

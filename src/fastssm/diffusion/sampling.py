@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from typing_extensions import Unpack
 
 from fastssm import checks
@@ -14,7 +14,7 @@ from fastssm.diffusion.model import FixedTimeArguments, ScoreModel, check_sde, s
 from fastssm.diffusion.ode import SOLVERS, Solver, solve
 from fastssm.diffusion.sde import SDE, LinearSDE, normal_like, per_sample
 from fastssm.diffusion.times import FLAT, check_first, grid, starts_in_data, time_density
-from fastssm.options import RandomOptions, takes
+from fastssm.options import Model, RandomOptions, takes
 
 
 class SamplerArguments(FixedTimeArguments, total=False):
@@ -65,7 +65,7 @@ class ProbabilityFlowArguments(SamplerArguments, total=False):
 
 @takes(EulerMaruyamaArguments, steps=500, lam=0.0, denoise=True, predicts="score")
 @torch.no_grad()
-def euler_maruyama(model: nn.Module, x: Tensor, **options: Unpack[EulerMaruyamaArguments]) -> Tensor:
+def euler_maruyama(model: Model, x: Tensor, **options: Unpack[EulerMaruyamaArguments]) -> Tensor:
     """Draw samples by running the reverse-time SDE in small steps.
 
     `x <- x - (f - (1 - lam / 2) g^2 s) dt + sqrt((1 - lam) dt) g z`, from T down to `t_min`.
@@ -105,7 +105,7 @@ def euler_maruyama(model: nn.Module, x: Tensor, **options: Unpack[EulerMaruyamaA
 
 @takes(PredictorCorrectorArguments, steps=500, corrections=1, ratio=0.16, denoise=True, predicts="score")
 @torch.no_grad()
-def predictor_corrector(model: nn.Module, x: Tensor, **options: Unpack[PredictorCorrectorArguments]) -> Tensor:
+def predictor_corrector(model: Model, x: Tensor, **options: Unpack[PredictorCorrectorArguments]) -> Tensor:
     """Draw samples by the reverse-time SDE, each step corrected by Langevin steps at its noise level.
 
     A correction is `x <- x + e s + sqrt(2 e) z` with `e = 2 (ratio |z| / |s|)^2`, norms averaged over the batch.
@@ -150,7 +150,7 @@ def predictor_corrector(model: nn.Module, x: Tensor, **options: Unpack[Predictor
 
 @takes(ProbabilityFlowArguments, steps=100, solver="heun", denoise=True, predicts="score")
 @torch.no_grad()
-def probability_flow(model: nn.Module, x: Tensor, **options: Unpack[ProbabilityFlowArguments]) -> Tensor:
+def probability_flow(model: Model, x: Tensor, **options: Unpack[ProbabilityFlowArguments]) -> Tensor:
     """Draw samples by the probability-flow ODE: no randomness but that of the start.
 
     `dx/dt = f - g^2 s / 2`, from T down to `t_min`.
@@ -198,9 +198,7 @@ def last_time(sde: SDE, t_min: float | None) -> float:
     return check_first(sde, t_min)
 
 
-def _prepared(
-    model: nn.Module, x: Tensor, options: SamplerArguments, generator: object = None
-) -> tuple[ScoreModel, float]:
+def _prepared(model: Model, x: Tensor, options: SamplerArguments, generator: object = None) -> tuple[ScoreModel, float]:
     """Check what all samplers take."""
     sde = check_sde(options["sde"])
     checks.check_count("steps", options["steps"])

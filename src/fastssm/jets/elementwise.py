@@ -126,6 +126,13 @@ _FUNCTIONS = {  # rows of the table by the functions of torch, with the argument
     "elu": ("elu", (("alpha", 1.0),)),
     "celu": ("celu", (("alpha", 1.0),)),
     "softsign": ("softsign", ()),
+    "selu": ("selu", ()),
+    "tanhshrink": ("tanhshrink", ()),
+    "hardswish": ("hardswish", ()),
+    "hardsigmoid": ("hardsigmoid", ()),
+    "hardtanh": ("hardtanh", (("min_val", -1.0), ("max_val", 1.0))),
+    "softshrink": ("softshrink", (("lambd", 0.5),)),
+    "hardshrink": ("hardshrink", (("lambd", 0.5),)),
 }
 
 
@@ -133,9 +140,10 @@ def _of_table(row: activations.Activation, parameters: tuple[tuple[str, float], 
     names = [name for name, _ in parameters]
 
     def apply(input: Jet, *args: Any, **kwargs: Any) -> Jet:
-        given = dict(parameters) | dict(zip(names, args, strict=False)) | kwargs
+        given = dict(parameters) | dict(zip([*names, "inplace"], args, strict=False)) | kwargs
         constants = tuple(float(given[name]) for name in names)
-        return elementwise(input, lambda z: row.rule(TensorFunctions, z, *constants), curved=row.curved)
+        out = elementwise(input, lambda z: row.rule(TensorFunctions, z, *constants), curved=row.curved)
+        return input.become(out) if given.get("inplace") else out
 
     return apply
 
@@ -212,13 +220,8 @@ def clamp_max(input: Jet, max: Any) -> Jet:
     return clamp(input, None, max)
 
 
-@rule("hardtanh")
-def hardtanh(input: Jet, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Jet:
-    """`z` between two bounds."""
-    return clamp(input, min_val, max_val)
-
-
 @rule("relu6")
 def relu6(input: Jet, inplace: bool = False) -> Jet:
     """`z` between 0 and 6."""
-    return clamp(input, 0.0, 6.0)
+    out = _of_table(activations.BY_NAME["relu6"], (("min_val", 0.0), ("max_val", 6.0)))(input)
+    return input.become(out) if inplace else out

@@ -25,13 +25,12 @@ class Problem(NamedTuple):
     """One call.
 
     Attributes:
-        model: called as `model(x, *cond)`.
+        model: called as `model(x, *cond)`, with tensors alone.
         kind: "energy" or "score".
         directions: M directions per sample.
         samples: samples per tile; 0 for all.
         chunk: directions per tile.
         each: whether the Jacobian's term is wanted for each direction.
-        conditions: the number of conditioning arguments.
     """
 
     model: Model
@@ -40,7 +39,6 @@ class Problem(NamedTuple):
     samples: int
     chunk: int
     each: bool
-    conditions: int
 
 
 class Part(NamedTuple):

@@ -22,18 +22,10 @@ _METHODS = (
 )
 
 
-def replace(x: Jet, new: Any) -> Jet:
-    """Let a jet be another one from here on."""
-    if x.place in x.tape.shared:
-        raise NoRule("jets cannot change a tensor in place that shares its memory with a view of it; use x = x + y")
-    x.value, x.tangents, x.place = new.value, new.tangents, new.place
-    return x
-
-
 def _inplace(function: Callable[..., Any]) -> Callable[..., Any]:
     def apply(x: Any, *args: Any, **kwargs: Any) -> Jet:
         new = function(x, *args, **kwargs)
-        return replace(x, new) if isinstance(x, Jet) else new  # `x += jet` binds the name x to what is returned
+        return x.become(new) if isinstance(x, Jet) else new  # `x += jet` binds the name x to what is returned
 
     return apply
 
@@ -58,4 +50,4 @@ def set_item(x: Any, index: Any, new: Any) -> None:
         z[index] = entries
         return z  # type: ignore[no-any-return]
 
-    replace(x, jointly(write, [x, new]))
+    x.become(jointly(write, [x, new]))

@@ -90,6 +90,13 @@ class Jet(Tensor):
     tape: Tape
     place: int
 
+    def become(self, new: Jet) -> Jet:
+        """Be another jet from here on, as after an operation in place."""
+        if self.place in self.tape.shared:
+            raise NoRule("jets cannot change a tensor in place that shares its memory with a view of it; use x = x + y")
+        self.value, self.tangents, self.place = new.value, new.tangents, new.place
+        return self
+
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None

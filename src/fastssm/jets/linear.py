@@ -230,6 +230,8 @@ def _dropout_rule(function: Callable[..., Any]) -> Callable[..., Any]:
     def apply(input: Jet, p: float = 0.5, training: bool = True, inplace: bool = False, **kwargs: Any) -> Jet:
         if not training or p == 0.0:
             return input
+        if inplace:
+            return input.become(apply(input, p))
         mask = function(torch.ones_like(input.value), p, training)  # one mask of a sample, for all its rows
         return linear(input, lambda z: z * mask, lifted=lambda r: r * mask)
 

@@ -12,7 +12,7 @@ from fastssm.losses.levels import LevelOptions, LevelTensors, check_levels
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.sliced import sliced_of
 from fastssm.operators import directions_of
-from fastssm.options import DirectionTensors, SlicedOptions, takes
+from fastssm.options import DirectionTensors, Model, SlicedOptions, takes
 
 
 class AnnealedSlicedOptions(LevelOptions, SlicedOptions, total=False):
@@ -29,25 +29,25 @@ class AnnealedSlicedArguments(AnnealedSlicedTensors, AnnealedSlicedOptions, tota
 
 @overload
 def annealed_sliced_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[AnnealedSlicedArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[AnnealedSlicedArguments]
 ) -> Tensor: ...
 
 
 @overload
 def annealed_sliced_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[AnnealedSlicedArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[True], **options: Unpack[AnnealedSlicedArguments]
 ) -> LossAndTerms: ...
 
 
 @overload
 def annealed_sliced_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[AnnealedSlicedArguments]
+    model: Model, x: Tensor, *, return_terms: bool, **options: Unpack[AnnealedSlicedArguments]
 ) -> Tensor | LossAndTerms: ...
 
 
 @takes(AnnealedSlicedArguments, anneal_power=2.0, condition="sigma")
 def annealed_sliced_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[AnnealedSlicedArguments]
+    model: Model, x: Tensor, *, return_terms: bool = False, **options: Unpack[AnnealedSlicedArguments]
 ) -> Tensor | LossAndTerms:
     """Sliced score matching of a noise-conditional model, each sample at a random one of several noise levels.
 

@@ -14,7 +14,7 @@ from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.reduction import LossTerms, Reducer, check_reduction, finish, reduce
 from fastssm.losses.sliced import exact_loss
 from fastssm.noise import check_noise, check_sigma
-from fastssm.options import EngineOptions, NetworkKind, RandomOptions, ReductionOptions, takes
+from fastssm.options import EngineOptions, Model, NetworkKind, RandomOptions, ReductionOptions, takes
 
 
 class CompositeOptions(EngineOptions, ReductionOptions, RandomOptions, total=False):
@@ -55,8 +55,8 @@ class _Call(EngineOptions, total=False):
 
 @overload
 def composite_loss(
-    context_net: nn.Module,
-    head: nn.Module,
+    context_net: Model,
+    head: Model,
     x: Tensor,
     *,
     return_terms: Literal[False] = False,
@@ -66,8 +66,8 @@ def composite_loss(
 
 @overload
 def composite_loss(
-    context_net: nn.Module,
-    head: nn.Module,
+    context_net: Model,
+    head: Model,
     x: Tensor,
     *,
     return_terms: Literal[True],
@@ -77,14 +77,14 @@ def composite_loss(
 
 @overload
 def composite_loss(
-    context_net: nn.Module, head: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[CompositeArguments]
+    context_net: Model, head: Model, x: Tensor, *, return_terms: bool, **options: Unpack[CompositeArguments]
 ) -> Tensor | LossAndTerms: ...
 
 
 @takes(CompositeArguments, kind="energy")
 def composite_loss(
-    context_net: nn.Module,
-    head: nn.Module,
+    context_net: Model,
+    head: Model,
     x: Tensor,
     *,
     return_terms: bool = False,
@@ -144,7 +144,7 @@ def composite_loss(
 
 
 def _exact(
-    head: nn.Module, points: Tensor, x: Tensor, reduced: Reducer, return_terms: bool, call: _Call
+    head: Model, points: Tensor, x: Tensor, reduced: Reducer, return_terms: bool, call: _Call
 ) -> Tensor | LossAndTerms:
     """Return the exact form: the losses of all coordinates, added up."""
     shape = len(x), x.shape[1:].numel()
@@ -205,7 +205,7 @@ class CompositeLoss(ScoreLoss[Out], loss=composite_loss, tensors=CompositeTensor
 
     def __init__(self, context_net: nn.Module, head: nn.Module, **options: Any) -> None:
         super().__init__(head, **options)
-        checks.check_model(context_net)
+        checks.check_module(context_net)
         checks.check_not_wrapped([context_net])
         self.context_net = context_net
 

@@ -10,7 +10,7 @@ from fastssm.losses.levels import LevelOptions, LevelTensors, check_levels
 from fastssm.losses.module import ScoreLoss
 from fastssm.losses.reduction import check_reduction, reduce
 from fastssm.noise import Noisy, add_noise, check_noise, check_sigma
-from fastssm.options import LossOptions, LossTensors, NoiseTensors, RandomOptions, takes
+from fastssm.options import LossOptions, LossTensors, Model, NoiseTensors, RandomOptions, takes
 
 
 class DenoisingOptions(LossOptions, RandomOptions, total=False):
@@ -40,7 +40,7 @@ class AnnealedDenoisingArguments(LevelTensors, AnnealedDenoisingOptions, total=F
 
 
 @takes(DenoisingArguments)
-def denoising_loss(model: nn.Module, x: Tensor, **options: Unpack[DenoisingArguments]) -> Tensor:
+def denoising_loss(model: Model, x: Tensor, **options: Unpack[DenoisingArguments]) -> Tensor:
     """Denoising score matching: learn the score of the data blurred by Gaussian noise, without any Jacobian.
 
     `loss_b = |s(x_b + sigma z_b) + z_b / sigma|^2 / 2`, `z ~ N(0, I)`: no weight. Its mean is the Fisher divergence
@@ -79,7 +79,7 @@ def denoising_loss(model: nn.Module, x: Tensor, **options: Unpack[DenoisingArgum
 
 
 @takes(AnnealedDenoisingArguments, anneal_power=2.0, condition="sigma")
-def annealed_denoising_loss(model: nn.Module, x: Tensor, **options: Unpack[AnnealedDenoisingArguments]) -> Tensor:
+def annealed_denoising_loss(model: Model, x: Tensor, **options: Unpack[AnnealedDenoisingArguments]) -> Tensor:
     """Denoising score matching of a noise-conditional model, each sample at a random one of several noise levels.
 
     `loss_b = sigma_b^anneal_power |s(x_b + sigma_b z_b; sigma_b) + z_b / sigma_b|^2 / 2`, `sigma_b` uniform among

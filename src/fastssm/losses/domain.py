@@ -17,7 +17,7 @@ from fastssm.losses.generalized import Metric, rows_of
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.reduction import check_reduction, finish
 from fastssm.operators import directions_of
-from fastssm.options import SlicedOptions, SlicedTensors, takes
+from fastssm.options import Model, SlicedOptions, SlicedTensors, takes
 
 Weighting = Literal["coordinate", "distance"]
 WeightFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -47,25 +47,25 @@ class DomainArguments(SlicedTensors, DomainOptions, total=False):
 
 @overload
 def domain_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[DomainArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[DomainArguments]
 ) -> Tensor: ...
 
 
 @overload
 def domain_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[DomainArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[True], **options: Unpack[DomainArguments]
 ) -> LossAndTerms: ...
 
 
 @overload
 def domain_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[DomainArguments]
+    model: Model, x: Tensor, *, return_terms: bool, **options: Unpack[DomainArguments]
 ) -> Tensor | LossAndTerms: ...
 
 
 @takes(DomainArguments, weighting="coordinate", exact=False)
 def domain_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[DomainArguments]
+    model: Model, x: Tensor, *, return_terms: bool = False, **options: Unpack[DomainArguments]
 ) -> Tensor | LossAndTerms:
     r"""Generalised score matching: unbiased for data on a domain with a boundary, where they may have mass.
 

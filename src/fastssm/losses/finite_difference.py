@@ -22,6 +22,7 @@ from fastssm.options import (
     DirectionTensors,
     Kind,
     LossTensors,
+    Model,
     NoiseTensors,
     ReductionOptions,
     SlicedTensors,
@@ -81,25 +82,25 @@ class FiniteDifferenceDenoisingArguments(
 
 @overload
 def finite_difference_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[FiniteDifferenceArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[FiniteDifferenceArguments]
 ) -> Tensor: ...
 
 
 @overload
 def finite_difference_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[FiniteDifferenceArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[True], **options: Unpack[FiniteDifferenceArguments]
 ) -> LossAndTerms: ...
 
 
 @overload
 def finite_difference_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[FiniteDifferenceArguments]
+    model: Model, x: Tensor, *, return_terms: bool, **options: Unpack[FiniteDifferenceArguments]
 ) -> Tensor | LossAndTerms: ...
 
 
 @takes(FiniteDifferenceArguments, variance_reduced=None)
 def finite_difference_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[FiniteDifferenceArguments]
+    model: Model, x: Tensor, *, return_terms: bool = False, **options: Unpack[FiniteDifferenceArguments]
 ) -> Tensor | LossAndTerms:
     """Sliced score matching by central differences: forward passes only, with an error of order `step^2`.
 
@@ -156,7 +157,7 @@ def finite_difference_loss(
 
 @takes(FiniteDifferenceDenoisingArguments)
 def finite_difference_denoising_loss(
-    model: nn.Module, x: Tensor, **options: Unpack[FiniteDifferenceDenoisingArguments]
+    model: Model, x: Tensor, **options: Unpack[FiniteDifferenceDenoisingArguments]
 ) -> Tensor:
     """Denoising score matching of an energy by central differences along random directions.
 
@@ -233,7 +234,7 @@ def _evaluate(request: backends.Request, points: Tensor) -> tuple[Tensor, str]:
     """Return the model's output on several batches at once, and its kind; each gets the conditioning of x."""
     batch = request.x.shape[0]
     copies = points.shape[0] // batch if batch else 1
-    output = request.model(points, *(c.repeat(copies, *[1] * (c.ndim - 1)) if c.ndim else c for c in request.cond))
+    output = request.at(points, lambda c: c.repeat(copies, *[1] * (c.ndim - 1))).output()
     checks.check_output(output)
     return output, checks.kind_of_output(output.shape, points.shape, request.kind)
 
@@ -264,11 +265,11 @@ _MIXING: Sequence[tuple[type[nn.Module], str]] = (
 )
 
 
-def _warn_of_mixing(model: nn.Module) -> None:
+def _warn_of_mixing(model: Model) -> None:
     """Warn of layers under which `E(x + e v)` and `E(x - e v)` are not values of one function."""
     if torch.compiler.is_compiling():
         return
-    for module in model.modules():
+    for module in checks.modules_of(model):
         for kind, effect in _MIXING:
             if isinstance(module, kind) and module.training and getattr(module, "p", 1.0) > 0:
                 warnings.warn(

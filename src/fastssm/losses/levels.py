@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from typing_extensions import Required, TypedDict
 
 from fastssm import backends, checks
 from fastssm.losses.reduction import Reducer, check_reduction, scaled
 from fastssm.noise import Noisy, add_noise, check_level, check_noise, check_sigmas, condition_value, draw_level
-from fastssm.options import CONDITIONS, Condition, LossOptions, LossTensors, RandomOptions
+from fastssm.options import CONDITIONS, Condition, LossOptions, LossTensors, Model, RandomOptions
 
 
 class LevelOptions(TypedDict, total=False):
@@ -80,7 +80,7 @@ class Levels(NamedTuple):
         return self.request._replace(x=noisy.x, cond=cond), noisy, scaled(self.reduced, sigma**self.power)
 
 
-def check_levels(model: nn.Module, x: Tensor, options: LevelArguments) -> Levels:
+def check_levels(model: Model, x: Tensor, options: LevelArguments) -> Levels:
     """Check the arguments that the losses of noise-conditional models share, before anything is drawn."""
     checks.check_data(x)
     condition, power, generator = options["condition"], options["anneal_power"], options["generator"]
@@ -92,7 +92,7 @@ def check_levels(model: nn.Module, x: Tensor, options: LevelArguments) -> Levels
     check_noise(noise, x)
     checks.check_generator(generator)
     first = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-    cond = (*checks.check_cond(options["cond"], x), condition_value(condition, levels[first], first, x))
-    request = backends.make_request(model, x, cond, options["kind"], options["precision"])
+    told = condition_value(condition, levels[first], first, x)
+    request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"], last=told)
     reduced = check_reduction(x, options["weight"], options["reduction"])
     return Levels(request, levels, power, condition, reduced, level, noise, generator)

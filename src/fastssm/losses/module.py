@@ -85,7 +85,7 @@ class ScoreLoss(nn.Module, Generic[Out]):
     def __init__(self, model: nn.Module, **options: Any) -> None:
         super().__init__()
         self._check_options(options)
-        checks.check_model(model)
+        checks.check_module(model)
         checks.check_not_wrapped([model])
         self.model = model
         self.options = options

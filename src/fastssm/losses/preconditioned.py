@@ -16,7 +16,7 @@ from fastssm.losses.generalized import Metric, rows_of
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.reduction import check_reduction, finish
 from fastssm.operators import directions_of
-from fastssm.options import SlicedOptions, SlicedTensors, takes
+from fastssm.options import Model, SlicedOptions, SlicedTensors, takes
 
 Field = Callable[[Tensor], Tensor]
 _SHAPES = "a diagonal [D], a matrix [D, D], or a function from x [B, D] to [B, D] or [B, D, D]"
@@ -44,25 +44,25 @@ class PreconditionedArguments(SlicedTensors, PreconditionedOptions, total=False)
 
 @overload
 def preconditioned_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[PreconditionedArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[PreconditionedArguments]
 ) -> Tensor: ...
 
 
 @overload
 def preconditioned_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[PreconditionedArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[True], **options: Unpack[PreconditionedArguments]
 ) -> LossAndTerms: ...
 
 
 @overload
 def preconditioned_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[PreconditionedArguments]
+    model: Model, x: Tensor, *, return_terms: bool, **options: Unpack[PreconditionedArguments]
 ) -> Tensor | LossAndTerms: ...
 
 
 @takes(PreconditionedArguments, exact=False)
 def preconditioned_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[PreconditionedArguments]
+    model: Model, x: Tensor, *, return_terms: bool = False, **options: Unpack[PreconditionedArguments]
 ) -> Tensor | LossAndTerms:
     r"""Score matching with a preconditioner: the Fisher divergence measured in the metric D(x).
 

@@ -15,7 +15,7 @@ from fastssm.directions import Directions
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.reduction import LossTerms, Reducer, check_reduction, finish
 from fastssm.operators import directions_of
-from fastssm.options import ControlVariate, LossOptions, LossTensors, SlicedOptions, SlicedTensors, What, takes
+from fastssm.options import ControlVariate, LossOptions, LossTensors, Model, SlicedOptions, SlicedTensors, What, takes
 from fastssm.sweeps import Terms
 
 
@@ -41,25 +41,25 @@ class ExactScoreArguments(LossTensors, LossOptions, total=False):
 
 @overload
 def sliced_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[SlicedScoreArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[SlicedScoreArguments]
 ) -> Tensor: ...
 
 
 @overload
 def sliced_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[SlicedScoreArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[True], **options: Unpack[SlicedScoreArguments]
 ) -> LossAndTerms: ...
 
 
 @overload
 def sliced_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[SlicedScoreArguments]
+    model: Model, x: Tensor, *, return_terms: bool, **options: Unpack[SlicedScoreArguments]
 ) -> Tensor | LossAndTerms: ...
 
 
 @takes(SlicedScoreArguments)
 def sliced_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[SlicedScoreArguments]
+    model: Model, x: Tensor, *, return_terms: bool = False, **options: Unpack[SlicedScoreArguments]
 ) -> Tensor | LossAndTerms:
     r"""Sliced score matching: train an energy or a score net without forming a Hessian.
 
@@ -112,25 +112,25 @@ def sliced_loss(
 
 @overload
 def exact_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[ExactScoreArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[ExactScoreArguments]
 ) -> Tensor: ...
 
 
 @overload
 def exact_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[ExactScoreArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[True], **options: Unpack[ExactScoreArguments]
 ) -> LossAndTerms: ...
 
 
 @overload
 def exact_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[ExactScoreArguments]
+    model: Model, x: Tensor, *, return_terms: bool, **options: Unpack[ExactScoreArguments]
 ) -> Tensor | LossAndTerms: ...
 
 
 @takes(ExactScoreArguments)
 def exact_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[ExactScoreArguments]
+    model: Model, x: Tensor, *, return_terms: bool = False, **options: Unpack[ExactScoreArguments]
 ) -> Tensor | LossAndTerms:
     """Score matching with the exact trace: no projections, no noise.
 

@@ -18,7 +18,7 @@ from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.reduction import check_reduction, finish
 from fastssm.losses.tempering import Tempering
 from fastssm.operators import directions_of
-from fastssm.options import SlicedOptions, SlicedTensors, takes
+from fastssm.options import Model, SlicedOptions, SlicedTensors, takes
 
 
 class TemperedOptions(SlicedOptions, total=False):
@@ -50,25 +50,25 @@ class TemperedArguments(TemperedTensors, TemperedOptions, total=False):
 
 @overload
 def tempered_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[TemperedArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[TemperedArguments]
 ) -> Tensor: ...
 
 
 @overload
 def tempered_loss(
-    model: nn.Module, x: Tensor, *, return_terms: Literal[True], **options: Unpack[TemperedArguments]
+    model: Model, x: Tensor, *, return_terms: Literal[True], **options: Unpack[TemperedArguments]
 ) -> LossAndTerms: ...
 
 
 @overload
 def tempered_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool, **options: Unpack[TemperedArguments]
+    model: Model, x: Tensor, *, return_terms: bool, **options: Unpack[TemperedArguments]
 ) -> Tensor | LossAndTerms: ...
 
 
 @takes(TemperedArguments)
 def tempered_loss(
-    model: nn.Module, x: Tensor, *, return_terms: bool = False, **options: Unpack[TemperedArguments]
+    model: Model, x: Tensor, *, return_terms: bool = False, **options: Unpack[TemperedArguments]
 ) -> Tensor | LossAndTerms:
     r"""Score matching over data and noise level together, which sees how much mass each far-off mode has.
 
@@ -144,8 +144,7 @@ def _boundary(chosen: Backend, request: Request, rows: Tensor, noise: Tensor, te
     """Return `r t` at the last level less that at the first, from the same samples."""
     levels = torch.cat([torch.zeros_like(rows[:, 0]), torch.full_like(rows[:, 0], tempering.largest)])
     ends = _joint(rows.repeat(2, 1), noise.repeat(2, 1), levels, tempering)
-    cond = tuple(torch.cat([c, c]) if c.ndim else c for c in request.cond)
-    slopes = chosen.score(request._replace(x=ends, cond=cond))[:, -1]
+    slopes = chosen.score(request.at(ends, lambda c: torch.cat([c, c])))[:, -1]
     first, last = (tempering.density(checks.widened(levels)) * slopes).chunk(2)
     return last - first
 

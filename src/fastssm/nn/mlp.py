@@ -132,35 +132,42 @@ class MLP(nn.Module):
         nn.init.zeros_(last.bias)
         return nn.Sequential(nn.Linear(self.cond_features, 64), nn.SiLU(), last)
 
-    def features(self, *cond: Tensor) -> Tensor | None:
+    def features(self, *cond: Tensor | None) -> Tensor | None:
         """Return the conditioning features `[B, cond_features]` of the arguments after `x`, None without any."""
-        self.check_cond(cond)
-        if not cond:
+        given = self.check_cond(cond)
+        if not given:
             return None
-        columns = [c.reshape(c.shape[0], math.prod(c.shape[1:])) for c in cond]
+        columns = [c.reshape(c.shape[0], math.prod(c.shape[1:])) for c in given]
         if self.time is not None:
-            columns[-1] = self.time(cond[-1])
+            columns[-1] = self.time(given[-1])
         return torch.cat(columns, dim=1)
 
-    def check_cond(self, cond: Sequence[Tensor]) -> None:
-        """Raise ValueError unless these are the arguments that follow `x`."""
+    def check_cond(self, cond: Sequence[Tensor | None]) -> list[Tensor]:
+        """Return the arguments that follow `x`, and raise ValueError unless they are what the network takes."""
         expected = (self.cond_dim > 0) + (self.time is not None)
         if len(cond) != expected:
             raise ValueError(
                 f"the network takes {expected} conditioning argument(s) after x, got {len(cond)}; pass as many, "
                 "model(x, *cond), or cond=(...) to a loss."
             )
-        if any(c.ndim == 0 for c in cond):
-            raise ValueError("cond must have one row per sample, got shape (); use c.expand(len(x), 1).")
-        if self.cond_dim > 0 and math.prod(cond[0].shape[1:]) != self.cond_dim:
+        given = [c for c in cond if c is not None]
+        if len(given) != len(cond):
             raise ValueError(
-                f"cond must have {self.cond_dim} features per sample, got shape {tuple(cond[0].shape)}; build the "
+                f"the network takes a tensor for each conditioning argument, got None at position {cond.index(None)}; "
+                "pass the tensor."
+            )
+        if any(c.ndim == 0 for c in given):
+            raise ValueError("cond must have one row per sample, got shape (); use c.expand(len(x), 1).")
+        if self.cond_dim > 0 and math.prod(given[0].shape[1:]) != self.cond_dim:
+            raise ValueError(
+                f"cond must have {self.cond_dim} features per sample, got shape {tuple(given[0].shape)}; build the "
                 "network with the cond_dim of your data."
             )
-        if self.time is not None and math.prod(cond[-1].shape[1:]) != 1:
+        if self.time is not None and math.prod(given[-1].shape[1:]) != 1:
             raise ValueError(
-                f"time must be [B] or [B, 1], got shape {tuple(cond[-1].shape)}; pass it as the last argument after x."
+                f"time must be [B] or [B, 1], got shape {tuple(given[-1].shape)}; pass it as the last argument after x."
             )
+        return given
 
     def modulations(self, features: Tensor) -> list[tuple[Tensor | None, Tensor | None]]:
         """Return `(scale, shift)` of every hidden layer, each `[B, width]` or None."""
@@ -221,9 +228,12 @@ class MLP(nn.Module):
         return self.residual and layer > 0 and linear.in_features == linear.out_features
 
     def forward(self, x: Tensor, *cond: Tensor) -> Tensor:
-        """Return the energy `[B, 1]` or score `[B, D]` at `x`, given the conditioning arguments."""
+        """Return the energy `[B, 1]` or score `[B, D]` at `x`, given the conditioning arguments.
+
+        They have one row per sample, or one row for all; a time may be a scalar.
+        """
         h = x.reshape(x.shape[0], math.prod(x.shape[1:]))
-        features = self.features(*cond)
+        features = self.features(*(repeated(c, x) for c in cond))
         modulations: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(self.hidden)
         if features is not None and self.modulation is not None:
             modulations = self.modulations(features)
@@ -237,6 +247,13 @@ class MLP(nn.Module):
             h = activation(z) + h if self.skips(index) else activation(z)
         out: Tensor = self.readout(h)
         return out
+
+
+def repeated(c: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return a conditioning argument that all samples share with one row for each of them; others as they are."""
+    if c is None or (c.ndim and c.shape[0] != 1) or c.shape[:1] == x.shape[:1]:
+        return c
+    return c.to(x.device).expand(x.shape[0]) if c.ndim == 0 else c.expand(x.shape[0], *c.shape[1:])
 
 
 def _copied(linear: nn.Linear) -> nn.Linear:

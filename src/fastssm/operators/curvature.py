@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from fastssm import backends, checks
 from fastssm.directions import Directions
 from fastssm.operators.jacobian import OperatorArguments, Pair
 from fastssm.operators.terms import exact_or_sliced
-from fastssm.options import EngineOptions, ModelTensors, takes
+from fastssm.options import EngineOptions, Model, ModelTensors, takes
 
 
 class HvpArguments(ModelTensors, EngineOptions, total=False):
@@ -20,25 +20,25 @@ class HvpArguments(ModelTensors, EngineOptions, total=False):
 
 @overload
 def laplacian(
-    model: nn.Module, x: Tensor, *, return_gradient: Literal[False] = False, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_gradient: Literal[False] = False, **options: Unpack[OperatorArguments]
 ) -> Tensor: ...
 
 
 @overload
 def laplacian(
-    model: nn.Module, x: Tensor, *, return_gradient: Literal[True], **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_gradient: Literal[True], **options: Unpack[OperatorArguments]
 ) -> Pair: ...
 
 
 @overload
 def laplacian(
-    model: nn.Module, x: Tensor, *, return_gradient: bool, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_gradient: bool, **options: Unpack[OperatorArguments]
 ) -> Tensor | Pair: ...
 
 
-@takes(OperatorArguments, exact=True)
+@takes(OperatorArguments)
 def laplacian(
-    model: nn.Module, x: Tensor, *, return_gradient: bool = False, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_gradient: bool = False, **options: Unpack[OperatorArguments]
 ) -> Tensor | Pair:
     """Return the Laplacian of a scalar network: local energies, and the residuals of differential equations.
 
@@ -58,7 +58,7 @@ def laplacian(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices or names do not fit, or directions are given for the exact Laplacian.
+        ValueError: if shapes, devices or names do not fit, or directions are given with `exact=True`.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
@@ -76,7 +76,7 @@ def laplacian(
 
 
 @takes(HvpArguments)
-def hvp_form(model: nn.Module, x: Tensor, v: Tensor, **options: Unpack[HvpArguments]) -> Tensor:
+def hvp_form(model: Model, x: Tensor, v: Tensor, **options: Unpack[HvpArguments]) -> Tensor:
     """Return the quadratic form of the Hessian of a scalar network along given directions.
 
     `v^T (d2f/dx2) v`, of the output `f` itself (no sign of a log-density).

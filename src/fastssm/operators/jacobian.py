@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Literal, overload
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from fastssm import backends
 from fastssm.directions import Directions
 from fastssm.operators.terms import exact_or_sliced
-from fastssm.options import DirectionArguments, EngineOptions, ModelArguments, ModelTensors, takes
+from fastssm.options import DirectionArguments, EngineOptions, Model, ModelArguments, ModelTensors, takes
 
 Pair = tuple[Tensor, Tensor]
 
@@ -20,38 +20,38 @@ class OperatorArguments(ModelTensors, DirectionArguments, EngineOptions, total=F
     """Keyword arguments of the operators that are traces.
 
     Attributes:
-        exact: take every coordinate, in D + 1 rows of work, or estimate along random directions, in M + 1.
-            `n_projections` and `v` need `exact=False`.
+        exact: take every coordinate, in D + 1 rows of work, or estimate along random directions, in M + 1. If None,
+            exact unless `n_projections` or `v` asks for directions; `exact=False` alone takes one.
     """
 
-    exact: bool
+    exact: bool | None
 
 
 @overload
 def divergence(
-    model: nn.Module, x: Tensor, *, return_value: Literal[False] = False, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_value: Literal[False] = False, **options: Unpack[OperatorArguments]
 ) -> Tensor: ...
 
 
 @overload
 def divergence(
-    model: nn.Module, x: Tensor, *, return_value: Literal[True], **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_value: Literal[True], **options: Unpack[OperatorArguments]
 ) -> Pair: ...
 
 
 @overload
 def divergence(
-    model: nn.Module, x: Tensor, *, return_value: bool, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_value: bool, **options: Unpack[OperatorArguments]
 ) -> Tensor | Pair: ...
 
 
-@takes(OperatorArguments, exact=False)
+@takes(OperatorArguments)
 def divergence(
-    model: nn.Module, x: Tensor, *, return_value: bool = False, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_value: bool = False, **options: Unpack[OperatorArguments]
 ) -> Tensor | Pair:
     """Return the divergence of a vector field: what a flow adds to its log-density.
 
-    `div f = tr df/dx = E[ v^T (df/dx) v ]`, exactly along the D coordinates, or estimated along random `v`.
+    `div f = tr df/dx = E[ v^T (df/dx) v ]`, exactly along the D coordinates, or estimated along directions `v`.
 
     Args:
         model: a field `f`, whose output has the shape of x; called as `model(x, *cond)`.
@@ -67,13 +67,13 @@ def divergence(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices or names do not fit.
+        ValueError: if shapes, devices or names do not fit, or directions are given with `exact=True`.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
         >>> field = fastssm.nn.MLP(2, [16, 16], 2, "tanh", fourier_time=True)
         >>> x, t = torch.randn(5, 2), torch.rand(5)
-        >>> velocity, change = divergence(field, x, cond=t, exact=True, return_value=True)  # d log p / dt = -change
+        >>> velocity, change = divergence(field, x, cond=t, return_value=True)  # d log p / dt = -change
         >>> change.shape
         torch.Size([5])
 
@@ -86,7 +86,7 @@ def divergence(
 
 
 @takes(ModelArguments)
-def jacobian_diag(model: nn.Module, x: Tensor, **options: Unpack[ModelArguments]) -> Tensor:
+def jacobian_diag(model: Model, x: Tensor, **options: Unpack[ModelArguments]) -> Tensor:
     """Return the diagonal of the Jacobian of the score, exactly.
 
     `ds_i/dx_i` for a score net `s`; for an energy, `s = -dE/dx`, so it is `-d2E/dx_i^2`. In causal discovery, a leaf

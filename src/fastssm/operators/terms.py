@@ -6,12 +6,12 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from fastssm import backends, checks
 from fastssm.directions import PROJECTIONS, Directions, check_projection, new_seed
-from fastssm.options import DirectionArguments, ModelArguments, Projection, takes
+from fastssm.options import DirectionArguments, Model, ModelArguments, Projection, takes
 
 
 class TermsArguments(ModelArguments, DirectionArguments, total=False):
@@ -66,25 +66,30 @@ def directions_of(x: Tensor, options: DirectionArguments) -> Directions:
     return choose_directions(x, options["v"], options["n_projections"], options["projection"], options["generator"])
 
 
-def exact_or_sliced(x: Tensor, exact: bool, options: DirectionArguments) -> Directions:
-    """Return every coordinate's direction, `sqrt(D) e_i`, or those of `directions_of`.
+def exact_or_sliced(x: Tensor, exact: bool | None, options: DirectionArguments) -> Directions:
+    """Return every coordinate's direction, `sqrt(D) e_i`, or those of `directions_of` if they are asked for.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes or names do not fit, or directions are given where every coordinate is taken.
+        ValueError: if shapes or names do not fit, or directions are given with `exact=True`.
     """
+    checks.check_choice("exact", exact, (None, True, False))
     v, n_projections = options["v"], options["n_projections"]
-    if exact and (v is not None or n_projections is not None):
+    asked = v is not None or n_projections is not None
+    if exact and asked:
         given = "v" if v is not None else f"n_projections={n_projections}"
-        raise ValueError(f"exact=True takes every coordinate direction, got {given} too; pass exact=False to use it.")
-    if not exact:
+        raise ValueError(
+            f"exact=True takes every coordinate direction, got {given} too; leave exact=True out, or pass exact=False, "
+            "to use it."
+        )
+    if exact is False or asked:
         return directions_of(x, options)
     check_projection(options["projection"])
     return Directions(math.prod(x.shape[1:]))
 
 
 @takes(TermsArguments)
-def terms(model: nn.Module, x: Tensor, **options: Unpack[TermsArguments]) -> Terms:
+def terms(model: Model, x: Tensor, **options: Unpack[TermsArguments]) -> Terms:
     """Return the differentiable terms that sliced losses are made of, for algebra of your own.
 
     `projected_score = v_m . s`, `projected_jacobian = mean_m v_m^T J v_m`, `score_sqnorm = |s|^2`, `score = s`, with
@@ -120,7 +125,7 @@ def terms(model: nn.Module, x: Tensor, **options: Unpack[TermsArguments]) -> Ter
 
 
 @takes(ModelArguments)
-def score(model: nn.Module, x: Tensor, **options: Unpack[ModelArguments]) -> Tensor:
+def score(model: Model, x: Tensor, **options: Unpack[ModelArguments]) -> Tensor:
     """Return the score of an energy or a score net, differentiable.
 
     `s = d log p / dx = -dE/dx`, or the output of a score net.

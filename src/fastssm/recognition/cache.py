@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from fastssm.options import Model
 from fastssm.recognition.matching import attributes_of, inside, objection_to, read
 from fastssm.recognition.network import Network, Refusal, parametrized
 
@@ -51,10 +52,10 @@ class _CacheEntry(NamedTuple):
 _cache: WeakKeyDictionary[nn.Module, _CacheEntry] = WeakKeyDictionary()
 
 
-def recognize_cached(model: nn.Module) -> Network | Refusal:
+def recognize_cached(model: Model) -> Network | Refusal:
     """Return what `fastssm.recognize` does, from the cache if nothing has changed since the last call."""
     model = inside(model)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not isinstance(model, nn.Module):
         return read(model)[0]
     entry = _cache.get(model)
     if entry is not None and entry.holds():

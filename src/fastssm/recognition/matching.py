@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from fastssm.activations import IDENTITY, TABLE, Activation
 from fastssm.compiling import constant_of_a_module
 from fastssm.nn import MLP, module_class
+from fastssm.options import Model
 from fastssm.recognition.network import LayerSpec, Network, Refusal, parameters_of, parametrized
 
 _PLAIN = (nn.Parameter, Tensor)
@@ -38,32 +39,34 @@ def _settings(rows: list[Activation]) -> tuple[str, ...]:
 _ROWS = _rows_by_class()
 
 
-def recognize(model: nn.Module) -> Network | Refusal:
+def recognize(model: Model) -> Network | Refusal:
     """Recognise a module as a network of affine maps, activations and skips, or return every reason why not.
 
     `E(x)` or `s(x)` `= W_L f_{L-1}( ... f_1(W_1 x + b_1) ... ) + b_L`.
 
     Args:
-        model: any module. `nn.Sequential` (nested) of `nn.Linear`, the activations of the table, `Flatten`, `Identity`
-            and inactive `Dropout`, or a `fastssm.nn.MLP`, is recognised.
+        model: any module or function. `nn.Sequential` (nested) of `nn.Linear`, the activations of the table, `Flatten`,
+            `Identity` and inactive `Dropout`, or a `fastssm.nn.MLP`, is recognised.
 
     Returns:
         A `Network`, or a `Refusal` whose `reasons` name each obstacle.
 
     Raises:
-        TypeError: if `model` is not a module.
+        TypeError: if `model` is neither a module nor a function.
 
     Example:
         >>> print(recognize(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))))
         MLP 2-8-1 (tanh, identity)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    if isinstance(model, type) or not callable(model):
+        raise TypeError(f"model must be a torch.nn.Module or a function, got {type(model).__name__}.")
     return read(inside(model))[0]
 
 
-def read(model: nn.Module) -> tuple[Network | Refusal, list[nn.Module]]:
+def read(model: Model) -> tuple[Network | Refusal, list[nn.Module]]:
     """Recognise a module; also return every module that was read: see `attributes_of`."""
+    if not isinstance(model, nn.Module):
+        return Refusal((f"{type(model).__name__}: it is not a torch.nn.Module, whose layers could be read",)), []
     reader = _Reader()
     reader.read(model)
     return reader.result(), reader.looked_at
@@ -74,9 +77,9 @@ def attributes_of(module: nn.Module) -> tuple[str, ...]:
     return _READERS[_type(module)][1]
 
 
-def inside(model: nn.Module) -> nn.Module:
+def inside(model: Model) -> Model:
     """Return the module that `torch.compile(model)` wraps."""
-    return model._modules["_orig_mod"] if type(model).__name__ == "OptimizedModule" else model  # type: ignore[return-value]
+    return model._modules["_orig_mod"] if type(model).__name__ == "OptimizedModule" else model  # type: ignore[return-value, union-attr]
 
 
 def wrapper_of(module: nn.Module) -> str | None:
@@ -164,6 +167,13 @@ class _Reader:
         if training and p > 0:
             self.refuse(module, "dropout is active in train mode; call model.eval() or remove it")
 
+    def read_prelu(self, module: nn.PReLU) -> None:
+        self.refuse(
+            module,
+            "its slope is a parameter, and the engines differentiate only weights and biases; use nn.LeakyReLU(slope) "
+            "if the slope need not be trained",
+        )
+
     def read_other(self, module: nn.Module) -> None:
         self.refuse(module, "this layer is not an affine map or a known activation")
 
@@ -204,6 +214,7 @@ _READERS: dict[type[nn.Module], _Rule] = {
     nn.Identity: (_Reader.read_identity, ()),
     nn.Flatten: (_Reader.read_flatten, ("start_dim", "end_dim")),
     nn.Dropout: (_Reader.read_dropout, ("training", "p")),
+    nn.PReLU: (_Reader.read_prelu, ()),
     MLP: (_Reader.read_mlp, ("cond_features", "residual")),
 }
 _OTHER: _Rule = (_Reader.read_other, ())

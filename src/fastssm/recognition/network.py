@@ -72,7 +72,7 @@ class Network:
         """Whether some activation is nonlinear in its derivative: without one, an energy has no curvature."""
         return any(spec.activation.curved for spec in self.specs)
 
-    def conditioning(self, cond: tuple[Tensor, ...]) -> tuple[Tensor | None, list[Modulation]]:
+    def conditioning(self, cond: tuple[Tensor | None, ...]) -> tuple[Tensor | None, list[Modulation]]:
         """Return the conditioning columns to append to `x`, and the scale and shift of every layer."""
         model = self.conditioned
         features = None if model is None else model.features(*cond)

@@ -35,7 +35,7 @@ class Structure(NamedTuple):
         return sum(1 + bool(flag & BIAS) for flag in self.flags)
 
 
-def read(network: Network, kind: str, cond: tuple[Tensor, ...]) -> tuple[Structure, list[Tensor], Tensor | None]:
+def read(network: Network, kind: str, cond: tuple[Tensor | None, ...]) -> tuple[Structure, list[Tensor], Tensor | None]:
     """Read a network once: its structure, all weights and biases, then all scales and shifts, and columns for `x`."""
     columns, modulations = network.conditioning(cond)
     activations, flags = [], []
