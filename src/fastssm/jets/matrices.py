@@ -68,11 +68,13 @@ def solve(a: Any, b: Any, *, left: bool = True) -> Jet:
     """`A^-1 B`."""
     if not left:
         raise NoRule("jets have a rule for linalg.solve with left=True only")
-    if not isinstance(a, Jet):
-        return linear(b, lambda z: torch.linalg.solve(a, z))
-    x = inverse(a)
-    vector = b.ndim == 1 or (a.ndim > 2 and b.ndim == a.ndim - 1 and b.shape == a.shape[:-1])
-    return matmul(x, b.unsqueeze(-1)).squeeze(-1) if vector else matmul(x, b)  # type: ignore[return-value]
+    vector = b.ndim == 1 or (a.ndim > 2 and b.shape == a.shape[:-1])
+    if vector:
+        return solve(a, b.unsqueeze(-1)).squeeze(-1)  # type: ignore[return-value]
+    if isinstance(a, Jet):
+        return matmul(inverse(a), b)
+    whole = a.expand(*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), *a.shape[-2:])  # type: ignore[no-untyped-call]
+    return linear(b, lambda z: torch.linalg.solve(whole, z))
 
 
 @rule("solve_triangular", "linalg_solve_triangular")

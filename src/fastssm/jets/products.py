@@ -157,7 +157,7 @@ rules_of("bmm mm mv dot vdot inner outer ger cross vecdot linalg_cross kron", _p
 
 
 @rule("tensordot")
-def tensordot(a: Any, b: Any, dims: Any = 2) -> Jet:
+def tensordot(a: Any, b: Any, dims: Any = 2, out: None = None) -> Jet:
     """A contraction over any axes."""
     return bilinear(lambda x, y: torch.tensordot(x, y, dims), a, b)
 
