@@ -193,11 +193,12 @@ class Guided(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(D + 1, 6), nn.Tanh(), nn.Linear(6, 1)).double()
-        self.embed = nn.Linear(C, D).double()
+        self.embed = nn.Linear(C + 1, D).double()
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        moved = x if label is None else x + self.embed(label)
-        return self.net(torch.cat([moved, t.expand(len(x))[:, None]], 1))
+        time = t.expand(len(x))[:, None]
+        moved = x if label is None else x + self.embed(torch.cat([label, time], 1))
+        return self.net(torch.cat([moved, time], 1))
 
 
 def agree(found: Tensor, expected: Tensor, leaves: list[Tensor], name: str) -> None:
