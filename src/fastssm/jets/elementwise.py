@@ -7,7 +7,6 @@ would keep; torch.compile and torch.func differentiate the formula instead.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -18,7 +17,7 @@ from torch.autograd import Function
 
 from fastssm import activations
 from fastssm.jets import smooth
-from fastssm.jets.jet import Jet, NoRule, as_jet
+from fastssm.jets.jet import Jet, NoRule
 from fastssm.jets.rules import rule
 from fastssm.jets.smooth import Derivatives
 from fastssm.sweeps.pointwise import TensorFunctions
@@ -163,32 +162,6 @@ def gelu(input: Jet, approximate: str = "none") -> Jet:
 
 for _name, _derivatives in smooth.SMOOTH.items():
     rule(_name)(lambda input, derivatives=_derivatives: elementwise(input, derivatives))
-
-
-@rule("abs", "absolute", "__abs__")
-def absolute(input: Jet) -> Jet:
-    """`|z|`."""
-    if input.value.is_complex():
-        parts = torch.view_as_real(input)
-        return as_jet(torch.sqrt(torch.square(parts).sum(-1)))
-    return elementwise(input, smooth.absolute, curved=False)
-
-
-@rule("pow", "__pow__")
-def power(base: Any, exponent: Any) -> Jet:
-    """`z^p` for a number p, and `e^(p log z)` otherwise."""
-    if isinstance(base, Jet) and not isinstance(exponent, Tensor):
-        if exponent == 2:
-            return elementwise(base, smooth.square)
-        return elementwise(base, smooth.power(float(exponent)))
-    log: Any = torch.log(base) if isinstance(base, Tensor) else math.log(base)
-    return as_jet(torch.exp(exponent * log))
-
-
-@rule("__rpow__")
-def power_of_number(exponent: Jet, base: Any) -> Jet:
-    """`a^z`."""
-    return power(base, exponent)
 
 
 @rule("clamp", "clip")

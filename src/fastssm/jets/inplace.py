@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastssm.jets import elementwise, products  # noqa: F401, their rules are read below
+from fastssm.jets import composed, elementwise, products  # noqa: F401, their rules are read below
 from fastssm.jets.jet import RULES, Jet, NoRule
 from fastssm.jets.linear import jointly
 from fastssm.jets.rules import forms, rule

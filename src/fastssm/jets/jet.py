@@ -141,8 +141,7 @@ def name_of(func: Any) -> str:
 
 def as_jet(given: Tensor) -> Jet:
     """Return what is known to be a jet as one, for type checkers."""
-    assert isinstance(given, Jet)
-    return given
+    return given  # type: ignore[return-value]
 
 
 def value_of(given: Any) -> Any:

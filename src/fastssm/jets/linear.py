@@ -144,7 +144,7 @@ def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
     """Expand tensors to one shape."""
     given = tensors[0] if len(tensors) == 1 and not isinstance(tensors[0], Tensor) else tensors
     shape = torch.broadcast_tensors(*map(value_of, given))[0].shape  # type: ignore[no-untyped-call]
-    return tuple(t.expand(shape) for t in given)
+    return tuple(view_rule(Tensor.expand)(t, shape) if isinstance(t, Jet) else t.expand(shape) for t in given)
 
 
 @rule("__iter__")

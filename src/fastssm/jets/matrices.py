@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastssm.jets.jet import Jet, NoRule
 from fastssm.jets.linear import linear
-from fastssm.jets.products import matmul, mul
+from fastssm.jets.operand import apply, closed, composed
 from fastssm.jets.rules import rule
 
 
@@ -49,32 +49,32 @@ def _trace(rows: Tensor) -> Tensor:
     return rows.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-@rule("logdet")
-def logdet(input: Jet) -> Tensor:
+@composed("logdet")
+def logdet(input: Any) -> Any:
     """The logarithm of the determinant, NaN where that is negative."""
-    sign, value = slogdet(input)
-    return mul(value, torch.where(sign > 0, 1.0, torch.nan).to(sign.dtype))
+    sign, value = apply(torch.linalg.slogdet, input)
+    return value * torch.where(sign.value > 0, 1.0, torch.nan)
 
 
-@rule("det", "linalg_det")
-def det(input: Jet) -> Tensor:
+@composed("det", "linalg_det")
+def det(input: Any) -> Any:
     """The determinant of a regular matrix."""
-    sign, value = slogdet(input)
-    return mul(torch.exp(value), sign)
+    sign, value = apply(torch.linalg.slogdet, input)
+    return value.exp() * sign
 
 
-@rule("solve", "linalg_solve")
-def solve(a: Any, b: Any, *, left: bool = True) -> Jet:
+@composed("solve", "linalg_solve")
+def solve(a: Any, b: Any, *, left: bool = True) -> Any:
     """`A^-1 B`."""
     if not left:
         raise NoRule("jets have a rule for linalg.solve with left=True only")
-    vector = b.ndim == 1 or (a.ndim > 2 and b.shape == a.shape[:-1])
-    if vector:
-        return solve(a, b.unsqueeze(-1)).squeeze(-1)  # type: ignore[return-value]
-    if isinstance(a, Jet):
-        return matmul(inverse(a), b)
-    whole = a.expand(*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), *a.shape[-2:])  # type: ignore[no-untyped-call]
-    return linear(b, lambda z: torch.linalg.solve(whole, z))
+    if b.ndim == 1 or (a.ndim > 2 and b.shape == a.shape[:-1]):
+        return apply(torch.linalg.solve, a, b.unsqueeze(-1)).squeeze(-1)
+    if isinstance(a.tensor, Jet):
+        return apply(torch.linalg.inv, a) @ b
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
+    whole = a.value.expand(*batch, *a.shape[-2:])
+    return closed(linear(b.tensor, lambda z: torch.linalg.solve(whole, z)))
 
 
 @rule("solve_triangular", "linalg_solve_triangular")

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastssm.jets import smooth
+from fastssm.jets.elementwise import elementwise
 from fastssm.jets.jet import Jet, NoRule, value_of
 from fastssm.jets.lifting import aligned, batched, broadcast, lift
 from fastssm.jets.linear import add, linear
@@ -78,7 +80,7 @@ def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Jet:
     if rounding_mode is not None:
         raise NoRule(f"jets have no rule for div with rounding_mode={rounding_mode!r}")
     if isinstance(b, Jet):
-        return mul(a, torch.reciprocal(b))
+        return mul(a, elementwise(b, smooth.reciprocal))
     out = torch.div(a.value, b)
     return linear(a, lambda z: z, out, lambda r: broadcast(aligned(r, out.ndim) / b, out.shape))
 
@@ -86,7 +88,7 @@ def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Jet:
 @rule("__rtruediv__", "__rdiv__")
 def rdiv(a: Jet, b: Any) -> Jet:
     """`b / a`, elementwise."""
-    return mul(torch.reciprocal(a), b)
+    return mul(elementwise(a, smooth.reciprocal), b)
 
 
 @rule("matmul", "__matmul__")
@@ -113,7 +115,7 @@ def rmatmul(a: Any, b: Any) -> Jet:
 def affine(input: Any, weight: Any, bias: Any = None) -> Jet:
     """`x W^T + b`."""
     if isinstance(weight, Jet) or isinstance(bias, Jet):
-        out = matmul(input, torch.transpose(weight, -1, -2)) if value_of(weight).ndim > 1 else matmul(input, weight)
+        out = bilinear(F.linear, input, weight)
         return out if bias is None else add(out, bias)
     return linear(
         input, lambda z: F.linear(z, weight), F.linear(input.value, weight, bias), lambda r: F.linear(r, weight)
@@ -128,7 +130,9 @@ def _convolution_rule(function: Callable[..., Tensor], rank: int) -> Callable[..
         def op(z: Tensor, w: Tensor) -> Tensor:
             return function(z, w, None, *args, **kwargs)
 
-        if isinstance(weight, Jet) or isinstance(bias, Jet):
+        if isinstance(bias, Jet):
+            raise NoRule("jets have no rule for a convolution whose bias depends on x; add it afterwards")
+        if isinstance(weight, Jet):
             out = bilinear(op, input, weight)
             return out if bias is None else add(out, bias.reshape(-1, *[1] * (rank - 2)))
         value = function(input.value, weight, bias, *args, **kwargs)
@@ -179,29 +183,3 @@ def einsum(equation: str, *operands: Any) -> Jet:
     if len(places) == 1:
         return linear(given[places[0]], contract)
     return bilinear(contract, *[given[i] for i in places])
-
-
-@rule("addmm", "baddbmm", "addmv", "addr")
-def add_product(input: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Jet:
-    """`beta c + alpha a b`; of vectors, their outer product."""
-    vectors = value_of(a).ndim == 1
-    out: Any = torch.outer(a, b) if vectors else matmul(a, b)
-    return add(out * alpha, input * beta)
-
-
-@rule("addcmul")
-def addcmul(input: Any, a: Any, b: Any, *, value: float = 1) -> Jet:
-    """`c + value a b`."""
-    return add(mul(mul(a, b), value), input)
-
-
-@rule("addcdiv")
-def addcdiv(input: Any, a: Any, b: Any, *, value: float = 1) -> Jet:
-    """`c + value a / b`."""
-    return add(mul(div(a, b), value), input)
-
-
-@rule("lerp")
-def lerp(a: Any, b: Any, weight: Any) -> Jet:
-    """`a + weight (b - a)`."""
-    return add(a, mul(b - a, weight))

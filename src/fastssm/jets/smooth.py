@@ -30,24 +30,25 @@ def _exp2(z: Tensor) -> Iterator[Tensor]:
 
 def _log(z: Tensor) -> Iterator[Tensor]:
     yield torch.log(z)
-    yield from _reciprocal(z)
+    yield from reciprocal(z)
 
 
 def _log1p(z: Tensor) -> Iterator[Tensor]:
     yield torch.log1p(z)
-    yield from _reciprocal(1.0 + z)
+    yield from reciprocal(1.0 + z)
 
 
 def _log_of_base(base: float) -> Derivatives:
     def derivatives(z: Tensor) -> Iterator[Tensor]:
         yield torch.log2(z) if base == 2.0 else torch.log10(z)
-        for d in _reciprocal(z):
+        for d in reciprocal(z):
             yield d / math.log(base)
 
     return derivatives
 
 
-def _reciprocal(z: Tensor) -> Iterator[Tensor]:
+def reciprocal(z: Tensor) -> Iterator[Tensor]:
+    """`1 / z`."""
     r = z.reciprocal()
     yield r
     yield -(square := r * r)
@@ -188,7 +189,7 @@ SMOOTH: dict[str, Derivatives] = {
     "log1p": _log1p,
     "log2": _log_of_base(2.0),
     "log10": _log_of_base(10.0),
-    "reciprocal": _reciprocal,
+    "reciprocal": reciprocal,
     "sqrt": _sqrt,
     "rsqrt": _rsqrt,
     "square": square,
