@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +17,15 @@ from fastssm.backends.entries.functions import transformed
 from fastssm.backends.reference import uncompiled
 from fastssm.backends.request import Request
 from fastssm.checks import check_output, kind_of_output
+from fastssm.compiling import constant_of_a_module
 from fastssm.errors import UnsupportedError
 from fastssm.jets import Jet, Tape
+from fastssm.recognition import Refusal
 
 ROWS = 3  # samples of the trial
 COUPLED = "the model couples the samples of a batch: the output of one changes with another's data"
 CUT = "the model's output does not depend on x through operations that jets see: something in its forward cuts it off"
+OLD = "torch.compile can try a model on jets from torch 2.13 on"
 OTHER = "on jets the model's output is another one"
 
 
@@ -47,6 +51,8 @@ _trials: WeakKeyDictionary[nn.Module, tuple[Any, Trial]] = WeakKeyDictionary()
 
 def trial_of(request: Request) -> Trial:
     """Return the trial of a call's model, from the cache if nothing has changed that it depends on."""
+    if torch.compiler.is_compiling():
+        return _while_compiling(request)
     key = _key(request)
     model = module_of(request)
     known = _trials.get(model)
@@ -56,6 +62,45 @@ def trial_of(request: Request) -> Trial:
     if not transformed():
         _trials[model] = (key, found)
     return found
+
+
+def _while_compiling(request: Request) -> Trial:
+    """Return the trial on made-up data, as a constant of what torch.compile traces."""
+    if torch.__version__ < (2, 13):  # type: ignore[operator]
+        return Trial([OLD])
+    x, batch = request.x, request.x.shape[0]
+    given = [_spec(c, batch) for c in request.cond]
+    named = [(name, _spec(c, batch)) for name, c in request.kwargs.items()]
+    spec = (tuple(x.shape[1:]), x.dtype, x.device, request.kind, tuple(given), tuple(named))
+    reasons, kind, size, whole = _try_made_up(module_of(request), spec)
+    return Trial([*reasons], kind, size, whole)
+
+
+def _spec(c: Tensor | None, batch: int) -> Any:
+    if c is None:
+        return None
+    per_sample = c.ndim > 0 and c.shape[0] == batch
+    return per_sample, tuple(c.shape[1:] if per_sample else c.shape), c.dtype
+
+
+@constant_of_a_module
+def _try_made_up(model: nn.Module, spec: Any) -> tuple[tuple[str, ...], str, int, bool]:
+    shape, dtype, device, kind, given, named = spec
+
+    def made(spec: Any, dtype: torch.dtype) -> Tensor | None:
+        if spec is None:
+            return None
+        size = ((ROWS,) if spec[0] else ()) + spec[1]
+        if not dtype.is_floating_point:
+            return torch.zeros(size, dtype=dtype, device=device)
+        return torch.linspace(0.1, 0.9, math.prod(size), device=device).reshape(size).to(dtype)
+
+    x = made((True, shape), dtype)
+    assert x is not None
+    cond = tuple([made(c, c and c[2]) for c in given])
+    kwargs = {name: made(c, c and c[2]) for name, c in named}
+    found = _try(Request(model, Refusal(()), x, cond, kind, "full", kwargs))
+    return tuple(found.reasons), found.kind, found.bytes_of_a_row, found.whole
 
 
 def _key(request: Request) -> Any:

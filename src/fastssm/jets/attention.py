@@ -30,7 +30,7 @@ def attention(
     if enable_gqa:
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
     factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query * factor) @ key.transpose(-2, -1)
+    scores = (query * factor).matmul(key.transpose(-2, -1))
     shown = None if attn_mask is None or attn_mask.value.dtype != torch.bool else attn_mask.value
     if is_causal:
         shown = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.value.device).tril()
@@ -41,7 +41,7 @@ def attention(
     weights = apply(torch.softmax, scores, -1)
     if shown is not None:  # PyTorch gives zero where a query may look at no key
         weights = weights.masked_fill(~shown.any(-1, keepdim=True), 0.0)
-    return apply(torch.dropout, weights, dropout_p, dropout_p > 0.0) @ value
+    return apply(torch.dropout, weights, dropout_p, dropout_p > 0.0).matmul(value)
 
 
 @composed("multi_head_attention_forward")
@@ -86,11 +86,11 @@ def multi_head_attention(
     shifts: Sequence[Any] = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
     projected = [apply(F.linear, t, w, b) for t, w, b in zip((query, key, value), maps, shifts, strict=True)]
     heads = [t.reshape(t.shape[0], t.shape[1], num_heads, -1).permute(1, 2, 0, 3) for t in projected]  # [B, h, L, d]
-    scores = (heads[0] * (1.0 / math.sqrt(heads[0].shape[-1]))) @ heads[1].transpose(-2, -1)
+    scores = (heads[0] * (1.0 / math.sqrt(heads[0].shape[-1]))).matmul(heads[1].transpose(-2, -1))
     mask = _mask(attn_mask, key_padding_mask, scores.value.dtype, num_heads)
     scores = scores if mask is None else scores + mask
     weights = apply(torch.dropout, apply(torch.softmax, scores, -1), dropout_p, training and dropout_p > 0.0)
-    out = (weights @ heads[2]).permute(2, 0, 1, 3).flatten(2)
+    out = weights.matmul(heads[2]).permute(2, 0, 1, 3).flatten(2)
     out = apply(F.linear, out, out_proj_weight, out_proj_bias)
     out = out.squeeze(1) if single else out
     if not need_weights:

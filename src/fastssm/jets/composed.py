@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fastssm.jets import smooth
 from fastssm.jets.elementwise import elementwise
 from fastssm.jets.jet import NoRule
-from fastssm.jets.operand import Operand, apply, composed
+from fastssm.jets.operand import Operand, apply, closed, composed
 from fastssm.jets.reductions import Axes, all_axes
 from fastssm.jets.rules import rule
 
@@ -131,7 +131,7 @@ def lerp(a: Tensors, b: Tensors, weight: Any) -> Tensors:
 @composed("addmm", "baddbmm", "addmv")
 def add_product(input: Tensors, a: Tensors, b: Tensors, *, beta: float = 1, alpha: float = 1) -> Tensors:
     """`beta c + alpha a b`."""
-    return (a @ b) * alpha + input * beta
+    return a.matmul(b) * alpha + input * beta
 
 
 @composed("addr")
@@ -226,7 +226,7 @@ def prelu(input: Tensors, weight: Tensors) -> Tensors:
     if weight.value.numel() > 1 and input.ndim > 1:
         weight = weight.reshape(-1, *[1] * (input.ndim - 2))
     below = (input.value <= 0).to(input.value.dtype)
-    return input * (weight * below + (1.0 - below))
+    return input * (weight * closed(below) + closed(1.0 - below))
 
 
 @composed("bilinear")
@@ -240,7 +240,7 @@ def bilinear_layer(input1: Tensors, input2: Tensors, weight: Tensors, bias: Any 
 @composed("logcumsumexp")
 def logcumsumexp(input: Tensors, dim: int) -> Tensors:
     """The logarithm of the sum of exponentials up to each entry."""
-    highest = input.value.detach().amax(dim, keepdim=True)
+    highest = closed(input.value.detach().amax(dim, keepdim=True))
     return (input - highest).exp().cumsum(dim).log() + highest
 
 
@@ -249,14 +249,14 @@ def atan2(input: Tensors, other: Tensors) -> Tensors:
     """The angle of a point, from the ratio that is at most one."""
     flat = other.value.abs() >= input.value.abs()
     above = apply(torch.where, flat, input, other) / apply(torch.where, flat, other, input)
-    angle = above.atan() * torch.where(flat, 1.0, -1.0)
-    return angle + (torch.atan2(input.value, other.value) - angle.value).detach()
+    angle = above.atan() * closed(torch.where(flat, 1.0, -1.0).to(flat.device, input.value.dtype))
+    return angle + closed((torch.atan2(input.value, other.value) - angle.value).detach())
 
 
 @composed("logaddexp")
 def logaddexp(input: Tensors, other: Tensors) -> Tensors:
     """`log(e^a + e^b)`."""
-    highest = torch.maximum(input.value, other.value).detach()
+    highest = closed(torch.maximum(input.value, other.value).detach())
     return ((input - highest).exp() + (other - highest).exp()).log() + highest
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fastssm.jets import composed, elementwise, products  # noqa: F401, their rules are read below
-from fastssm.jets.jet import RULES, Jet, NoRule
+from fastssm.jets.jet import Jet, NoRule, rule_of
 from fastssm.jets.linear import jointly
 from fastssm.jets.rules import forms, rule
 
@@ -30,13 +30,19 @@ def _inplace(function: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
+def _known(function: Any) -> Callable[..., Any]:
+    found = rule_of(function)
+    assert found is not None, function
+    return found
+
+
 for _name in _METHODS.split():
     for _form in forms(_name):
-        if _form in RULES:
-            rule(_name + "_")(_inplace(RULES[_form]))
+        if found := rule_of(_form):
+            rule(_name + "_")(_inplace(found))
             break
 for _name, _base in _OPERATORS.items():
-    rule(_name)(_inplace(RULES[getattr(Tensor, _base)]))
+    rule(_name)(_inplace(_known(getattr(Tensor, _base))))
 
 
 @rule("__setitem__")

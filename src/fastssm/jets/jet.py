@@ -54,7 +54,7 @@ class Tape:
 
     def jet(self, value: Tensor, tangents: Tensor, inputs: Sequence[Jet] = (), curve: Curve | None = None) -> Jet:
         """Make a jet, with the step that leads to its curvature; without a step it is an input of the forward."""
-        jet: Jet = value.as_subclass(Jet)
+        jet: Jet = value.new_full((), torch.nan).expand(value.shape).as_subclass(Jet)  # what passes by the rules is NaN
         jet.value, jet.tangents, jet.tape, jet.place = value, tangents, self, self.size
         self.size += 1
         self.bytes += value.nbytes
@@ -102,7 +102,7 @@ class Jet(Tensor):
         cls, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Apply the rule of a function."""
-        rule = RULES.get(func)
+        rule = rule_of(func)
         if rule is None:
             raise NoRule(f"jets have no rule for {name_of(func)}")
         if rule not in CONSTANT and not torch.is_grad_enabled() and _tape_of(args).grad:
@@ -116,8 +116,16 @@ RULES: dict[Any, Callable[..., Any]] = {}
 """By the function that a forward calls, what computes it on jets."""
 
 
+BY_NAME: dict[str, Callable[..., Any]] = {}
+"""The same for methods that are written in Python, by name: torch.compile does not find such keys."""
+
 CONSTANT: set[Callable[..., Any]] = set()
 """The rules of functions without derivatives."""
+
+
+def rule_of(func: Any) -> Callable[..., Any] | None:
+    """Return the rule of a function."""
+    return RULES.get(func) or BY_NAME.get(func.__name__)
 
 
 def _tape_of(args: Sequence[Any]) -> Tape:

@@ -132,7 +132,7 @@ def parts_rule(function: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
-_LIKE = {f for name in ("expand_as", "view_as", "reshape_as", "type_as") for f in (getattr(Tensor, name),)}
+_LIKE = {f for name in ("expand_as", "view_as", "reshape_as", "type_as", "to") for f in (getattr(Tensor, name),)}
 rules_of(VIEWS, view_rule)
 rules_of(MAPS, map_rule)
 rules_of(PARTS, parts_rule)

@@ -53,7 +53,7 @@ def _trace(rows: Tensor) -> Tensor:
 def logdet(input: Any) -> Any:
     """The logarithm of the determinant, NaN where that is negative."""
     sign, value = apply(torch.linalg.slogdet, input)
-    return value * torch.where(sign.value > 0, 1.0, torch.nan)
+    return value * closed(torch.where(sign.value > 0, 1.0, torch.nan).to(sign.value.dtype))
 
 
 @composed("det", "linalg_det")
@@ -71,7 +71,7 @@ def solve(a: Any, b: Any, *, left: bool = True) -> Any:
     if b.ndim == 1 or (a.ndim > 2 and b.shape == a.shape[:-1]):
         return apply(torch.linalg.solve, a, b.unsqueeze(-1)).squeeze(-1)
     if isinstance(a.tensor, Jet):
-        return apply(torch.linalg.inv, a) @ b
+        return apply(torch.linalg.inv, a).matmul(b)
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
     whole = a.value.expand(*batch, *a.shape[-2:])
     return closed(linear(b.tensor, lambda z: torch.linalg.solve(whole, z)))

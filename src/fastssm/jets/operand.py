@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastssm.jets.jet import RULES, Jet
+from fastssm.jets.jet import Jet, NoRule, name_of, rule_of
 from fastssm.jets.rules import rule
 
 
@@ -55,7 +55,6 @@ class Operand:
     __rsub__ = _operator(torch.rsub)
     __mul__ = __rmul__ = _operator(Tensor.mul)
     __truediv__ = _operator(Tensor.div)
-    __matmul__ = _operator(Tensor.matmul)
     __neg__ = _operator(Tensor.neg)
 
 
@@ -81,7 +80,10 @@ def apply(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     named = {name: opened(a) for name, a in kwargs.items()}
     flat = [inner for a in given for inner in (a if type(a) in (list, tuple) else [a])]
     on_jets = any(isinstance(a, Jet) for a in (*flat, *named.values()))
-    return closed((RULES[function] if on_jets else function)(*given, **named))
+    called = rule_of(function) if on_jets else function
+    if called is None:
+        raise NoRule(f"jets have no rule for {name_of(function)}")
+    return closed(called(*given, **named))
 
 
 def composed(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastssm.jets.jet import RULES
+from fastssm.jets.jet import BY_NAME, RULES
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 _PLACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg, torch.fft)
@@ -29,7 +30,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     def register(function: Rule) -> Rule:
         for name in names:
             for form in forms(name):
-                RULES[form] = function
+                _register(form, function)
         return function
 
     return register
@@ -39,7 +40,15 @@ def rules_of(names: str, make: Callable[[Callable[..., Any]], Callable[..., Any]
     """Register the rule that `make` makes of each form of the functions in a line of names."""
     for name in names.split():
         for form in forms(name):
-            RULES[form] = make(form)
+            _register(form, make(form))
+
+
+def _register(form: Any, function: Callable[..., Any]) -> None:
+    in_python = getattr(form, "__module__", None) in ("torch._tensor", "torch._C")  # of Tensor, or of its base
+    if in_python and isinstance(form, FunctionType):
+        BY_NAME[form.__name__] = function
+    else:
+        RULES[form] = function
 
 
 def property_rules(names: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
