@@ -1,4 +1,4 @@
-"""What a model's forward may depend on besides tensors: plain attributes, hooks, classes, and globals that its code names.
+"""What a model's forward may depend on besides tensors: plain attributes, hooks, classes, globals that its code names.
 
 A tensor is read anew at each call, so only its kind counts. Everything else that a forward can see is compared with the
 state in which the model was looked at.
@@ -94,7 +94,7 @@ class Fingerprint:
             try:
                 if getter(namespace) != values:
                     return False
-            except (KeyError, ValueError):  # deleted; an array, which was a number
+            except (KeyError, ValueError, RuntimeError):  # deleted; an array or a tensor, which was a number
                 return False
         for kind, forward in self._forwards:
             if kind.forward is not forward:
@@ -111,7 +111,7 @@ class Fingerprint:
                 return "a module is gone"
             if type(module) is not state.kind or not _same(state, module.__dict__):
                 return f"{_changed(state, module.__dict__)} of {type(module).__name__}"
-        for where, namespace, getter, names, values in self._names:
+        for where, namespace, _, names, values in self._names:
             before = values if len(names) > 1 else (values,)
             for name, value in zip(names, before, strict=True):
                 if name not in namespace or namespace[name] != value:
@@ -120,24 +120,33 @@ class Fingerprint:
 
 
 def _same(state: _Module, own: dict[str, Any]) -> bool:
-    if tuple(own) != state.keys:
+    _, _, keys, _, plain, values, checks, hooks, children, tensors = state
+    if tuple(own) != keys:
         return False
-    if state.plain is not None:
+    if plain is not None:
         try:
-            if state.plain(own) != state.values:
+            if plain(own) != values:
                 return False
-        except ValueError:  # a tensor or an array stands where a number stood
+        except (ValueError, RuntimeError):  # an array or a tensor stands where a number stood
             return False
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
-        if hooks_of(own) != state.hooks:
+        if hooks_of(own) != hooks:
             return False
-    elif state.hooks:
+    elif hooks:
         return False
-    if (own["_modules"] or state.children) and [*map(id, own["_modules"].values())] != state.children:
+    inner = own["_modules"]
+    if (inner or children) and [*map(id, inner.values())] != children:
         return False
-    if (own["_parameters"] or own["_buffers"] or state.tensors) and not _same_tensors(own, state.tensors):
+    parameters, buffers = own["_parameters"], own["_buffers"]
+    if not buffers:
+        if (parameters or tensors) and [*map(type, parameters.values())] != tensors and not _same_tensors(own, tensors):
+            return False
+    elif not _same_tensors(own, tensors):
         return False
-    return all(check(own[name]) for name, check in state.checks) if state.checks else True
+    for name, check in checks:  # noqa: SIM110
+        if not check(own[name]):
+            return False
+    return True
 
 
 def _same_tensors(own: dict[str, Any], before: list[type]) -> bool:
@@ -206,10 +215,10 @@ def _check(value: Any, code: _Code, depth: int = 0) -> Check:
         if isinstance(value, functools.partial):
             inner = _check([value.func, value.args, value.keywords], code, depth + 1)
             return lambda other: type(other) is kind and inner([other.func, other.args, other.keywords])
-        if not isinstance(value, (nn.Module, type)) and type(getattr(value, "__dict__", None)) is dict:
-            if not isinstance(value, types.FunctionType):
-                inner = _check(dict(vars(value)), code, depth + 1)
-                return lambda other: type(other) is kind and inner(dict(vars(other)))
+        special = isinstance(value, (nn.Module, type, types.FunctionType))
+        if not special and type(getattr(value, "__dict__", None)) is dict:
+            inner = _check(dict(vars(value)), code, depth + 1)
+            return lambda other: type(other) is kind and inner(dict(vars(other)))
     code.look_at(value)
     return _identity(value)
 
