@@ -359,7 +359,7 @@ def test_recognising_changes_nothing(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), before[2])
     assert all(p.grad is None for p in model.parameters())
     assert not x.requires_grad
-    assert fastssm.explain(model, x, cond=cond or None, kind=kind).backend != "reference"
+    assert fastssm.explain(model, x, cond=cond or None, kind=kind).network is not None
 
 
 def test_a_batch_may_be_empty_or_of_any_size() -> None:
@@ -367,7 +367,7 @@ def test_a_batch_may_be_empty_or_of_any_size() -> None:
     for size in (0, 1, 7, 11):
         few = x[:1].expand(size, D).clone()
         plan = fastssm.explain(model, few)
-        assert plan.backend != "reference"
+        assert plan.network is not None
         assert str(plan.network) == "MLP 5-8-8-1 (tanh, softplus, identity)"
         assert fastssm.sliced_loss(model, few, reduction="none").shape == (size,)
     assert isinstance(recognize(copy.deepcopy(model), x[:0]), fastssm.Network)
