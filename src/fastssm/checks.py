@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssm.options import Model
-from fastssm.recognition import Network, parameters_of, wrapper_of
+from fastssm.recognition import Network, Traced, parameters_of, wrapper_of
 
 HALF = (torch.float16, torch.bfloat16)
 _CAST = (*HALF, torch.float32)  # what autocast converts into one another
@@ -243,6 +243,8 @@ def check_network(network: Network, x: Tensor, cond: tuple[Tensor | None, ...], 
 
     It stays "auto" for data that the network does not flatten: only running it can tell.
     """
+    if isinstance(network, Traced):  # recorded for data and conditioning arguments of these shapes
+        return kind_of_output((x.shape[0], *network.output), x.shape, kind)
     if network.flattens or x.ndim == 2:
         kind = _kind_of_network(network, x, kind)
     for linear in network.linears:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+COMPILES: bool = torch.__version__ >= (2, 13)  # type: ignore[operator]  # whether a constant may be found from a module
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -21,4 +22,4 @@ def constant_when_compiled(function: F) -> F:
 
 def constant_of_a_module(function: F) -> F:
     """Do the same for a function that takes a module, which torch.compile supports since torch 2.13."""
-    return constant_when_compiled(function) if torch.__version__ >= (2, 13) else function  # type: ignore[operator]
+    return constant_when_compiled(function) if COMPILES else function

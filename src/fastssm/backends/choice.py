@@ -116,7 +116,7 @@ def make_request(
     checks.check_choice("precision", precision, PRECISIONS)
     (given, named), x = checks.check_cond(cond, x), checks.outside_inference(x)
     given = given if last is None else (*given, checks.outside_inference(last))
-    found = recognize_cached(model)
+    found = recognize_cached(model, x, given, named)
     if isinstance(found, Refusal):
         if isinstance(model, nn.Module) or not torch.compiler.is_compiling():  # which cannot look into a closure
             checks.check_not_wrapped(checks.modules_of(model))
@@ -127,7 +127,7 @@ def make_request(
     read_as = checks.check_network(found, x, given, named, kind)
     if read_as == "energy" and not found.curved:
         _warn_once(model)
-    return Request(model, found, x, given, read_as, precision)
+    return Request(model, found, x, given, read_as, precision, named)
 
 
 def select(request: Request, what: What, name: str = "auto") -> Backend:

@@ -138,7 +138,8 @@ def flat(request: Request, directions: Directions, each: bool = False) -> tuple[
     x = request.x
     if x.ndim > 2 or torch.compiler.is_compiling():  # under torch.func.grad a graph that holds x itself is miscompiled
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
-    structure, tensors, columns = read(request.recognised, request.kind, request.cond)
+    given = (*request.cond, *request.kwargs.values())
+    structure, tensors, columns = read(request.recognised, request.kind, given, request.model)
     if checks.autocasting(x):  # the engine computes in float32 or float64 regardless of autocast
         x, columns = checks.widened(x), None if columns is None else checks.widened(columns)
         tensors = [checks.widened(t) for t in tensors]

@@ -6,7 +6,7 @@ such as weight_norm are honoured and their power iterations advance exactly as u
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,11 +15,15 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fastssm.activations import IDENTITY, TABLE, Activation
-from fastssm.compiling import constant_of_a_module
+from fastssm.compiling import constant_of_a_module, constant_when_compiled
 from fastssm.nn import MLP, module_class
 from fastssm.options import Model
 from fastssm.recognition.network import LayerSpec, Network, Refusal, parameters_of, parametrized
 
+OTHER = (
+    "this layer is not an affine map or a known activation by its class; pass data too, recognize(model, x), to have "
+    "its forward recorded"
+)
 _PLAIN = (nn.Parameter, Tensor)
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule")
 
@@ -37,30 +41,6 @@ def _settings(rows: list[Activation]) -> tuple[str, ...]:
 
 
 _ROWS = _rows_by_class()
-
-
-def recognize(model: Model) -> Network | Refusal:
-    """Recognise a module as a network of affine maps, activations and skips, or return every reason why not.
-
-    `E(x)` or `s(x)` `= W_L f_{L-1}( ... f_1(W_1 x + b_1) ... ) + b_L`.
-
-    Args:
-        model: any module or function. `nn.Sequential` (nested) of `nn.Linear`, the activations of the table, `Flatten`,
-            `Identity` and inactive `Dropout`, or a `fastssm.nn.MLP`, is recognised.
-
-    Returns:
-        A `Network`, or a `Refusal` whose `reasons` name each obstacle.
-
-    Raises:
-        TypeError: if `model` is neither a module nor a function.
-
-    Example:
-        >>> print(recognize(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))))
-        MLP 2-8-1 (tanh, identity)
-    """
-    if isinstance(model, type) or not callable(model):
-        raise TypeError(f"model must be a torch.nn.Module or a function, got {type(model).__name__}.")
-    return read(inside(model))[0]
 
 
 def read(model: Model) -> tuple[Network | Refusal, list[nn.Module]]:
@@ -128,6 +108,8 @@ class _Reader:
 
     def look(self, module: nn.Module, *name: str | int) -> None:
         self.looked_at.append(module)
+        if patched(_type(module)):
+            self.refuse(module, "the forward method of its class was replaced", *name)
         if objection := objection_to(module):
             self.refuse(module, objection, *name)
 
@@ -175,7 +157,7 @@ class _Reader:
         )
 
     def read_other(self, module: nn.Module) -> None:
-        self.refuse(module, "this layer is not an affine map or a known activation")
+        self.refuse(module, OTHER)
 
     def read_mlp(self, model: MLP, cond_features: int, residual: bool) -> None:
         if len(self.path) > 1:
@@ -218,6 +200,20 @@ _READERS: dict[type[nn.Module], _Rule] = {
     MLP: (_Reader.read_mlp, ("cond_features", "residual")),
 }
 _OTHER: _Rule = (_Reader.read_other, ())
+
+
+_FORWARDS = {kind: kind.forward for kind in _READERS}
+
+
+@constant_when_compiled
+def patched(kind: type[nn.Module]) -> bool:
+    """Say whether the forward of a class that is recognised by its name is no longer what it was at import."""
+    return kind in _FORWARDS and kind.forward is not _FORWARDS[kind]
+
+
+def forwards_of(modules: Iterable[nn.Module]) -> list[tuple[Any, Any]]:
+    """Return the classes of modules with the forwards that they must have."""
+    return [(kind, _FORWARDS[kind]) for kind in {_type(module) for module in modules}]
 
 
 @constant_of_a_module

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastssm.activations import Activation
 from fastssm.compiling import constant_of_a_module
 from fastssm.nn import MLP
+from fastssm.options import Model
 
 Modulation = tuple[Tensor | None, Tensor | None]  # scale and shift
 _UNMODULATED: list[Modulation] = [(None, None)]
@@ -79,6 +80,15 @@ class Network:
         if model is None or model.modulation is None or features is None:
             return features, _UNMODULATED * len(self.specs)
         return None, model.modulations(features) + _UNMODULATED
+
+    def read(self, cond: tuple[Tensor | None, ...], _: Model | None = None) -> tuple[list[Layer], Tensor | None]:
+        """Return the layers as tensors, read once, and the conditioning columns to append to `x`."""
+        columns, modulations = self.conditioning(cond)
+        layers = [
+            Layer(*self.affine(spec), scale, shift, spec.activation, spec.constants, spec.skip)
+            for spec, (scale, shift) in zip(self.specs, modulations, strict=True)
+        ]
+        return layers, columns
 
     def affine(self, spec: LayerSpec) -> tuple[Tensor, Tensor | None]:
         """Return the weight and the bias of a layer."""

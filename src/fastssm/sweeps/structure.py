@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fastssm.activations import INDEX, TABLE
+from fastssm.options import Model
 from fastssm.recognition import Layer, Network
 
 BIAS, SCALE, SHIFT, SKIP = 1, 2, 4, 8
@@ -35,15 +36,23 @@ class Structure(NamedTuple):
         return sum(1 + bool(flag & BIAS) for flag in self.flags)
 
 
-def read(network: Network, kind: str, cond: tuple[Tensor | None, ...]) -> tuple[Structure, list[Tensor], Tensor | None]:
-    """Read a network once: its structure, all weights and biases, then all scales and shifts, and columns for `x`."""
-    columns, modulations = network.conditioning(cond)
+def read(
+    network: Network, kind: str, cond: tuple[Tensor | None, ...], model: Model | None = None
+) -> tuple[Structure, list[Tensor], Tensor | None]:
+    """Read a network once: its structure, all weights and biases, then all scales and shifts, and columns for `x`.
+
+    Args:
+        network: what was recognised.
+        kind: "energy" or "score".
+        cond: conditioning arguments.
+        model: the module that it was recognised in, which compiled code reads.
+    """
+    layers, columns = network.read(cond, model)
     activations, flags = [], []
     constants: list[float] = []
     shared, samples = [], []
-    for spec, (scale, shift) in zip(network.specs, modulations, strict=True):
-        weight, bias = network.affine(spec)
-        flag = SKIP if spec.skip else 0
+    for weight, bias, scale, shift, activation, given, skip in layers:
+        flag = SKIP if skip else 0
         shared.append(weight)
         if bias is not None:
             shared.append(bias)
@@ -54,8 +63,8 @@ def read(network: Network, kind: str, cond: tuple[Tensor | None, ...]) -> tuple[
         if shift is not None:
             samples.append(shift)
             flag |= SHIFT
-        activations.append(INDEX[spec.activation.name])
-        constants += spec.constants
+        activations.append(INDEX[activation.name])
+        constants += given
         flags.append(flag)
     structure = Structure(kind, tuple(activations), tuple(constants) or _NONE, tuple(flags))
     return structure, shared + samples, columns
