@@ -425,6 +425,41 @@ def test_two_functional_transforms_use_what_was_recognised() -> None:
     oracle.assert_close([found[name] for name in parameters], list(grads), 1e-10)
 
 
+def test_parameters_that_are_not_used_get_a_gradient_of_zero() -> None:
+    model = Own(lambda s, x: s.net(x), net=net(), head=nn.Linear(3, 4), w=parametrizations.weight_norm(nn.Linear(2, 2)))
+    fastssm.sliced_loss(model, torch.randn(B, D), backend="torch").backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert bool(p.grad.any()) != name.startswith(("head", "w.")) or name == "net.4.bias", name
+
+
+def test_arguments_by_name_and_missing_ones() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(D + 1, 8), nn.Linear(8, D)
+
+        def forward(self, x: Tensor, labels: Tensor | None = None, *, t: Tensor, shift: Tensor) -> Tensor:
+            assert labels is None
+            return self.last(torch.tanh(self.first(torch.cat([x, t], 1)))) + shift
+
+    torch.manual_seed(0)
+    model, x = Named().double(), torch.randn(B, D, dtype=torch.float64)
+    v, t, shift = torch.randn(1, B, D).double(), torch.rand(B, 1).double(), torch.rand(1, D).double()
+
+    class Judge(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = model(x, None, t=t, shift=shift)
+            return out
+
+    expected = oracle.losses(Judge(), x, v, "vr", energy=False).mean()
+    for cond in ({"labels": None, "t": t, "shift": shift}, {"shift": shift, "t": t}):
+        for backend in ("torch", *COMPILED, "reference"):
+            found = fastssm.sliced_loss(model, x, v=v, cond=cond, backend=backend)
+            oracle.assert_close([found], [expected], 1e-10, backend)
+        assert isinstance(recognize(model, x, cond), fastssm.Network)
+
+
 @pytest.mark.usefixtures("_fresh_dynamo")
 @pytest.mark.parametrize(("name", "inductor"), [("film", True), ("residual loop", False), ("normaliser", False)])
 @pytest.mark.skipif(not COMPILES, reason="a constant of a module needs torch 2.13")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
@@ -74,7 +75,7 @@ class Fingerprint:
             The fingerprint.
         """
         modules = list(model.modules())
-        code = _Code()
+        code = _Code(type(module).__module__ for module in modules)
         states = [_state(module, code) for module in modules]
         kinds = list(dict.fromkeys(type(module) for module in modules))
         for kind in kinds:
@@ -257,10 +258,21 @@ def _identity(value: Any) -> Check:
 class _Code:
     """Collects the plain values and functions that code names, in classes, files and closures."""
 
-    def __init__(self) -> None:
+    def __init__(self, packages: Iterable[str] = ()) -> None:
+        self.packages = {name.partition(".")[0] for name in packages} - set(_LIBRARIES)
         self.found: dict[int, tuple[str, Any, dict[str, Any]]] = {}
         self.checks: list[tuple[str, Callable[[], object], Check]] = []
         self.seen: set[int] = set()
+
+    def of_a_library(self, module: str | None) -> bool:
+        """Say whether code is not the user's: torch's, Python's, or that of an installed package without a module."""
+        package = (module or "").partition(".")[0]
+        if package in self.packages or package == "__main__":
+            return False
+        if package in _LIBRARIES or package in sys.stdlib_module_names:
+            return True
+        file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
+        return "site-packages" in file or "dist-packages" in file
 
     def names(self) -> list[_Names]:
         every = []
@@ -275,7 +287,7 @@ class _Code:
 
     def look_at_class(self, kind: type) -> None:
         for base in kind.__mro__:
-            if base is nn.Module or base is object or _of_a_library(base.__module__) or id(base) in self.seen:
+            if base is nn.Module or base is object or self.of_a_library(base.__module__) or id(base) in self.seen:
                 continue
             self.seen.add(id(base))
             for name, value in list(vars(base).items()):
@@ -294,7 +306,7 @@ class _Code:
     def look_at(self, value: Any) -> None:
         """Follow a function into the names that its code uses."""
         for function in _functions(value):
-            if id(function) in self.seen or _of_a_library(function.__module__):
+            if id(function) in self.seen or self.of_a_library(function.__module__):
                 continue
             self.seen.add(id(function))
             space = function.__globals__
@@ -307,12 +319,12 @@ class _Code:
     def look_at_global(self, function: types.FunctionType, space: dict[str, Any], name: str) -> None:
         value = space[name]
         if isinstance(value, types.ModuleType):
-            if not _of_a_library(value.__name__):
+            if not self.of_a_library(value.__name__):
                 for inner in set(_names(function.__code__)) & vars(value).keys():
                     self.add(value.__name__, vars(value), inner, vars(value)[inner], id(vars(value)))
         elif not isinstance(value, type):
             self.add(space.get("__name__", "a file"), space, name, value, id(space))
-        elif not _of_a_library(value.__module__):
+        elif not self.of_a_library(value.__module__):
             self.look_at_class(value)
 
     def look_at_cell(self, name: str, cell: Any) -> None:
@@ -345,7 +357,3 @@ def _names(code: types.CodeType) -> Iterable[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
-
-
-def _of_a_library(module: str | None) -> bool:
-    return (module or "").partition(".")[0] in _LIBRARIES

@@ -63,7 +63,8 @@ class Folder(Rules):
             if not after or (len(operands) == 1 and isinstance(self.forms.get(operands[0]), Form)):
                 reasons += stop.args
             value = node.value
-            form = Form(Point(value[0].numel()), tuple(value.shape[1:])) if isinstance(value, torch.Tensor) else []
+            tail = tuple(value.shape[1:]) if isinstance(value, torch.Tensor) else ()
+            form = Form(Point(torch.Size(tail).numel()), tail) if isinstance(value, torch.Tensor) else []
             unknown.add(index)
         if after:
             unknown.add(index)

@@ -79,6 +79,10 @@ class Builder:
         value = function(*(fill(a, self.values) for a in args), **{k: fill(a, self.values) for k, a in kwargs.items()})
         return self._add(Step(None, None, function, args, kwargs), value)
 
+    def attribute(self, module: int, name: str, value: Tensor) -> Ref:
+        """Add the register of a tensor of a module."""
+        return self._add(Step(None, (module, name), None, (), {}), value)
+
     def value(self, ref: Ref) -> Tensor:
         """Return the recorded value of a register."""
         found: Tensor = self.values[ref.number]
@@ -158,3 +162,10 @@ def scattered(weight: Tensor, columns: Tensor, targets: Tensor, size: int) -> Te
     """Return a matrix of `size` columns to which some columns of another were added."""
     chosen = weight.index_select(1, columns)
     return torch.zeros(len(weight), size, dtype=weight.dtype, device=weight.device).index_add(1, targets, chosen)
+
+
+def connected(t: Tensor, *unused: Tensor) -> Tensor:
+    """Return a tensor plus none of the values of others, whose gradients are zeros then."""
+    for other in unused:
+        t = t + other.reshape(-1)[:0].sum().to(t)
+    return t

@@ -18,10 +18,10 @@ from fastssm.options import Model
 from fastssm.recognition.folding import Folder
 from fastssm.recognition.forms import Form, Point
 from fastssm.recognition.matching import objection_to, wrapper_of
-from fastssm.recognition.network import Layer, LayerSpec, Network, Refusal
-from fastssm.recognition.program import kept
+from fastssm.recognition.network import Layer, LayerSpec, Network, Refusal, parametrized
+from fastssm.recognition.program import Builder, connected, kept
 from fastssm.recognition.recording import Recording, batches_for, record
-from fastssm.recognition.source import Program, program
+from fastssm.recognition.source import Program, attribute_of, program
 from fastssm.recognition.tape import COUPLES, DROPOUT, Ref, Stop
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -154,7 +154,7 @@ def trace(
                 raise
             except Exception as error:
                 raise Stop(f"its forward raised {type(error).__name__}: {first_line(error)}") from error
-        return _network(recordings, modules, paths)
+        return _network(model, recordings, modules, paths)
     except Stop as stop:
         return Refusal(stop.args)
 
@@ -192,37 +192,77 @@ def _objections(modules: dict[nn.Module, tuple[str, ...]]) -> list[str]:
     return reasons
 
 
-def _network(recordings: list[Recording], modules: list[nn.Module], paths: list[tuple[str, ...]]) -> Traced:
+def _network(
+    model: nn.Module, recordings: list[Recording], modules: list[nn.Module], paths: list[tuple[str, ...]]
+) -> Traced:
+    """Fold two recordings into layers, check them, and write the program of their coefficients."""
     first, second = recordings
     _check_alike(first, second)
     folder, form = _folded(first, second)
-    layers = _layers(folder, form)
+    points, layers = _layers(folder, form)
     builder = folder.builder
-    wanted = [part for layer in layers for part in layer[1] if part is not None]
-    values = [_Values(*(None if r is None else builder.value(r) for r in registers)) for _, registers in layers]  # type: ignore[arg-type]
-    _check_equal(first, [point for point, _ in layers], values, form.tail)
-    steps, numbers = kept(builder.steps, wanted)
+    values = [_Values(*(None if r is None else builder.value(r) for r in registers)) for registers in layers]  # type: ignore[arg-type]
+    _check_equal(first, points, values, form.tail)
+    _connect_unused(model, builder, layers, modules, paths)
+    steps, numbers = kept(builder.steps, _wanted(layers))
     owners = sorted({s.attribute[0] for s in steps if s.attribute is not None})
     place = {old: new for new, old in enumerate(owners)}
-    attributes = []
-    for old, new in numbers.items():
-        if (where := steps[new.number].attribute) is not None:
-            t = builder.value(Ref(old))
-            attributes.append(Attribute(place[where[0]], where[1], t.shape, t.dtype, t.device))
     steps = tuple(
         s if s.attribute is None else s._replace(attribute=(place[s.attribute[0]], s.attribute[1])) for s in steps
     )
     return Traced(
-        specs=tuple(LayerSpec(None, point.activation, point.constants, point.skip) for point, _ in layers),
+        specs=tuple(LayerSpec(None, point.activation, point.constants, point.skip) for point in points),
         linears=(),
         flattens=True,
-        coefficients=program(steps, [[None if r is None else numbers[r.number] for r in rs] for _, rs in layers]),
-        widths=(first.tape.nodes[0].value[0].numel(), *(point.size for point, _ in layers)),
+        coefficients=program(steps, [[None if r is None else numbers[r.number] for r in rs] for rs in layers]),
+        widths=(first.tape.nodes[0].value[0].numel(), *(point.size for point in points)),
         output=form.tail,
-        attributes=tuple(attributes),
+        attributes=tuple(
+            Attribute(*where, t.shape, t.dtype, t.device)
+            for old, new in numbers.items()
+            if (where := steps[new.number].attribute) is not None and (t := builder.value(Ref(old))) is not None
+        ),
         owners=tuple(ref(modules[i]) for i in owners),
         paths=tuple(paths[i] for i in owners),
     )
+
+
+def _wanted(layers: list[_Registers]) -> list[Ref]:
+    return [part for layer in layers for part in layer if part is not None]
+
+
+def _connect_unused(
+    model: nn.Module,
+    builder: Builder,
+    layers: list[_Registers],
+    modules: list[nn.Module],
+    paths: list[tuple[str, ...]],
+) -> None:
+    """Give parameters that no layer uses a gradient of zero, as every engine does, by adding nothing of them."""
+    used: set[int] = set()
+    for step in kept(builder.steps, _wanted(layers))[0]:
+        if step.attribute is not None:
+            module, name = modules[step.attribute[0]], step.attribute[1]
+            if parametrized(module) and name in module.parametrizations:  # type: ignore[operator]
+                used |= {id(p) for p in module.parametrizations[name].parameters()}  # type: ignore[index, union-attr]
+            else:
+                used.add(id(attribute_of(module, name)))
+    unused: list[Ref] = []
+    for path, module in model.named_modules():
+        for name, p in module._parameters.items():
+            if p is not None and id(p) not in used:
+                used.add(id(p))
+                if module not in modules:
+                    modules.append(module)
+                    paths.append(tuple(path.split(".")))
+                unused.append(builder.attribute(modules.index(module), name, p))
+    if unused:
+        weight, bias, scale, shift = layers[-1]
+        if bias is None:
+            weight = builder.emit(connected, weight, *unused)
+        else:
+            bias = builder.emit(connected, bias, *unused)
+        layers[-1] = (weight, bias, scale, shift)
 
 
 def _folded(first: Recording, second: Recording) -> tuple[Folder, Form]:
@@ -248,17 +288,19 @@ def _check_alike(first: Recording, second: Recording) -> None:
         raise Stop("its forward calls other functions for another batch size")
 
 
-def _layers(folder: Folder, form: Form) -> list[tuple[Point, _Registers]]:
-    """Return the layers from the data to the output."""
-    found: list[tuple[Point, _Registers]] = []
+def _layers(folder: Folder, form: Form) -> tuple[list[Point], list[_Registers]]:
+    """Return the layers from the data to the output, and their coefficients."""
+    points: list[Point] = []
+    registers: list[_Registers] = []
     point = folder.algebra.close(form)
     while point.form is not None:
         inner = point.form
-        found.insert(0, (point, (folder.algebra.dense(inner), inner.bias, inner.scale, inner.shift)))
+        points.insert(0, point)
+        registers.insert(0, (folder.algebra.dense(inner), inner.bias, inner.scale, inner.shift))
         point = inner.point
-    if not found:
+    if not points:
         raise Stop("there is no affine map in it")
-    return found
+    return points, registers
 
 
 def _check_equal(first: Recording, points: list[Point], layers: list[Any], tail: tuple[int, ...]) -> None:
