@@ -253,9 +253,18 @@ def test_times_of_an_evaluation_are_stratified() -> None:
 
     class Spy(nn.Module):
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
-            seen.append(t.detach())
+            if len(t) == B:  # recognition runs other numbers of rows
+                seen.append(t.detach())
             return -x
 
-    elbo(Spy(), batch()["x"], sde=VE(0.1, 10.0), n_times=8, form="denoising", times=TimeSampling("uniform"))
+    elbo(
+        Spy(),
+        batch()["x"],
+        sde=VE(0.1, 10.0),
+        n_times=8,
+        form="denoising",
+        times=TimeSampling("uniform"),
+        backend="reference",
+    )
     paths = torch.stack(seen[::2])  # every other call is the decoder's
     assert torch.equal(paths.mul(8).floor(), torch.arange(8.0)[:, None].expand(8, B))

@@ -253,4 +253,4 @@ def test_a_processor_without_bf16_products_says_so(monkeypatch: pytest.MonkeyPat
 
 def test_the_order_of_auto() -> None:
     engines = [*([] if cuda_library.missing() else ["cuda"]), "cpu"]  # as they are built here, device or not
-    assert [backend.name for backend in choice._READY] == [*engines, "torch", "reference"]
+    assert [backend.name for backend in choice._READY] == [*engines, "torch", "jets", "reference"]

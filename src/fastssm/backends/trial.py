@@ -25,6 +25,7 @@ from fastssm.recognition import Refusal
 ROWS = 3  # samples of the trial
 COUPLED = "the model couples the samples of a batch: the output of one changes with another's data"
 CUT = "the model's output does not depend on x through operations that jets see: something in its forward cuts it off"
+FEW = "the model must run on any number of samples, but on {} of {} it raises {}"
 OLD = "torch.compile can try a model on jets from torch 2.13 on"
 OTHER = "on jets the model's output is another one"
 
@@ -145,11 +146,13 @@ def _try(request: Request) -> Trial:
             return call(x, *cond)
 
         try:
-            output = run(x.clone())
+            try:
+                output, moved = run(x.clone()), run(torch.cat([x[:-1], x[-1:] + 1.0]))
+            except Exception as error:
+                return Trial([FEW.format(ROWS, batch, f"{type(error).__name__}: {error}")])
             check_output(output)
             whole = (batch, *output.shape[1:]) if output.ndim and len(output) == len(x) else output.shape
             kind = kind_of_output(whole, request.x.shape, request.kind)
-            moved = run(torch.cat([x[:-1], x[-1:] + 1.0]))
             tape = Tape(1, False)
             reasons = _objections(model, lambda: run(tape.jet(x.clone(), torch.ones_like(x)[None])), output, moved)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -150,7 +151,7 @@ def references(part: Any) -> list[int]:
 
 def samples(c: Tensor, tail: tuple[int, ...]) -> Tensor:
     """Return a coefficient of single samples as `[B, n]`."""
-    return c.expand(c.shape[0], *tail).reshape(c.shape[0], -1)
+    return c.expand(c.shape[0], *tail).reshape(c.shape[0], math.prod(tail))
 
 
 def vector(c: Tensor, tail: tuple[int, ...]) -> Tensor:
