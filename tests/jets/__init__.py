@@ -1,0 +1,1 @@
+"""Rules of jets: cases of each, and random programs of them."""
