@@ -20,6 +20,7 @@ from fastssm.checks import check_output, kind_of_output
 from fastssm.compiling import constant_of_a_module
 from fastssm.errors import UnsupportedError
 from fastssm.jets import Jet, Tape
+from fastssm.jets.draws import restore, state_of
 from fastssm.recognition import Refusal
 
 ROWS = 3  # samples of the trial
@@ -138,10 +139,10 @@ def _try(request: Request) -> Trial:
     x, cond = _rows(request.x, batch), [_rows(c, batch) for c in conditions(request)]
     buffers = [(b, b._version, b.detach().clone()) for b in model.buffers()]
     with _undisturbed(x), uncompiled(model):
-        state = torch.get_rng_state()
+        state = state_of(x)
 
         def run(x: Tensor) -> Any:
-            torch.set_rng_state(state)
+            restore(x, state)
             return call(x, *cond)
 
         try:
