@@ -45,6 +45,14 @@ def _functions(x: Tensor) -> Tensor:
     return h + torch.exp_(x.sin()) + F.relu_(x * x.flip(1)) + F.leaky_relu_(x * x.flip(1))
 
 
+def _functions_written(x: Tensor) -> Tensor:
+    """PyTorch itself cannot differentiate some of these in place."""
+    h = curved(x)
+    h = h.sin().cos().exp().log().sqrt().square().sigmoid().tanh().erf().expm1().log1p()
+    h = (h + 2.0).rsqrt().reciprocal().pow(3).abs().relu()
+    return h + torch.exp(x.sin()) + F.relu(x * x.flip(1)) + F.leaky_relu(x * x.flip(1))
+
+
 def _activations(x: Tensor) -> Tensor:
     h = x.square() + x
     F.silu(h, inplace=True)
@@ -58,6 +66,12 @@ def _activations(x: Tensor) -> Tensor:
     torch._C._nn.silu_(h)
     torch._C._nn.mish_(h)
     return h
+
+
+def _activations_written(x: Tensor) -> Tensor:
+    h = F.mish(F.celu(F.elu(F.silu(x.square() + x)), 0.7))
+    h = F.relu6(F.leaky_relu(F.hardtanh(h, -1.0, 1.5), 0.2))
+    return F.mish(F.silu(torch.celu(h)))
 
 
 def _shapes(x: Tensor) -> Tensor:
@@ -103,7 +117,8 @@ def _compared(x: Tensor) -> Tensor:
     h, y = curved(x), x.flip(1)
     masks = [h == y, h != y, h < y, h <= y, h > y, h >= y, h.eq(0.5), h.ne(y), h.lt(0.1), h.le(y), h.gt(0.2), h.ge(0.3)]
     masks += [torch.isclose(h, y, 0.5), h.isnan(), h.isinf(), h.isfinite(), torch.isposinf(h), torch.isneginf(h)]
-    masks += [torch.logical_not(h > 0), torch.logical_and(h, y), torch.logical_or(h, y), h.signbit(), h.bool()]
+    assert isinstance(h.__gt__(y), Tensor)
+    masks += [torch.logical_not(h), torch.logical_not(h > 0), torch.logical_and(h, y), torch.logical_or(h, y), h.signbit(), h.bool()]
     assert not torch.equal(h, y)
     assert not torch.allclose(h, y)
     factors = [(i + 1.0) * mask for i, mask in enumerate(masks)]
@@ -120,8 +135,7 @@ def _places(x: Tensor) -> tuple[Tensor, ...]:
 
 def _steps(x: Tensor) -> tuple[Tensor, ...]:
     h = 3.0 * curved(x)
-    half = torch.tensor(0.5, dtype=DTYPE)
-    made = [h.sign(), h.sgn(), h.floor(), h.ceil(), h.round(), h.trunc(), torch.heaviside(h, half), h.detach(), h.int(), h.long()]
+    made = [h.sign(), h.sgn(), h.floor(), h.ceil(), h.round(), h.trunc(), h.detach(), h.int(), h.long()]
     made += [torch.special.round(h), x.sin().floor_(), (2.0 * x).round_()]
     return tuple(t * x.sin() + 0.1 * t for t in made)
 
@@ -152,8 +166,8 @@ CASES: list[Case] = [
     one("operators in place", _operators),
     one("weights in place", _on_weights, (6,)),
     one("arithmetic in place", _arithmetic),
-    one("functions in place", _functions),
-    one("activations in place", _activations),
+    one("functions in place", _functions, written=_functions_written),
+    one("activations in place", _activations, written=_activations_written),
     one("shapes in place", _shapes),
     one("scattered in place", _scattered),
     one("set", _set),
@@ -162,6 +176,11 @@ CASES: list[Case] = [
     one("compared", _compared),
     one("places", _places),
     one("steps", _steps),
+    one(
+        "heaviside",
+        lambda x: torch.heaviside(curved(x), torch.tensor(0.5, dtype=DTYPE)) * x.sin(),
+        written=lambda x: (x > 0) * x.sin(),  # PyTorch has no derivative
+    ),
     one("queried", _queried),
     one("drawn", _drawn),
 ]

@@ -28,8 +28,10 @@ def loss_by_autograd(net: nn.Module, x: Tensor, v: Tensor, loss: str, kind: str 
     energy = kind == "energy"
     with written_out():
         if loss == "each":
-            return oracle.contracted(oracle.terms(net, x, v, energy=energy).along.flatten())
-        return oracle.losses(net, x, v, loss, energy=energy).mean()
+            value = oracle.contracted(oracle.terms(net, x, v, energy=energy).along.flatten())
+        else:
+            value = oracle.losses(net, x, v, loss, energy=energy).mean()
+        return value + 0.0 * x.sum()  # connected where nothing is curved
 
 
 Loss = Callable[[nn.Module, Tensor, Tensor, str, str], Tensor]

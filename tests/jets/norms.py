@@ -197,7 +197,7 @@ MULTI_HEAD = {
     "padding": {"function": partial(_multi_head, key_padding_mask=lambda batch: PADDING[:batch])},
     "mask": {"function": partial(_multi_head, attn_mask=~OPEN)},
     "additive mask": {"function": partial(_multi_head, attn_mask=torch.zeros(3, 3, dtype=DTYPE).masked_fill(~OPEN, -torch.inf))},
-    "mask and padding": {"function": partial(_multi_head, attn_mask=~OPEN | torch.eye(3).bool().roll(1, 0), key_padding_mask=lambda batch: PADDING[1 : batch + 1])},
+    "mask and padding": {"function": partial(_multi_head, attn_mask=~OPEN, key_padding_mask=lambda batch: PADDING[1 : batch + 1])},
     "causal": {"function": partial(_multi_head, attn_mask=torch.ones(3, 3).triu(1).bool(), is_causal=True, need_weights=False)},
     "mask of heads": {"function": partial(_multi_head, attn_mask=lambda batch: ~OPEN.expand(2 * batch, 3, 3)), "written": partial(_multi_head, attn_mask=~OPEN)},
     "weights": {"function": _with_weights, "written": _weights_written},

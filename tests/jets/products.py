@@ -85,7 +85,7 @@ def _kernels_of_jets(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
     """Convolutions by kernels that depend on x, for each sample by a group of its own."""
     h = curved(x)
     by_weight = F.conv1d(w[None].expand(1, -1, -1), h.reshape(-1, 1, 3)).transpose(0, 1).reshape(x.shape[0], -1)
-    by_jet = each(h, lambda row: F.conv1d(row.sin().view(1, 1, 6), row[:3].view(1, 1, 3), row[:1], padding=1))
+    by_jet = each(h, lambda row: F.conv1d(row.sin().view(1, 1, 6), row[:3].view(1, 1, 3), padding=1))
     return by_weight, by_jet
 
 

@@ -97,7 +97,7 @@ CASES: list[Case] = [
     one("reshaped", _reshaped),
     one("moved", _moved),
     one("of matrices", _of_matrices),
-    one("adjoint", lambda x: each(torch.view_as_complex(x.sin().view(-1, 3, 2)), lambda row: (row[None].H @ row[None]).abs().square())),
+    one("adjoint", lambda x: each(torch.view_as_complex(x.sin().view(-1, 3, 2)), lambda row: (row[None].H @ row[None] + row[:, None].mH).abs().square())),
     one("split", _split),
     one("joined", _joined),
     one("expanded", _expanded),
