@@ -151,8 +151,8 @@ def _try(request: Request) -> Trial:
             whole = (batch, *output.shape[1:]) if output.ndim and len(output) == len(x) else output.shape
             kind = kind_of_output(whole, request.x.shape, request.kind)
             moved = run(torch.cat([x[:-1], x[-1:] + 1.0]))
-            tape = Tape(1, False)
-            reasons = _objections(model, lambda: run(tape.jet(x.clone(), torch.ones_like(x)[None])), output, moved)
+            tape = Tape(ROWS, False)
+            reasons = _objections(model, lambda: run(tape.jet(x.clone(), _row_by_row(x))), output, moved)
         finally:
             changed = [(b, before) for b, version, before in buffers if b._version != version]
             with torch.no_grad():
@@ -167,6 +167,12 @@ def _rows(t: Tensor, batch: int) -> Tensor:
     if not t.ndim or len(t) != batch:
         return t
     return t[torch.arange(ROWS, device=t.device) % batch].clone() if batch else t.new_zeros(ROWS, *t.shape[1:])
+
+
+def _row_by_row(x: Tensor) -> Tensor:
+    """Return a direction for each row, which moves that row alone."""
+    one = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    return one.reshape(*one.shape, *[1] * (x.ndim - 1)).expand(-1, *x.shape)
 
 
 @contextmanager
@@ -187,8 +193,14 @@ def _objections(model: nn.Module, on_jets: Callable[[], Any], output: Tensor, mo
         return [CUT]
     if output.is_meta or transformed():
         return []
-    reasons = [] if _same(moved[:-1], output[:-1]) else [COUPLED]
+    reasons = [] if _same(moved[:-1], output[:-1]) and _apart(jet.tangents) else [COUPLED]
     return reasons if _same(jet.value, output) else [*reasons, OTHER]
+
+
+def _apart(tangents: Tensor) -> bool:
+    """Say whether each direction, which moves one row, moves the output of that row alone."""
+    moves = tangents[..., None].flatten(2).nan_to_num(0.0).ne(0.0).any(2)
+    return bool((moves == moves.diag().diag()).all())
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:
