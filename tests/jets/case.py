@@ -105,7 +105,9 @@ def one(name: str, function: Callable[..., Any], *weights: tuple[int, ...], **op
     return Case(name, function, weights=weights, **options)
 
 
-def named(names: str, function: Callable[[Any], Callable[..., Any]], places: Sequence[Any], **options: Any) -> list[Case]:
+def named(
+    names: str, function: Callable[[Any], Callable[..., Any]], places: Sequence[Any], **options: Any
+) -> list[Case]:
     """Return a case for each of some functions, by their names in the first of some modules that has them."""
     found = []
     for name in names.split():

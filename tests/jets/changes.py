@@ -57,21 +57,23 @@ def _activations(x: Tensor) -> Tensor:
     h = x.square() + x
     F.silu(h, inplace=True)
     F.elu_(h)
-    F.celu(h, 0.7, True)
+    F.celu(h, 0.5, True)
     F.mish(h, inplace=True)
     F.hardtanh_(h, -1.0, 1.5)
     F.leaky_relu(h, 0.2, inplace=True)
-    F.relu6(h, True)
+    h += 0.4 - x.square()
     torch.celu_(h)
+    h += 0.5
+    F.relu6(h, True)
     torch._C._nn.silu_(h)
     torch._C._nn.mish_(h)
     return h
 
 
 def _activations_written(x: Tensor) -> Tensor:
-    h = F.mish(F.celu(F.elu(F.silu(x.square() + x)), 0.7))
-    h = F.relu6(F.leaky_relu(F.hardtanh(h, -1.0, 1.5), 0.2))
-    return F.mish(F.silu(torch.celu(h)))
+    h = F.mish(F.celu(F.elu(F.silu(x.square() + x)), 0.5))
+    h = F.leaky_relu(F.hardtanh(h, -1.0, 1.5), 0.2) + 0.4 - x.square()
+    return F.mish(F.silu(F.relu6(torch.celu(h) + 0.5)))
 
 
 def _shapes(x: Tensor) -> Tensor:
@@ -104,7 +106,14 @@ def _set_weights(x: Tensor, w: Tensor) -> Tensor:
 
 def _filled(x: Tensor) -> Tensor:
     h = curved(x)
-    made = [torch.zeros_like(h), h.new_zeros(h.shape), torch.ones_like(h) * 0.2, h.new_ones(6), torch.full_like(h, 0.3), h.new_full((6,), 0.7)]
+    made = [
+        torch.zeros_like(h),
+        h.new_zeros(h.shape),
+        torch.ones_like(h) * 0.2,
+        h.new_ones(6),
+        torch.full_like(h, 0.3),
+        h.new_full((6,), 0.7),
+    ]
     empty = torch.empty_like(h)
     empty[:] = h * x
     other = h.new_empty(x.shape[0], 6)
@@ -118,7 +127,14 @@ def _compared(x: Tensor) -> Tensor:
     masks = [h == y, h != y, h < y, h <= y, h > y, h >= y, h.eq(0.5), h.ne(y), h.lt(0.1), h.le(y), h.gt(0.2), h.ge(0.3)]
     masks += [torch.isclose(h, y, 0.5), h.isnan(), h.isinf(), h.isfinite(), torch.isposinf(h), torch.isneginf(h)]
     assert isinstance(h.__gt__(y), Tensor)
-    masks += [torch.logical_not(h), torch.logical_not(h > 0), torch.logical_and(h, y), torch.logical_or(h, y), h.signbit(), h.bool()]
+    masks += [
+        torch.logical_not(h),
+        torch.logical_not(h > 0),
+        torch.logical_and(h, y),
+        torch.logical_or(h, y),
+        h.signbit(),
+        h.bool(),
+    ]
     assert not torch.equal(h, y)
     assert not torch.allclose(h, y)
     factors = [(i + 1.0) * mask for i, mask in enumerate(masks)]
@@ -128,8 +144,20 @@ def _compared(x: Tensor) -> Tensor:
 def _places(x: Tensor) -> tuple[Tensor, ...]:
     h = curved(x)
     steps = torch.linspace(-1.2, 1.2, 5, dtype=DTYPE)
-    found = [h.argmax(1), h.argmin(1), h.argsort(1)[:, 2], torch.searchsorted(steps, h)[:, 0], torch.bucketize(h, steps)[:, 1]]
-    found += [torch.count_nonzero(h > 0, 1), (h > 1).any(1).long(), h.all(1).long(), h.any(1).int().long(), h.count_nonzero(1) - 1]
+    found = [
+        h.argmax(1),
+        h.argmin(1),
+        h.argsort(1)[:, 2],
+        torch.searchsorted(steps, h)[:, 0],
+        torch.bucketize(h, steps)[:, 1],
+    ]
+    found += [
+        torch.count_nonzero(h > 0, 1),
+        (h > 1).any(1).long(),
+        h.all(1).long(),
+        h.any(1).int().long(),
+        h.count_nonzero(1) - 1,
+    ]
     return tuple(x.sin().gather(1, (index % 6)[:, None]) for index in found)
 
 
@@ -143,12 +171,32 @@ def _steps(x: Tensor) -> tuple[Tensor, ...]:
 def _queried(x: Tensor) -> Tensor:
     """Ask for all that is known of a tensor before it is computed, and let the result depend on each answer."""
     h = curved(x)
-    shapes = (*h.shape, *h.size(), h.size(1), h.dim(), h.ndim, h.ndimension(), h.numel(), h.nelement(), len(h), *h.stride())
+    shapes = (
+        *h.shape,
+        *h.size(),
+        h.size(1),
+        h.dim(),
+        h.ndim,
+        h.ndimension(),
+        h.numel(),
+        h.nelement(),
+        len(h),
+        *h.stride(),
+    )
     sizes = (h.element_size(), h.itemsize, h.nbytes, h.storage_offset(), h.get_device())
     yes = (h.is_cpu, h.is_floating_point(), h.is_signed(), h.is_same_size(x), h.is_contiguous(), h.device.type == "cpu")
     no = (
-        h.is_cuda, h.is_meta, h.is_sparse, h.is_quantized, h.is_nested, h.is_mkldnn, h.is_mps, h.is_xpu, h.is_complex(), h.is_inference(),
-    )  # fmt: skip
+        h.is_cuda,
+        h.is_meta,
+        h.is_sparse,
+        h.is_quantized,
+        h.is_nested,
+        h.is_mkldnn,
+        h.is_mps,
+        h.is_xpu,
+        h.is_complex(),
+        h.is_inference(),
+    )
     assert h.dtype == DTYPE
     assert h.layout == torch.strided
     assert isinstance(h.requires_grad, bool)

@@ -95,12 +95,18 @@ CASES: list[Case] = [
     one("power of both", lambda x: x ** x.flip(1), positive=True),
     one("clamp", lambda x: (x * x.flip(1)).clamp(-0.5, 0.6) + torch.clip(x, max=0.3)),
     one("clamp one side", lambda x: (x * x.flip(1)).clamp_min(0.1) + (x * x.flip(1)).clamp_max(0.2)),
-    one("clamp by tensors", lambda x: curved(x).clamp(torch.linspace(-0.9, 0.1, 6, dtype=DTYPE), torch.linspace(0.3, 1.2, 6, dtype=DTYPE))),
+    one(
+        "clamp by tensors",
+        lambda x: curved(x).clamp(torch.linspace(-0.9, 0.1, 6, dtype=DTYPE), torch.linspace(0.3, 1.2, 6, dtype=DTYPE)),
+    ),
     one("complex abs", lambda x: torch.view_as_complex(curved(x).reshape(-1, 3, 2)).abs()),
     one("either side", _either_side),
     one("other names", _by_names),
     one("add sub alpha", lambda x: torch.add(curved(x), x, alpha=2.0) - torch.sub(x, curved(x), alpha=3.0)),
-    one("add alpha of numbers", lambda x: torch.add(curved(x), 1.5, alpha=2) + torch.add(torch.ones(6, dtype=DTYPE), x.sin(), alpha=0.3)),
+    one(
+        "add alpha of numbers",
+        lambda x: torch.add(curved(x), 1.5, alpha=2) + torch.add(torch.ones(6, dtype=DTYPE), x.sin(), alpha=0.3),
+    ),
     one("add weight", lambda x, w: curved(x) + w, (6,)),
     one("sub weight", lambda x, w: w - curved(x) * w, (6,)),
     one("zero-dimensional weight", _trained_zero_dim, ()),
@@ -115,10 +121,18 @@ CASES: list[Case] = [
     one("mul jet of fewer axes", lambda x: curved(x).transpose(0, 1).mul(x[:, 0].square()).transpose(0, 1)),
     one("div", lambda x: curved(x) / (1.5 + x.square())),
     one("div weight", lambda x, w: curved(x) / (w.square() + 1.0) + w / (2.0 + x.square()), (6,)),
-    one("div broadcast", lambda x: curved(x)[:, :1] / (1.5 + x.square()) + x[:, :1] / torch.linspace(1, 2, 6, dtype=DTYPE)),
+    one(
+        "div broadcast",
+        lambda x: curved(x)[:, :1] / (1.5 + x.square()) + x[:, :1] / torch.linspace(1, 2, 6, dtype=DTYPE),
+    ),
     one("lerp", lambda x: torch.lerp(x, curved(x), 0.3) + torch.lerp(x, curved(x), x.sigmoid())),
     one("lerp weight", lambda x, w: torch.lerp(curved(x), w, 0.3) + torch.lerp(w, x.sin(), w), (6,)),
-    one("addcmul addcdiv", lambda x: torch.addcmul(x, curved(x), x.sin(), value=0.5) + torch.addcdiv(x, curved(x), 2.0 + x.square(), value=0.3)),
+    one(
+        "addcmul addcdiv",
+        lambda x: (
+            torch.addcmul(x, curved(x), x.sin(), value=0.5) + torch.addcdiv(x, curved(x), 2.0 + x.square(), value=0.3)
+        ),
+    ),
     one("addcmul weights", lambda x, w: torch.addcmul(w, curved(x), w) + torch.addcdiv(x, w, 2.0 + x.square()), (6,)),
     one("atan2", lambda x: torch.atan2(curved(x), x.flip(1)) + torch.arctan2(x, 0.5 - x.roll(1, 1))),
     one("atan2 weight", lambda x, w: torch.atan2(curved(x), w) + torch.atan2(w, x), (6,)),
@@ -138,4 +152,4 @@ CASES: list[Case] = [
     one("mse_loss", lambda x, w: F.mse_loss(curved(x), w.expand_as(x), reduction="none"), (6,)),
     one("losses", lambda x: losses(curved(x), x.flip(1))),
     one("losses reduced", lambda x: torch.stack([reduced(curved(row), row.flip(0)) for row in x])),
-]  # fmt: skip
+]

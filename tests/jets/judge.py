@@ -14,13 +14,15 @@ from tests import oracle
 from tests.jets.case import Case, Energy, Score
 from tests.nets.oracle import written_out
 
-LOSSES = ("ssm", "vr", "each")
+LOSSES = ("ssm", "vr", "each")  # for scores "each" is the divergence along coordinates
 
 
 def loss_on_jets(net: nn.Module, x: Tensor, v: Tensor, loss: str, kind: str = "energy") -> Tensor:
     """Return a loss; "each" is one number of the second derivatives along every direction."""
-    if loss == "each":
+    if loss == "each" and kind == "energy":
         return oracle.contracted(-fastssm.hvp_form(net, x, v, backend="jets").flatten())
+    if loss == "each":
+        return oracle.contracted(fastssm.jacobian_diag(net, x, kind=kind, backend="jets").flatten(1).t().flatten())
     return fastssm.sliced_loss(net, x, v=v, kind=kind, backend="jets", **oracle.OPTIONS[loss])
 
 
@@ -28,6 +30,7 @@ def loss_by_autograd(net: nn.Module, x: Tensor, v: Tensor, loss: str, kind: str 
     energy = kind == "energy"
     with written_out():
         if loss == "each":
+            v = v if energy else oracle.directions(x, None, "exact")
             value = oracle.contracted(oracle.terms(net, x, v, energy=energy).along.flatten())
         else:
             value = oracle.losses(net, x, v, loss, energy=energy).mean()
@@ -63,6 +66,13 @@ def agree(case: Case, network: type[Energy] | type[Score] = Energy, losses: Iter
     for loss in losses:
         found = evaluated(net, loss, loss_on_jets)
         oracle.assert_close(found, expected(case, loss, network), case.rtol, loss)
+
+
+def is_score(case: Case) -> bool:
+    """Say whether a case's function returns as many numbers as it gets, so that it may be a score."""
+    net = Energy(case)
+    found = net.outputs(net.x.clone())
+    return len(found) == 1 and found[0].numel() == net.x.numel() and found[0].dtype == net.x.dtype
 
 
 def failures(cases: Iterable[Case], network: type[Energy] | type[Score] = Energy) -> dict[str, str]:

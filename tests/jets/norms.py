@@ -124,15 +124,20 @@ ATTENTION = [
     _attended("scale", scale=0.9),
     _attended("causal", is_causal=True),
     _attended("boolean mask", attn_mask=OPEN),
-    _attended("boolean mask of heads", attn_mask=OPEN.expand(2, 3, 3) ^ torch.tensor([0, 1]).bool()[:, None, None] & torch.eye(3).bool().roll(1, 0)),
+    _attended(
+        "boolean mask of heads",
+        attn_mask=OPEN.expand(2, 3, 3) ^ torch.tensor([0, 1]).bool()[:, None, None] & torch.eye(3).bool().roll(1, 0),
+    ),
     _attended("additive mask", attn_mask=PENALTY),
     _attended("additive mask with minus infinity", attn_mask=PENALTY.masked_fill(~OPEN, -torch.inf)),
     _attended("fully masked row", _closed, attn_mask=CLOSED),
-    _attended("fully masked row, additive", _closed, attn_mask=torch.zeros(3, 3, dtype=DTYPE).masked_fill(~CLOSED, -torch.inf)),
+    _attended(
+        "fully masked row, additive", _closed, attn_mask=torch.zeros(3, 3, dtype=DTYPE).masked_fill(~CLOSED, -torch.inf)
+    ),
     _attended("dropout", _dropped, dropout_p=0.4),
     one("attention of groups", _grouped, (4, 12), shape=(3, 4)),
     one("attention across", _cross, (4, 12), (3, 2), shape=(3, 4)),
-]  # fmt: skip
+]
 
 
 def _multi_head(x: Tensor, net: nn.Module, **options: Any) -> Tensor:
@@ -196,19 +201,37 @@ MULTI_HEAD = {
     "sequence first": {"function": _sequence_first, "module": attention_layer(batch_first=False)},
     "padding": {"function": partial(_multi_head, key_padding_mask=lambda batch: PADDING[:batch])},
     "mask": {"function": partial(_multi_head, attn_mask=~OPEN)},
-    "additive mask": {"function": partial(_multi_head, attn_mask=torch.zeros(3, 3, dtype=DTYPE).masked_fill(~OPEN, -torch.inf))},
-    "mask and padding": {"function": partial(_multi_head, attn_mask=~OPEN, key_padding_mask=lambda batch: PADDING[1 : batch + 1])},
-    "causal": {"function": partial(_multi_head, attn_mask=torch.ones(3, 3).triu(1).bool(), is_causal=True, need_weights=False)},
-    "mask of heads": {"function": partial(_multi_head, attn_mask=lambda batch: ~OPEN.expand(2 * batch, 3, 3)), "written": partial(_multi_head, attn_mask=~OPEN)},
+    "additive mask": {
+        "function": partial(_multi_head, attn_mask=torch.zeros(3, 3, dtype=DTYPE).masked_fill(~OPEN, -torch.inf))
+    },
+    "mask and padding": {
+        "function": partial(_multi_head, attn_mask=~OPEN, key_padding_mask=lambda batch: PADDING[1 : batch + 1])
+    },
+    "causal": {
+        "function": partial(_multi_head, attn_mask=torch.ones(3, 3).triu(1).bool(), is_causal=True, need_weights=False)
+    },
+    "mask of heads": {
+        "function": partial(_multi_head, attn_mask=lambda batch: ~OPEN.expand(2 * batch, 3, 3)),
+        "written": partial(_multi_head, attn_mask=~OPEN),
+    },
     "weights": {"function": _with_weights, "written": _weights_written},
-    "weights of heads": {"function": partial(_with_weights, average=False), "written": partial(_weights_written, average=False)},
+    "weights of heads": {
+        "function": partial(_with_weights, average=False),
+        "written": partial(_weights_written, average=False),
+    },
     "one sequence": {"function": _one_sequence, "written": _one_sequence_written},
     "keys of other widths": {
-        "function": _separate, "written": lambda x, keys, net: _separate_written(x, net, keys), "weights": ((3, 5),),
+        "function": _separate,
+        "written": lambda x, keys, net: _separate_written(x, net, keys),
+        "weights": ((3, 5),),
         "module": attention_layer(kdim=5, vdim=3),
     },
-    "eval": {"function": partial(_multi_head, need_weights=False), "train": False, "module": attention_layer(dropout=0.5)},
-}  # fmt: skip
+    "eval": {
+        "function": partial(_multi_head, need_weights=False),
+        "train": False,
+        "module": attention_layer(dropout=0.5),
+    },
+}
 
 
 # --- dropout: one mask of a sample for all of its rows ---
@@ -241,11 +264,19 @@ def _channels(function: Callable[..., Tensor]) -> dict[str, Any]:
 CASES: list[Case] = [
     *(Case(name, **given) for name, given in NORMS.items()),
     *ATTENTION,
-    *(Case(f"multi-head {name}".strip(), **({"shape": (3, 4), "module": attention_layer()} | given)) for name, given in MULTI_HEAD.items()),
+    *(
+        Case(f"multi-head {name}".strip(), **({"shape": (3, 4), "module": attention_layer()} | given))
+        for name, given in MULTI_HEAD.items()
+    ),
     Case("dropout", _dropout, written=_dropout_written),
     Case("dropout1d", shape=(3, 2), **_channels(F.dropout1d)),
     Case("dropout2d", shape=(3, 2, 2), **_channels(F.dropout2d)),
     Case("dropout3d", shape=(3, 2, 2, 1), **_channels(F.dropout3d)),
-    one("embedded tokens", lambda x, w: F.layer_norm(F.embedding(torch.tensor([2, 0, 1]), w) + curved(x)[..., None], (4,)), (3, 4), shape=(3,)),
+    one(
+        "embedded tokens",
+        lambda x, w: F.layer_norm(F.embedding(torch.tensor([2, 0, 1]), w) + curved(x)[..., None], (4,)),
+        (3, 4),
+        shape=(3,),
+    ),
     one("normed products", lambda x, w: F.layer_norm(grid(x) @ w, (3,), w[0], w[1]), (3, 3)),
-]  # fmt: skip
+]
