@@ -7,11 +7,10 @@ from functools import cache
 
 import pytest
 
-from fastssm.jets import RULES
 from tests import oracle
 from tests.jets import CASES, Case, judge
 from tests.jets.case import Energy, Score
-from tests.jets.families import KINDS, Mutant, families, rules, used_by
+from tests.jets.families import ALL, KINDS, Mutant, families, rules, used_by
 
 PARTS = 8
 pytestmark = pytest.mark.filterwarnings("ignore:.*upsample. is deprecated")
@@ -54,14 +53,14 @@ def cases_of() -> dict[str, list[Case]]:
 
 
 def test_each_rule_has_a_case() -> None:
-    missing = {families()[function] for function in RULES} - set(cases_of())
+    missing = {families()[function] for function in ALL} - set(cases_of())
     assert missing == {*ELSEWHERE, *REFUSED}
     assert set(ELSEWHERE.values()) <= set(cases_of())
 
 
 def caught(case: Case, mutant: Mutant) -> bool:
     for loss in judge.LOSSES:
-        with rules(mutant.rules):
+        with rules(*mutant.tables):
             try:
                 found = judge.evaluated(Energy(case), loss, judge.loss_on_jets)
                 oracle.assert_close(found, judge.expected(case, loss, Energy), max(case.rtol, 1e-8))

@@ -16,15 +16,18 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from fastssm.jets import RULES, Jet, Tape, jet, operand
+from fastssm.jets import Jet, Tape, jet
 from fastssm.jets.jet import Step
 from tests.jets.case import DIRECTIONS, Case, Energy
 
+ALL = {**jet.RULES, **jet.BY_NAME}  # by function, or by the name of a method
 KINDS = ("tangents", "bent", "carried", "carried of the second")
 
 
 def name_of(function: Any) -> str:
     """Return the name of a function of torch, and of a property."""
+    if isinstance(function, str):
+        return function
     owner = getattr(function, "__self__", None)
     return owner.__name__ if function.__name__ == "__get__" else function.__name__
 
@@ -33,20 +36,20 @@ def name_of(function: Any) -> str:
 def families() -> dict[Any, str]:
     """Return the family of every function with a rule: the first name, in order, of those that belong together."""
     groups: dict[Any, set[Any]] = {}
-    for function, rule in RULES.items():
+    for function, rule in ALL.items():
         joined = {function}
         for key in (name_of(function), id(rule)):
             joined |= groups.get(key, set())
         for member in joined:
-            groups[name_of(member)] = groups[id(RULES[member])] = joined
-    return {function: min(map(name_of, groups[name_of(function)])) for function in RULES}
+            groups[name_of(member)] = groups[id(ALL[member])] = joined
+    return {function: min(map(name_of, groups[name_of(function)])) for function in ALL}
 
 
 class _Seen(dict[Any, Any]):
     """The rules, which remember the families that were looked up."""
 
-    def __init__(self) -> None:
-        super().__init__(RULES)
+    def __init__(self, rules: dict[Any, Any]) -> None:
+        super().__init__(rules)
         self.families: set[str] = set()
 
     def get(self, function: Any, default: Any = None) -> Any:
@@ -54,32 +57,28 @@ class _Seen(dict[Any, Any]):
             self.families.add(families()[function])
         return super().get(function, default)
 
-    def __getitem__(self, function: Any) -> Any:
-        self.families.add(families()[function])
-        return super().__getitem__(function)
-
 
 @contextmanager
-def rules(changed: dict[Any, Any]) -> Iterator[None]:
-    """Let jets look their rules up here, wherever they do."""
-    with mock.patch.object(jet, "RULES", changed), mock.patch.object(operand, "RULES", changed):
+def rules(by_function: dict[Any, Any], by_name: dict[Any, Any]) -> Iterator[None]:
+    """Let jets look their rules up here."""
+    with mock.patch.object(jet, "RULES", by_function), mock.patch.object(jet, "BY_NAME", by_name):
         yield
 
 
-def run(case: Case, changed: dict[Any, Any]) -> None:
+def run(case: Case, *tables: dict[Any, Any]) -> None:
     """Run a case's energy on jets, without gradients."""
     net, tape = Energy(case), Tape(DIRECTIONS, True)
     tape.grad = False
-    with rules(changed), torch.no_grad():
+    with rules(*tables), torch.no_grad():
         net(tape.jet(net.x, net.v))
 
 
 @cache
 def used_by(case: Case) -> frozenset[str]:
     """Return the families that a case's energy calls."""
-    seen = _Seen()
-    run(case, seen)
-    return frozenset(seen.families)
+    tables = _Seen(jet.RULES), _Seen(jet.BY_NAME)
+    run(case, *tables)
+    return frozenset(tables[0].families | tables[1].families)
 
 
 # --- mutants ---
@@ -133,13 +132,15 @@ class Mutant:
 
     def __init__(self, family: str, kind: str) -> None:
         self.kind, self.applied = kind, False
-        members = [function for function in RULES if families()[function] == family]
-        self.rules = {**RULES, **{function: self.broken(RULES[function]) for function in members}}
+        self.tables = [
+            {f: self.broken(rule) if families()[f] == family else rule for f, rule in table.items()}
+            for table in (jet.RULES, jet.BY_NAME)
+        ]
 
     def changes(self, case: Case) -> bool:
         """Say whether anything of a case's energy is another, its value apart."""
         self.applied = False
-        run(case, self.rules)
+        run(case, *self.tables)
         return self.applied
 
     def broken(self, rule: Callable[..., Any]) -> Callable[..., Any]:
