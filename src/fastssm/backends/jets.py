@@ -20,6 +20,7 @@ from fastssm.backends.trial import Trial, called, conditions, module_of, trial_o
 from fastssm.checks import outside_inference, widened
 from fastssm.directions import Directions
 from fastssm.jets import tile as tiles
+from fastssm.jets.draws import repeated, state_of
 from fastssm.jets.functions import Problem, Sums, all_terms, objective, parts, pull_back
 from fastssm.options import What
 from fastssm.sweeps import Terms
@@ -75,7 +76,7 @@ class _Terms(Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
         x, cond, _ = _split(call, tensors)
-        ctx.call = call
+        ctx.call, ctx.draws = call, state_of(x)
         ctx.save_for_backward(*tensors)
         return tuple(all_terms(call.problem, x, cond))
 
@@ -84,7 +85,7 @@ class _Terms(Function):
         tensors = ctx.saved_tensors
         x, cond, weights = _split(ctx.call, tensors)
         sums = Sums(x, cond, weights)
-        with torch.no_grad():
+        with torch.no_grad(), repeated(x, ctx.draws):
             pull_back(ctx.call.problem, x.detach().requires_grad_(x.requires_grad), cond, Terms(*given), sums)
         found = sums.result()
         kept = iter(once([g for g in found if g is not None], [*given, *tensors]))

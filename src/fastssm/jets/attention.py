@@ -31,16 +31,19 @@ def attention(
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
     factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * factor).matmul(key.transpose(-2, -1))
-    shown = None if attn_mask is None or attn_mask.value.dtype != torch.bool else attn_mask.value
-    if is_causal:
-        shown = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.value.device).tril()
-    if shown is not None:
-        scores = scores.masked_fill(~shown, -math.inf)
+    empty = None
+    if is_causal:  # where every query sees the first key
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.value.device).tril()
+        scores = scores.masked_fill(~seen, -math.inf)
     elif attn_mask is not None:
-        scores, shown = scores + attn_mask, attn_mask.value != -math.inf
+        added = attn_mask.value.dtype != torch.bool
+        shown = attn_mask.value != -math.inf if added else attn_mask.value
+        empty = ~shown.any(-1, keepdim=True)
+        scores = scores + attn_mask if added else scores.masked_fill(~shown, -math.inf)
+        scores = scores.masked_fill(empty, 0.0)
     weights = apply(torch.softmax, scores, -1)
-    if shown is not None:  # PyTorch gives zero where a query may look at no key
-        weights = weights.masked_fill(~shown.any(-1, keepdim=True), 0.0)
+    if empty is not None:  # PyTorch gives zero where a query may look at no key
+        weights = weights.masked_fill(empty, 0.0)
     return apply(torch.dropout, weights, dropout_p, dropout_p > 0.0).matmul(value)
 
 

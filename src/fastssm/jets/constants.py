@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fastssm.jets.jet import CONSTANT, value_of
+from fastssm.jets.jet import CONSTANT, Jet, Tape, value_of
 from fastssm.jets.rules import property_rules, rules_of
 
 PROPERTIES = (
@@ -37,19 +38,32 @@ def constant(function: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
+def step(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for one that autograd may know no derivative of: it is called with a detached value."""
+
+    def of(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(x.detach(), *args, **kwargs)
+
+    return constant(of)
+
+
 def filled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the rule of a function that makes a tensor to write into: a jet without derivatives."""
 
     def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
         new = function(x.value, *args, **kwargs)
-        if not new.is_floating_point():
-            return new
-        return x.tape.jet(new, torch.zeros_like(new).expand(x.tape.count, *new.shape))
+        return without_derivatives(x.tape, new) if new.is_floating_point() else new
 
     return apply
 
 
+def without_derivatives(tape: Tape, value: Tensor) -> Jet:
+    """Return a jet that does not depend on the data."""
+    return tape.jet(value, torch.zeros_like(value).expand(tape.count, *value.shape))
+
+
 rules_of(FILLED, filled)
-for _names in (QUERIES, NEW, COMPARISONS, STEPS):
+for _names in (QUERIES, NEW, COMPARISONS):
     rules_of(_names, constant)
+rules_of(STEPS, step)
 property_rules(PROPERTIES, constant)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -125,6 +126,7 @@ def _pooling(dimensions: int) -> None:
         return (out, index) if return_indices else out  # type: ignore[return-value]
 
     rule(f"max_pool{dimensions}d")(pool)
+    rule(f"max_pool{dimensions}d_with_indices")(partial(pool, return_indices=True))
 
 
 for _dimensions in (1, 2, 3):

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastssm.checks import widened
 from fastssm.directions import Directions
 from fastssm.jets import tile as tiles
+from fastssm.jets.draws import restore, state_of
 from fastssm.jets.tile import Tile
 from fastssm.sweeps import Terms
 
@@ -62,7 +63,10 @@ def parts(problem: Problem, x: Tensor, cond: Sequence[Tensor], *, detach: bool =
             some = some.detach().requires_grad_()
             given = tuple([c.detach().requires_grad_(c.requires_grad) for c in given])
         like = some.detach().flatten(1)
+        state = state_of(x) if width < total else []
         for first in range(0, total, width):
+            if first:
+                restore(x, state)
             chunk = slice(first, min(first + width, total))
             v = problem.directions.tile(samples, chunk, like)
             v = v.reshape(len(v), *some.shape)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastssm.jets import composed, elementwise, products  # noqa: F401, their rules are read below
+from fastssm.jets.constants import without_derivatives
 from fastssm.jets.jet import Jet, NoRule, rule_of
 from fastssm.jets.linear import jointly
 from fastssm.jets.rules import forms, rule
@@ -18,14 +20,27 @@ _OPERATORS = {
 _METHODS = (
     "add sub mul div pow neg exp log sqrt rsqrt reciprocal sin cos tanh sigmoid relu clamp clamp_min clamp_max abs "
     "square masked_fill index_add scatter_add addcmul addcdiv lerp erf expm1 log1p leaky_relu elu celu hardtanh "
-    "squeeze unsqueeze transpose t round floor silu mish"
+    "round floor silu mish"
 )
 
 
 def _inplace(function: Callable[..., Any]) -> Callable[..., Any]:
     def apply(x: Any, *args: Any, **kwargs: Any) -> Jet:
-        new = function(x, *args, **kwargs)
-        return x.become(new) if isinstance(x, Jet) else new  # `x += jet` binds the name x to what is returned
+        new: Jet = function(x, *args, **kwargs)
+        if not isinstance(x, Jet):
+            return new  # `x += jet` binds the name x to what is returned
+        return x.become(new if isinstance(new, Jet) else without_derivatives(x.tape, new))
+
+    return apply
+
+
+def _reshaping(function: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(x: Jet, *args: Any) -> Jet:
+        shared, free = x.tape.shared, x.place not in x.tape.shared
+        new = function(x, *args)
+        shared -= {x.place, new.place} if free else set()  # no view of it is left
+        x.value, x.tangents, x.place = new.value, new.tangents, new.place
+        return x
 
     return apply
 
@@ -43,6 +58,8 @@ for _name in _METHODS.split():
             break
 for _name, _base in _OPERATORS.items():
     rule(_name)(_inplace(_known(getattr(Tensor, _base))))
+for _name in "squeeze unsqueeze transpose t".split():
+    rule(_name + "_")(_reshaping(_known(getattr(Tensor, _name))))
 
 
 @rule("__setitem__")
@@ -52,7 +69,8 @@ def set_item(x: Any, index: Any, new: Any) -> None:
         raise NoRule("jets cannot be written into a plain tensor; make it by torch.zeros_like(x), or use torch.cat")
 
     def write(z: Any, entries: Any) -> Tensor:
-        z = z.clone()
+        # vmap writes rows into rows only
+        z = z + torch.zeros_like(entries).sum() if isinstance(entries, Tensor) else z.clone()
         z[index] = entries
         return z  # type: ignore[no-any-return]
 

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastssm.jets.jet import Jet, NoRule, Tape, as_jet, name_of, value_of
+from fastssm.jets.jet import RULES, Jet, NoRule, Tape, as_jet, name_of, value_of
 from fastssm.jets.lifting import batched, broadcast, lift
 from fastssm.jets.rules import property_rules, rule, rules_of
 
 Map = Callable[[Tensor], Tensor]
 
 VIEWS = (
-    "view reshape flatten unflatten squeeze unsqueeze permute transpose movedim moveaxis swapaxes swapdims t ravel "
+    "view reshape flatten unflatten squeeze unsqueeze permute transpose movedim swapaxes swapdims t ravel "
     "expand expand_as view_as reshape_as broadcast_to narrow select diagonal unfold __getitem__ contiguous real imag "
     "view_as_real view_as_complex"
 )
@@ -25,7 +25,7 @@ MAPS = (
     "sum mean neg negative positive __neg__ __pos__ clone repeat tile repeat_interleave index_select gather "
     "take_along_dim roll flip fliplr flipud rot90 diag_embed diag tril triu trace cumsum diff trapezoid trapz "
     "cumulative_trapezoid "
-    "to type_as float double half bfloat16 conj resolve_conj pad avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+    "to type_as float double half bfloat16 conj resolve_conj avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle fold "
     "sum_to_size nansum fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift "
     "ifftshift"
@@ -136,6 +136,7 @@ _LIKE = {f for name in ("expand_as", "view_as", "reshape_as", "type_as", "to") f
 rules_of(VIEWS, view_rule)
 rules_of(MAPS, map_rule)
 rules_of(PARTS, parts_rule)
+rule("moveaxis")(view_rule(torch.movedim))  # vmap has none of its own
 property_rules("T mT H mH real imag", view_rule)
 
 
@@ -160,7 +161,14 @@ def _list_rule(function: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
-rules_of("cat concat concatenate stack hstack vstack dstack column_stack row_stack", _list_rule)
+rules_of("cat concat concatenate stack hstack vstack dstack row_stack", _list_rule)
+
+
+def _side_by_side(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t[:, None] if t.ndim == 1 else t for t in tensors], 1)
+
+
+rule("column_stack")(_list_rule(_side_by_side))  # vmap has none of its own
 
 
 @rule("add", "__add__", "__radd__")
@@ -208,6 +216,16 @@ def rsub(a: Any, b: Any, *, alpha: float = 1) -> Jet:
 def where(condition: Tensor, a: Any, b: Any) -> Jet:
     """`a` where the condition holds, else `b`."""
     return jointly(lambda a, b: torch.where(condition, a, b), [a, b])
+
+
+RULES[Tensor.where] = lambda self, condition, other: where(condition, self, other)
+
+
+@rule("pad")
+def pad(input: Jet, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Jet:
+    """Entries around a tensor: a constant, or some of its own."""
+    out = F.pad(input.value, pad, mode, value)
+    return linear(input, lambda z: F.pad(z, pad, mode), out)
 
 
 @rule("masked_fill")
