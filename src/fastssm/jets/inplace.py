@@ -58,7 +58,7 @@ for _name in _METHODS.split():
             break
 for _name, _base in _OPERATORS.items():
     rule(_name)(_inplace(_known(getattr(Tensor, _base))))
-for _name in "squeeze unsqueeze transpose t".split():
+for _name in ["squeeze", "unsqueeze", "transpose", "t"]:
     rule(_name + "_")(_reshaping(_known(getattr(Tensor, _name))))
 
 
