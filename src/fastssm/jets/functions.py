@@ -61,7 +61,7 @@ def parts(problem: Problem, x: Tensor, cond: Sequence[Tensor], *, detach: bool =
         given = tuple([c[samples] if c.ndim and len(c) == batch else c for c in cond])
         if detach:
             some = some.detach().requires_grad_()
-            given = tuple([c.detach().requires_grad_(c.requires_grad) for c in given])
+            given = tuple([g.detach().requires_grad_(c.requires_grad) for g, c in zip(given, cond, strict=True)])
         like = some.detach().flatten(1)
         state = state_of(x) if width < total else []
         for first in range(0, total, width):

@@ -111,14 +111,22 @@ def pulled_back(tile: Tile, given: Terms) -> Tensor:
     on_slope = -(on_score + torch.einsum("mt,mtd->td", on_projected, tile.flat))  # on dE/dx
     factor = on_jacobian * (-1.0 if each else -1.0 / tile.total)  # on the second derivatives, [T] or [m, T]
     rows = factor if each else factor[None]
-    used = rows != 0.0
-    rows = torch.where(used, rows, torch.ones_like(rows))  # directions without a cotangent are set to zero instead
-    start = (on_slope / rows[0, :, None]).view_as(tile.x)[None].to(tile.x.dtype)
+    least = rows.new_full((1,), torch.finfo(rows.dtype).tiny)
+    size = torch.cat([rows.flatten(), on_slope.flatten(), least]).abs().amax()
+    lengths, rows = _squares(rows / size)
+    start = (on_slope / size / rows[0, :, None]).view_as(tile.x)[None].to(tile.x.dtype)
     if each:
         start = torch.cat([start, torch.zeros_like(tile.v[1:])])
-    v = tile.v * used.view(len(used), -1, *[1] * (tile.x.ndim - 1)).to(tile.v.dtype)
+    v = tile.v * lengths.view(len(lengths), -1, *[1] * (tile.x.ndim - 1)).to(tile.v.dtype)
     output, tape = _forward(tile._replace(v=v), each)
-    return (_rows(tape.curvature(start, output), output) * rows).sum()
+    return size * (_rows(tape.curvature(start, output), output) * rows).sum()
+
+
+def _squares(factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return powers of two s, and f of size 1/2 to 2, with `s^2 f` the given factors, however small; s = 0 for zero."""
+    exponents = torch.frexp(factors).exponent
+    used, s = factors != 0.0, torch.exp2((exponents // 2).to(factors.dtype))
+    return torch.where(used, s, 0.0), torch.where(used, factors / s / s, 1.0)
 
 
 def gradient(tile: Tile, output: Jet, differentiable: bool = False) -> Tensor:
