@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fastssm.errors import UnsupportedError
 
@@ -102,14 +103,38 @@ class Jet(Tensor):
         cls, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Apply the rule of a function."""
-        rule = rule_of(func)
-        if rule is None:
-            raise NoRule(f"jets have no rule for {name_of(func)}")
-        if rule not in CONSTANT and not torch.is_grad_enabled() and _tape_of(args).grad:
-            raise NoRule(
-                f"{name_of(func)} is called under torch.no_grad() or in an autograd.Function, which cuts it off"
-            )
-        return rule(*args, **(kwargs or {}))
+        return by_rule(func, args, kwargs or {})
+
+
+def by_rule(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Apply the rule of a function."""
+    rule = rule_of(func)
+    if rule is None:
+        raise NoRule(f"jets have no rule for {name_of(func)}")
+    return applied(rule, name_of(func), args, kwargs)
+
+
+def applied(rule: Callable[..., Any], name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Apply a rule, that of a function of this name."""
+    if rule not in CONSTANT and not torch.is_grad_enabled() and _tape_of(args).grad:
+        raise NoRule(f"{name} is called under torch.no_grad() or in an autograd.Function, which cuts it off")
+    return rule(*args, **kwargs)
+
+
+class Seen(TorchFunctionMode):
+    """Sees what torch.compile passes by a `Jet`: functions that get their jets in a tuple, as in `torch.cat((x, y))`."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Apply the rule of a function that has a tuple of jets among its arguments."""
+        named = kwargs or {}
+        for given in (*args, *named.values()):
+            if isinstance(given, tuple):
+                for inner in given:
+                    if isinstance(inner, Jet):
+                        return by_rule(func, args, named)
+        return func(*args, **named)
 
 
 RULES: dict[Any, Callable[..., Any]] = {}

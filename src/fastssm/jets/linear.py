@@ -16,7 +16,7 @@ from fastssm.jets.rules import property_rules, rule, rules_of
 Map = Callable[[Tensor], Tensor]
 
 VIEWS = (
-    "view reshape flatten unflatten squeeze unsqueeze permute transpose movedim swapaxes swapdims t ravel "
+    "view reshape flatten squeeze unsqueeze permute transpose movedim swapaxes swapdims t ravel "
     "expand expand_as view_as reshape_as broadcast_to narrow select diagonal unfold __getitem__ contiguous real imag "
     "view_as_real view_as_complex"
 )
@@ -134,6 +134,7 @@ def parts_rule(function: Callable[..., Any]) -> Callable[..., Any]:
 
 _LIKE = {f for name in ("expand_as", "view_as", "reshape_as", "type_as", "to") for f in (getattr(Tensor, name),)}
 rules_of(VIEWS, view_rule)
+rule("unflatten")(view_rule(torch.unflatten))  # the method calls that of its base class, which Dynamo does not trace
 rules_of(MAPS, map_rule)
 rules_of(PARTS, parts_rule)
 rule("moveaxis")(view_rule(torch.movedim))  # vmap has none of its own

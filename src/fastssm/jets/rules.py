@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastssm.jets.jet import BY_NAME, RULES
+from fastssm.jets.jet import BY_NAME, CONSTANT, RULES, applied
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 _PLACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg, torch.fft)
@@ -47,8 +47,19 @@ def _register(form: Any, function: Callable[..., Any]) -> None:
     in_python = getattr(form, "__module__", None) in ("torch._tensor", "torch._C")  # of Tensor, or of its base
     if in_python and isinstance(form, FunctionType):
         BY_NAME[form.__name__] = function
+        RULES[form.__get__] = _bound(form.__name__, function)  # type: ignore[attr-defined]  # of Tensor
     else:
         RULES[form] = function
+
+
+def _bound(name: str, rule: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what torch.compile calls to look up a method that is written in Python."""
+
+    def of(x: Any) -> Callable[..., Any]:
+        return lambda *args, **kwargs: applied(rule, name, (x, *args), kwargs)
+
+    CONSTANT.add(of)
+    return of
 
 
 def property_rules(names: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

@@ -8,6 +8,7 @@ the score and of the Jacobian's term.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fastssm.checks import widened
 from fastssm.errors import UnsupportedError
-from fastssm.jets.jet import Jet, Tape
+from fastssm.jets.jet import Jet, Seen, Tape
 from fastssm.sweeps import Terms
 
 Run = Callable[[Tensor], Tensor]
@@ -140,7 +141,8 @@ def gradient(tile: Tile, output: Jet, differentiable: bool = False) -> Tensor:
 
 def _forward(tile: Tile, each: bool = False) -> tuple[Jet, Tape]:
     tape = Tape(len(tile.v), tile.kind == "energy", each)
-    output = tile.run(tape.jet(tile.x, tile.v.to(tile.x.dtype)))
+    with Seen() if torch.compiler.is_compiling() else nullcontext():
+        output = tile.run(tape.jet(tile.x, tile.v.to(tile.x.dtype)))
     if not isinstance(output, Jet):
         raise UnsupportedError(
             "the model's output does not depend on x, so all its derivatives would be zero; look for .detach(), .data "
