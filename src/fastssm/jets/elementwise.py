@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from fastssm import activations
 from fastssm.jets import smooth
-from fastssm.jets.jet import Jet, NoRule
+from fastssm.jets.jet import Jet, NoRule, formula_only
 from fastssm.jets.rules import rule
 from fastssm.jets.smooth import Derivatives
 from fastssm.sweeps.pointwise import TensorFunctions
@@ -78,13 +78,6 @@ def total(rows: Tensor) -> Tensor:
     return rows[0] if len(rows) == 1 else rows.sum(0)
 
 
-def _formula_only() -> bool:
-    """Say whether functions of our own have no place: what differentiates is not plain autograd."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return True
-    return not torch.is_grad_enabled()
-
-
 def elementwise(x: Jet, derivatives: Derivatives, *, curved: bool = True) -> Jet:
     """Return an elementwise function of a jet.
 
@@ -94,7 +87,7 @@ def elementwise(x: Jet, derivatives: Derivatives, *, curved: bool = True) -> Jet
         curved: whether the second derivative is other than zero almost everywhere.
     """
     z, t, tape = x.value, x.tangents, x.tape
-    direct = _formula_only() or z.is_complex()
+    direct = formula_only() or z.is_complex()
     if not curved or (not tape.curved and direct):
         f, d1 = islice(derivatives(z), 2)
         return tape.jet(f, d1 * t, (x,), lambda k: None if k is None else d1 * k)

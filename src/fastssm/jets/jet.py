@@ -122,7 +122,7 @@ def applied(rule: Callable[..., Any], name: str, args: Sequence[Any], kwargs: di
 
 
 class Seen(TorchFunctionMode):
-    """Sees what torch.compile passes by a `Jet`: functions that get their jets in a tuple, as in `torch.cat((x, y))`."""
+    """Sees what torch.compile passes by a `Jet`: functions that get jets in a tuple, as `torch.cat((x, y))`."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -180,3 +180,10 @@ def as_jet(given: Tensor) -> Jet:
 def value_of(given: Any) -> Any:
     """Return the value of a jet, and anything else as it is."""
     return given.value if isinstance(given, Jet) else given
+
+
+def formula_only() -> bool:
+    """Say whether functions of our own have no place: what differentiates is not plain autograd."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return not torch.is_grad_enabled()

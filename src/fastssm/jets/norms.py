@@ -1,8 +1,4 @@
-"""Normalisations.
-
-With `y = (x - <x>) r`, `r = (<(x - <x>)^2> + eps)^(-1/2)` and `a_m = <y t_m>`, where `t_m` are the tangents less their
-means: `y'_m = r (t_m - y a_m)` and `y'' = r (k - y <y k>) - r^2 sum_m (2 a_m t_m + y (<t_m^2> - 3 a_m^2))`.
-"""
+"""Normalisations."""
 
 from __future__ import annotations
 
@@ -12,36 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastssm.jets.jet import Jet, NoRule
+from fastssm.jets.jet import Jet, NoRule, formula_only
 from fastssm.jets.linear import add, linear
 from fastssm.jets.products import mul
 from fastssm.jets.rules import rule
+from fastssm.jets.standardise import Curvature, Group, ValueAndTangents
 
 
 def standardised(x: Jet, axes: tuple[int, ...], eps: float, *, centred: bool = True) -> Jet:
     """Return `(x - <x>) / sqrt(<(x - <x>)^2> + eps)` over axes counted from behind; without `centred` no mean."""
-    tape = x.tape
-
-    def mean(rows: Tensor) -> Tensor:
-        return rows.mean(axes, keepdim=True)
-
-    def centre(rows: Tensor) -> Tensor:
-        return rows - mean(rows) if centred else rows
-
-    z, t = centre(x.value), centre(x.tangents)
-    r = torch.rsqrt(mean(z * z) + eps)
-    y = z * r
-    a = mean(y * t)
-
-    def curve(k: Tensor | None) -> Tensor:
-        spread = mean(t * t) - 3.0 * a * a
-        bent = tape.total(a * t * 2.0) + y * tape.total(spread)
-        if k is None:
-            return -(r * r) * bent
-        k = centre(k)
-        return r * (k - y * mean(y * k) - r * bent)
-
-    return tape.jet(y, r * (t - y * a), (x,), curve)
+    group, tape = Group(axes, centred, eps), x.tape
+    if formula_only() or tape.each:
+        parts = group.parts(x.value, x.tangents)
+        return tape.jet(parts.y, group.first(parts), (x,), lambda k: group.second(parts, k, tape.total))
+    z, t = x.value, x.tangents
+    with torch.no_grad():
+        parts = group.parts(z, t)
+    value, tangents = ValueAndTangents.apply(z, t, group, parts)  # type: ignore[no-untyped-call]
+    return tape.jet(value, tangents, (x,), lambda k: Curvature.apply(z, t, k, group, parts))  # type: ignore[no-untyped-call]
 
 
 def _scaled(y: Any, weight: Any, bias: Any) -> Jet:

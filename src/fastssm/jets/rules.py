@@ -47,7 +47,7 @@ def _register(form: Any, function: Callable[..., Any]) -> None:
     in_python = getattr(form, "__module__", None) in ("torch._tensor", "torch._C")  # of Tensor, or of its base
     if in_python and isinstance(form, FunctionType):
         BY_NAME[form.__name__] = function
-        RULES[form.__get__] = _bound(form.__name__, function)  # type: ignore[attr-defined]  # of Tensor
+        RULES[form.__get__] = _bound(form.__name__, function)
     else:
         RULES[form] = function
 
