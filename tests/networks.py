@@ -18,7 +18,7 @@ from fastssm.nn import MLP, make_activation
 
 BATCH, RTOL, DEVICE = 6, 1e-10, torch.get_default_device()
 COMPILED = tuple(compiled.DEVICES)  # ("cpu",) where the engine is built
-BACKENDS = ("torch", "reference", "jets", *COMPILED)
+BACKENDS = ("torch", "reference", *COMPILED)  # jets are tried in test_nets.py and test_jets_*.py
 OPERATORS = {"ops": dispatcher, "eager": eager}  # seen by torch, and from an autograd function of ours
 ENTRIES = (*OPERATORS, *BACKENDS)
 

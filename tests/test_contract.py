@@ -71,6 +71,7 @@ def close(a, b):
 # --- nothing is changed ---
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("differentiated", [True, False])
@@ -121,6 +122,7 @@ def test_in_place_layers_do_not_reach_x(net, leaf, name):
 # --- values without gradients ---
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -174,6 +176,7 @@ def test_every_parameter_gets_a_gradient_and_frozen_ones_none(backend, name, cal
                 close(g, e)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("call", ["ssm", "vr", "exact"])
 @pytest.mark.parametrize(("asked", "leaf"), [
@@ -227,6 +230,7 @@ def test_dtypes(backend, dtype, expected, reduction):
 # --- NaN comes out as NaN ---
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("call", CALLS)
 def test_nan_anywhere_shows(backend, name, call):
@@ -248,6 +252,7 @@ def test_nan_anywhere_shows(backend, name, call):
         tensor.data[place] = kept
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("call", ["ssm", "vr", "exact"])
 @pytest.mark.parametrize("name", NETS)
 def test_nan_stays_in_its_sample(backend, name, call):
@@ -278,6 +283,7 @@ class NoSync(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("call", CALLS)
 def test_no_value_is_read_back(backend, name, call):

@@ -157,8 +157,13 @@ CHANGES: dict[str, Callable[[Any, pytest.MonkeyPatch], None]] = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_change_after_the_first_call_shows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_after_the_first_call_shows(subtests: pytest.Subtests) -> None:
+    for name in CHANGES:
+        with subtests.test(name), pytest.MonkeyPatch.context() as monkeypatch:
+            assert_noticed(name, monkeypatch)
+
+
+def assert_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = plain()
     before = truth(model)

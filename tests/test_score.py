@@ -18,15 +18,14 @@ from fastssm.backends.entries import compiled
 from fastssm.directions import Directions
 from fastssm.nn import MLP
 from fastssm.sweeps import Needs, tiles
-from tests import networks, oracle, oracle_noise
-from tests.networks import BY_NAME, CASES, RTOL, Case, through
+from tests import oracle, oracle_noise
+from tests.networks import BY_NAME, CASES, ENTRIES, RTOL, Case, through
 from tests.test_compile import energy, score
 from tests.test_native import NETS, Watching, problem
 from tests.test_operators import drawn
 from tests.test_sweeps import BATCH, DIM, HIDDEN, WIDTHS, Peak, Products
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
-ENTRIES = [entry for entry in networks.ENTRIES if entry != "jets"]  # which leave the score to plain autograd
 ENGINES = [entry for entry in ENTRIES if entry != "reference"]
 BUILT = pytest.mark.skipif("cpu" not in compiled.DEVICES, reason="the cpu engine is not built")
 
