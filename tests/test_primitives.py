@@ -75,6 +75,7 @@ CASES = {
     "hardsigmoid in place": (lambda x: F.hardsigmoid(3 * x, inplace=True), (3, 5)),
     "aten.hardsigmoid": (lambda x: torch.ops.aten.hardsigmoid(3 * x), (3, 5)),
     "cdist": (torch.cdist, (3, 5), (4, 5)),
+    "logcumsumexp": (lambda x: torch.logcumsumexp(100.0 * x, 1) + x.logcumsumexp(0), (3, 5)),
     "cdist, p=3": (lambda a, b: torch.cdist(a, b, p=3.0), (3, 5), (4, 5)),
 }
 

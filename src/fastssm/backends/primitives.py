@@ -1,8 +1,8 @@
 """Functions whose third derivative PyTorch lacks or gets wrong, as the same functions made of primitives.
 
 Score matching of an energy differentiates three times. PyTorch's third derivatives of layer, instance and train-mode
-batch normalisation are wrong (pytorch/pytorch#175754, #186256), those of attention and `cdist` do not exist, and of
-`hardsigmoid` there is no second one. Inside `primitives()` calls of them compute the same numbers from means, products
+batch normalisation are wrong (pytorch/pytorch#175754, #186256), those of attention and `cdist` do not exist, that of
+`logcumsumexp` is NaN, and of `hardsigmoid` there is no second one. Inside `primitives()` calls of them compute the same numbers from means, products
 and softmax, whose derivatives are right.
 """
 
@@ -129,6 +129,14 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: object = None) -
     return distances
 
 
+def logcumsumexp(input: Tensor, dim: int) -> Tensor:
+    """The logarithm of the sum of exponentials up to each entry, each over a row of its own."""
+    x = input.movedim(dim, -1)
+    later = torch.ones(x.shape[-1], x.shape[-1], dtype=torch.bool, device=x.device).triu(1)
+    rows = x.unsqueeze(-2).expand(*x.shape, x.shape[-1]).masked_fill(later, -math.inf)
+    return torch.logsumexp(rows, -1).movedim(-1, dim)
+
+
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """`min(max(x + 3, 0), 6) / 6`, which PyTorch differentiates once only."""
     out = F.hardtanh(input + 3.0, 0.0, 6.0) / 6.0
@@ -202,6 +210,7 @@ _FUNCTIONAL: dict[Any, Callable[..., Any]] = {
     F.multi_head_attention_forward: multi_head_attention_forward,
     F.scaled_dot_product_attention: scaled_dot_product_attention,
     torch.cdist: cdist,
+    Tensor.logcumsumexp: logcumsumexp,
 }
 _OPERATORS: dict[str, Callable[..., Any]] = {  # of torch and torch.ops.aten
     "hardsigmoid": hardsigmoid,
@@ -211,6 +220,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {  # of torch and torch.ops.aten
     "batch_norm": _torch_batch_norm,
     "scaled_dot_product_attention": scaled_dot_product_attention,
     "cdist": cdist,
+    "logcumsumexp": logcumsumexp,
 }
 _REFUSED = (
     "native_batch_norm",

@@ -240,8 +240,11 @@ def bilinear_layer(input1: Tensors, input2: Tensors, weight: Tensors, bias: Any 
 @composed("logcumsumexp")
 def logcumsumexp(input: Tensors, dim: int) -> Tensors:
     """The logarithm of the sum of exponentials up to each entry."""
-    highest = closed(input.value.detach().amax(dim, keepdim=True))
-    return (input - highest).exp().cumsum(dim).log() + highest
+    x = input.movedim(dim, -1)
+    size = x.shape[-1]
+    later = torch.ones(size, size, dtype=torch.bool, device=x.value.device).triu(1)
+    rows = x.unsqueeze(-2).expand(*x.shape, size).masked_fill(later, -math.inf)
+    return rows.logsumexp(-1).movedim(-1, dim)
 
 
 @composed("atan2", "arctan2")
