@@ -1,9 +1,9 @@
 """Functions whose third derivative PyTorch lacks or gets wrong, as the same functions made of primitives.
 
 Score matching of an energy differentiates three times. PyTorch's third derivatives of layer, instance and train-mode
-batch normalisation are wrong (pytorch/pytorch#175754, #186256), those of attention and `cdist` do not exist, that of
-`logcumsumexp` is NaN, and of `hardsigmoid` there is no second one. Inside `primitives()` calls of them compute the same numbers from means, products
-and softmax, whose derivatives are right.
+batch normalisation are wrong (pytorch/pytorch#175754, #186256), that of `logcumsumexp` is NaN, those of attention and
+`cdist` do not exist, and of `hardsigmoid` there is no second one. Inside `primitives()` calls of them compute the same
+numbers from means, products and softmax, whose derivatives are right.
 """
 
 from __future__ import annotations
