@@ -188,8 +188,25 @@ def _solved(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
     )
 
 
+def _in_dtypes(x: Tensor) -> tuple[Tensor, ...]:
+    """Compute in float64 what comes in float32."""
+    h, wide = grid(x).float(), torch.float64
+    softmaxes = [
+        torch.softmax(h, 1, wide),
+        F.softmax(h, -1, dtype=wide),
+        h.softmax(1, dtype=wide),
+        F.softmin(h, 1, dtype=wide),
+    ]
+    softmaxes += [torch.log_softmax(h, 1, wide), F.log_softmax(h, -1, dtype=wide)]
+    sums = [h.sum(1, dtype=wide), h.mean(-1, dtype=wide), h.cumsum(1, dtype=wide), h.prod(1, dtype=wide)]
+    parts = [*softmaxes, *sums, torch.linalg.vector_norm(h, dim=1, dtype=wide), torch.norm(h, dim=1, dtype=wide)]
+    assert all(part.dtype == wide for part in parts)
+    return tuple(part.sin() for part in parts)
+
+
 CASES: list[Case] = [
     one("softmaxes", _softmaxes),
+    one("in dtypes", _in_dtypes, rtol=1e-5),
     one("logsumexps", _logsumexps),
     one(
         "logcumsumexp",

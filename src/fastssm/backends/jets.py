@@ -115,9 +115,9 @@ class Jets(OnePass):
         request, directions = _outside_inference(request, directions)
         x = request.x
         share = 1.0 / len(x) if form.mean else 1.0
-        like = widened(x)
-        weight = like.new_full((len(x),), share) if weight is None else weight.to(like.dtype) * share
         with _recording(), uncompiled(request.model):
+            like = widened(x)
+            weight = like.new_full((len(x),), share) if weight is None else weight.to(like.dtype) * share
             if torch.compiler.is_compiling() or transformed():
                 return _functional_objective(request, directions, weight, form)
             call = _Call(*self._problem(request, directions), weight, form.variance_reduced)

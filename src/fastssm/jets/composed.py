@@ -12,7 +12,7 @@ from fastssm.jets import smooth
 from fastssm.jets.elementwise import elementwise
 from fastssm.jets.jet import NoRule
 from fastssm.jets.operand import Operand, apply, closed, composed
-from fastssm.jets.reductions import Axes, all_axes
+from fastssm.jets.reductions import Axes, all_axes, given_dtype
 from fastssm.jets.rules import rule
 
 Tensors = Any  # an operand: a jet or another tensor
@@ -21,11 +21,16 @@ Tensors = Any  # an operand: a jet or another tensor
 # --- softmax and norms ---
 
 
+def _in_dtype(input: Tensors, dtype: Any) -> Tensors:
+    return input if dtype is None else input.to(dtype)
+
+
 @composed("log_softmax")
 def log_softmax(input: Tensors, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensors:
     """`z - log sum e^z`."""
-    if dim is None or dtype is not None:
-        raise NoRule("jets have a rule for log_softmax along a given dim in the dtype of its input only")
+    if dim is None:
+        raise NoRule("jets have a rule for log_softmax along a given dim only")
+    input = _in_dtype(input, given_dtype(_stacklevel, dtype))
     return input - input.logsumexp(dim, True)
 
 
@@ -48,7 +53,8 @@ def norm(
 ) -> Tensors:
     """The p-norm over some axes."""
     order = p if ord is None else ord
-    if dtype is not None or order not in (1, 2, "fro", None, math.inf):
+    input = _in_dtype(input, dtype)
+    if order not in (1, 2, "fro", None, math.inf):
         raise NoRule(f"jets have rules for norms of order 1, 2 and inf, got {order!r}")
     axes = all_axes(dim, input.value)
     if order == 1:
@@ -115,7 +121,7 @@ def glu(input: Tensors, dim: int = -1) -> Tensors:
 @composed("prod")
 def prod(input: Tensors, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensors:
     """The product of all entries, or of those along an axis, one after another."""
-    axis = 0 if dim is None else dim
+    axis, input = 0 if dim is None else dim, _in_dtype(input, dtype)
     out, *rest = (input.flatten() if dim is None else input).unbind(axis)
     for factor in rest:
         out = out * factor

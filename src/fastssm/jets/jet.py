@@ -168,6 +168,8 @@ def _tape_of(args: Sequence[Any]) -> Tape:
 def name_of(func: Any) -> str:
     """Return the name of a function as its caller writes it."""
     name = getattr(func, "__name__", None) or str(func)
+    if name == "__get__":  # of a property
+        return f"Tensor.{func.__self__.__name__}"
     owner = getattr(func, "__objclass__", None)
     return f"Tensor.{name}" if owner is not None else name
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastssm.jets.jet import Jet, NoRule
+from fastssm.jets.linear import linear
 from fastssm.jets.rules import rule
 
 Axes = int | Sequence[int] | None
@@ -29,11 +30,18 @@ def all_axes(dim: Axes, x: Tensor) -> tuple[int, ...]:
     return (found,) if isinstance(found, int) else found
 
 
+def given_dtype(third: Any, dtype: Any) -> Any:
+    """Return the dtype of a softmax, the third argument of `torch.softmax` but not of that of `functional`."""
+    return third if isinstance(third, torch.dtype) else dtype
+
+
 @rule("softmax")
 def softmax(input: Jet, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Jet:
     """`p = e^z / sum e^z`: `p' = p (t - <t>)`, `p'' = p (k - <k> + sum_m ((t_m - <t_m>)^2 - <(t_m - <t_m>)^2>))`."""
-    if dim is None or dtype is not None:
-        raise NoRule("jets have a rule for softmax along a given dim in the dtype of its input only")
+    if dim is None:
+        raise NoRule("jets have a rule for softmax along a given dim only")
+    if (dtype := given_dtype(_stacklevel, dtype)) is not None:
+        input = linear(input, lambda z: z.to(dtype))
     axis, tape = behind(dim, input.value.ndim), input.tape
     p = torch.softmax(input.value, axis)
 
