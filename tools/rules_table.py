@@ -21,7 +21,10 @@ from fastssm.jets.jet import BY_NAME
 
 Rule = Callable[..., Any]
 
-PLACES = (("", F), ("", torch), ("", Tensor), ("linalg.", torch.linalg), ("fft.", torch.fft), ("special.", torch.special))
+PLACES = (
+    *(("", F), ("", torch), ("", Tensor)),
+    *(("linalg.", torch.linalg), ("fft.", torch.fft), ("special.", torch.special)),
+)
 FAMILIES = {  # by the module of a rule, and where that has several families, by what makes or is the rule
     "products": "products and convolutions",
     "norms": "normalisation",
@@ -48,7 +51,8 @@ def markdown() -> Iterator[str]:
     yield "| family | functions |"
     yield "|---|---|"
     for family in FAMILIES.values():
-        yield f"| {family} | {', '.join(f'`{name}`' for name in sorted(found[family], key=lambda name: (name.lower(), name)))} |"
+        names = sorted(found[family], key=lambda name: (name.lower(), name))
+        yield f"| {family} | {', '.join(f'`{name}`' for name in names)} |"
 
 
 def functions() -> dict[str, set[str]]:
