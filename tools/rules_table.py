@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,14 +74,15 @@ def named() -> Iterator[tuple[str, Rule]]:
             if name.startswith("_"):
                 continue
             form = getattr(place, name)
-            known = [RULES.get(key) for key in (form, getattr(form, "__get__", None)) if callable(key)]
-            known += [BY_NAME.get(name)] if place is Tensor else []
+            known = [BY_NAME.get(name)] if place is Tensor else []
+            known += [RULES.get(key) for key in (form, getattr(form, "__get__", None)) if callable(key)]
             if rules := [rule for rule in known if rule is not None]:
                 yield prefix + name, rules[0]
 
 
 def family_of(rule: Rule) -> str | None:
     """Return the family of a rule, None for one that only refuses."""
+    rule = rule.func if isinstance(rule, partial) else rule
     module = rule.__module__.rpartition(".")[2]
     exact = f"{module}.{rule.__qualname__.partition('.')[0]}"
     if exact in REFUSE:
