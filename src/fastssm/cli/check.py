@@ -22,9 +22,9 @@ from fastssm.text import table
 
 DESCRIPTION = """\
 Compare fastssm with plain autograd on your own network, in float64 and evaluation mode: the losses and the gradient of
-every parameter. Layers whose third derivative PyTorch gets wrong or lacks, such as LayerNorm and attention, are computed
-from means, products and softmax. Compare the derivatives of the network with finite differences. The exit status is 0
-if all agree and 1 otherwise.
+every parameter. Layers whose third derivative PyTorch gets wrong or lacks, such as LayerNorm and attention, are
+computed from means, products and softmax. Compare the derivatives of the network with finite differences. The exit
+status is 0 if all agree and 1 otherwise.
 
 FACTORY is called without arguments and returns the network, or (network, x), or (network, x, cond, ...) with an
 example batch x and further arguments of the network. Without x, the batch is Gaussian and has the shape --shape.
