@@ -50,6 +50,14 @@ def mlp(): return nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1))
 def score(): return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
 def conditioned(): return MLP(3, [8], cond_dim=2), torch.randn(5, 3), torch.randn(5, 2)
 def pictures(): return Energy()
+def normed(): return nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Softplus(), nn.Linear(8, 1))
+class Sets(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 1)
+    def forward(self, x):
+        return self.last(self.attention(x, x, x, need_weights=False)[0].mean(1))
+def sets(): return Sets()
 def one(): return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
 def no_network(): return 3
 def bad_batch(): return mlp(), [1, 2]
@@ -71,6 +79,8 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ("score", []),
         ("conditioned", []),
         ("pictures", ["--shape", "2,4,4"]),
+        ("normed", []),
+        ("sets", ["--shape", "3,4"]),
         ("one", ["--kind", "score"]),
         ("one", ["--kind", "energy"]),
         ("mlp", ["--backend", "reference"]),

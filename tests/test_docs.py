@@ -4,6 +4,8 @@ import doctest
 import importlib
 import pkgutil
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import fastssm
 from bench.harness import RESULTS, read
 from bench.torch_path import COLUMNS, OUT
 from fastssm.activations import TABLE
-from tools import fill_tables
+from tools import fill_tables, rules_table
 from tools.fill_tables import filled
 
 ROOT = Path(__file__).parents[1]
@@ -43,9 +45,11 @@ def code_of(page):
 
 @pytest.mark.parametrize("page", [p for p in [*PAGES, CONTRIBUTING] if code_of(p).strip()], ids=lambda p: p.name)
 @pytest.mark.usefixtures("one_process_group")
-def test_the_code_of_each_page_runs(page):
+def test_the_code_of_each_page_runs(page, monkeypatch):
     torch.manual_seed(0)
-    exec(compile(code_of(page), page.name, "exec"), {"__name__": page.stem})
+    module = types.ModuleType(page.stem)
+    monkeypatch.setitem(sys.modules, page.stem, module)  # where torch.compile finds the globals of its classes
+    exec(compile(code_of(page), page.name, "exec"), module.__dict__)
 
 
 @pytest.mark.parametrize("package", sorted({".".join(name.split(".")[:2]) for name in MODULES}))
@@ -102,6 +106,21 @@ def test_the_benchmark_tables_are_those_of_the_file():
     examples = [row["example"] for row in read(RESULTS / "examples.csv")]
     shown = re.findall(r"<!-- table: examples \| (\w+) -->", "".join(texts.values()))
     assert set(shown) <= set(examples)
+
+
+def test_the_table_of_rules_has_every_family_and_no_function_that_is_refused():
+    families = rules_table.functions()
+    assert all(families.values())
+    listed = set().union(*families.values())
+    assert {"conv2d", "logsigmoid", "layer_norm", "rms_norm", "cat", "chunk", "T", "fft.rfft", "add_", "topk"} <= listed
+    assert listed.isdisjoint({"cross_entropy", "lstm", "size", "shape"})
+    page = (ROOT / "docs" / "your_network.md").read_text()
+    assert filled(page.replace("`rms_norm`", ""), []) == page
+
+
+def test_a_rule_without_a_family_is_noticed():
+    with pytest.raises(LookupError, match="add it to FAMILIES"):
+        rules_table.family_of(test_a_rule_without_a_family_is_noticed)
 
 
 def test_a_changed_figure_is_noticed():

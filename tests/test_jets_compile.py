@@ -74,7 +74,7 @@ def test_functional_transforms(network: Callable[[], Any]) -> None:
 
         def of(parameters: dict[str, Tensor], loss: Loss = loss) -> Tensor:
             return functional_call(
-                Whole(net, lambda n, loss=loss: loss(n, x, v)), {f"net.{k}": p for k, p in parameters.items()}, ()
+                Whole(net, lambda n, loss=loss: loss(n, x, v)), {f"net.{k}": p for k, p in parameters.items()}, ()  # noqa: B023
             )
 
         expected = [gradients(n, lambda x, v, loss=loss, n=n: loss(n, x, v), x, v)[1:] for n in nets]

@@ -159,8 +159,8 @@ def test_the_sentences_name_the_file_and_the_step() -> None:
         "README.md does not list Tanhshrink2: add it to the row of activations",
         "docs/recognised.md does not list Tanhshrink2: add it to the table of activations",
     ]
-    loss = missing_of_loss("fastssm", "huber_loss")
-    assert loss[0] == "src/fastssm/__init__.py does not export HuberLoss, the module twin of huber_loss"
+    loss = missing_of_loss("fastssm", "cauchy_loss")
+    assert loss[0] == "src/fastssm/__init__.py does not export CauchyLoss, the module twin of cauchy_loss"
     assert len(loss) == 9
     assert len(missing_of_direction("cauchy")) == 2
 

@@ -13,6 +13,7 @@ last bar, which contenders:
     <!-- table: operators | value -->                          from operators.csv: value, or value+gradient
     <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
+    <!-- table: rules -->                                  the functions that jets know, from fastssm.jets.RULES
     <!-- table: gpu | time | gpu_nvidia_h200 | event | SSM --> from gpu_<device>.csv; also: checks, ceilings, kernels
     <!-- end -->
 """
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from bench import cpu, cuda_table, examples, gpu_table, operators, score, table, torch_path  # noqa: E402
 from bench.harness import read  # noqa: E402
 from bench.measure import Row  # noqa: E402
+from tools import rules_table  # noqa: E402
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 TABLE = re.compile(r"(?P<start><!-- table: (?P<which>[^>]+) -->\n)(?P<table>.*?)(?P<end><!-- end -->)", re.DOTALL)
@@ -65,6 +67,10 @@ def filled(text: str, rows: Sequence[Row], cpu_rows: Sequence[Row] | None = None
 def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
     """Return the Markdown of one table."""
     parts = [part.strip() for part in which.split("|")]
+    if parts[0] == "rules":
+        return "\n".join(rules_table.markdown())
+    if parts[0] == "networks":  # until bench/results/networks.csv is measured
+        return ""
     if parts[0] == "operators":
         return "\n".join(operators.markdown(read(operators.OUT), *parts[1:]))
     if parts[0] == "score":

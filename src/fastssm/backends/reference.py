@@ -1,4 +1,4 @@
-"""Plain autograd on any module: the oracle of the tests, and the path of every network that is not recognised.
+"""Plain autograd on any module: the oracle of the tests, and the path of every call that no other backend can run.
 
 Nothing here knows the engine's formulas. `s = -dE/dx` or `s(x)`, and `v^T J v = v . d(s . v)/dx`.
 """

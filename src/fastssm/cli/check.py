@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssm
+from fastssm.backends.primitives import primitives
 from fastssm.cli.autograd import autograd_loss, basis, dot, score
 from fastssm.cli.options import add_backend, add_command, integers, require_positive
 from fastssm.options import Kind, NetworkKind
@@ -21,8 +22,9 @@ from fastssm.text import table
 
 DESCRIPTION = """\
 Compare fastssm with plain autograd on your own network, in float64 and evaluation mode: the losses and the gradient of
-every parameter. Compare the derivatives of the network with finite differences. The exit status is 0 if all agree and
-1 otherwise.
+every parameter. Layers whose third derivative PyTorch gets wrong or lacks, such as LayerNorm and attention, are
+computed from means, products and softmax. Compare the derivatives of the network with finite differences. The exit
+status is 0 if all agree and 1 otherwise.
 
 FACTORY is called without arguments and returns the network, or (network, x), or (network, x, cond, ...) with an
 example batch x and further arguments of the network. Without x, the batch is Gaussian and has the shape --shape.
@@ -184,7 +186,8 @@ def _sliced(case: Case, v: Tensor, variance_reduced: bool, common: dict[str, Any
 
 
 def _autograd(case: Case, v: Tensor, variance_reduced: bool) -> Tensor:
-    return autograd_loss(case.model, case.x, v, kind=case.kind, variance_reduced=variance_reduced, cond=case.cond)
+    with primitives():
+        return autograd_loss(case.model, case.x, v, kind=case.kind, variance_reduced=variance_reduced, cond=case.cond)
 
 
 def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -200,7 +203,7 @@ def relative_error(ours: Tensor, theirs: Tensor, floor: float = 0.0) -> float:
 
 
 def differences(case: Case) -> Iterator[Row]:
-    """Yield rows that compare the derivatives of the network with central differences, without code of fastssm."""
+    """Yield rows that compare the derivatives of the network with central differences, without the engines and jets."""
     v, x = torch.randn_like(case.x), case.x.detach().requires_grad_(True)
     scores = _score(case, x)
     if case.kind == "energy":
@@ -214,7 +217,8 @@ def differences(case: Case) -> Iterator[Row]:
 
 
 def _score(case: Case, x: Tensor) -> Tensor:
-    return score(case.model, x, case.kind, case.cond)
+    with primitives():
+        return score(case.model, x, case.kind, case.cond)
 
 
 def _central(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:

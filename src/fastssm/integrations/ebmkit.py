@@ -39,8 +39,7 @@ def _package() -> Any:
 def network_of(energy: Energy) -> nn.Module:
     """Return the module to differentiate: the network inside an ebmkit wrapper, or a function as a module.
 
-    `ebm.EnergyModel` and `ebm.nets.MLPEnergy` only flatten the output of their `net`. The fused backends recognise the
-    `net`, but not the wrapper.
+    `ebm.EnergyModel` and `ebm.nets.MLPEnergy` only flatten the output of their `net`, so the `net` itself is returned.
 
     Args:
         energy: a module or function from `[B, ...]` to energies `[B]`.
@@ -75,7 +74,7 @@ class _Loss(nn.Module):
 
 
 class SlicedScoreMatching(_Loss):
-    """`ebm.SlicedScoreMatching` on the fused backends: `loss_fn(energy, x) -> LossOutput`.
+    """`ebm.SlicedScoreMatching` by fastssm: `loss_fn(energy, x) -> LossOutput`.
 
     `E_v[v^T J v] + |s|^2 / 2`, or `(v . s)^2 / 2` with `vr=False`: `fastssm.sliced_loss` with the directions that
     ebmkit draws, so that a run with the same seed has the same losses.
@@ -108,7 +107,7 @@ class SlicedScoreMatching(_Loss):
 
 
 class ExactScoreMatching(_Loss):
-    """`ebm.ExactScoreMatching` on the fused backends: `loss_fn(energy, x) -> LossOutput`.
+    """`ebm.ExactScoreMatching` by fastssm: `loss_fn(energy, x) -> LossOutput`.
 
     `tr J + |s|^2 / 2`, in one sweep; ebmkit runs one backward pass per coordinate.
 
@@ -128,7 +127,7 @@ class ExactScoreMatching(_Loss):
 
 
 class DenoisingScoreMatching(_Loss):
-    """`ebm.DenoisingScoreMatching` on the fused backends: `loss_fn(energy, x) -> LossOutput`.
+    """`ebm.DenoisingScoreMatching` by fastssm: `loss_fn(energy, x) -> LossOutput`.
 
     `|s(x + sigma z) + z / sigma|^2 / 2`, with the noise that ebmkit draws.
 

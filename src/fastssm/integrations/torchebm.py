@@ -52,7 +52,7 @@ def _classes() -> dict[str, type[nn.Module]]:
 
 def _sliced(losses: Any) -> type[nn.Module]:
     class SlicedScoreMatching(losses.SlicedScoreMatching):  # type: ignore[misc]
-        """`torchebm.losses.SlicedScoreMatching` on the fused backends, with the same directions."""
+        """`torchebm.losses.SlicedScoreMatching` by fastssm, with the same directions."""
 
         def compute_loss(
             self, x: Tensor, *args: Any, model_kwargs: Any = None, generator: Any = None, **kwargs: Any
@@ -69,7 +69,7 @@ def _sliced(losses: Any) -> type[nn.Module]:
 
 def _exact(losses: Any) -> type[nn.Module]:
     class ScoreMatching(losses.ScoreMatching):  # type: ignore[misc]
-        """`torchebm.losses.ScoreMatching` on the fused backends, with the exact trace for every `hessian_method`."""
+        """`torchebm.losses.ScoreMatching` by fastssm, with the exact trace for every `hessian_method`."""
 
         def compute_loss(
             self, x: Tensor, *args: Any, model_kwargs: Any = None, generator: Any = None, **kwargs: Any
@@ -84,7 +84,7 @@ def _exact(losses: Any) -> type[nn.Module]:
 
 def _denoising(losses: Any) -> type[nn.Module]:
     class DenoisingScoreMatching(losses.DenoisingScoreMatching):  # type: ignore[misc]
-        """`torchebm.losses.DenoisingScoreMatching` on the fused backends, with the same noise."""
+        """`torchebm.losses.DenoisingScoreMatching` by fastssm, with the same noise."""
 
         def compute_loss(
             self, x: Tensor, *args: Any, model_kwargs: Any = None, generator: Any = None, **kwargs: Any

@@ -93,7 +93,7 @@ def composed(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def run(*args: Any, **kwargs: Any) -> Any:
             return opened(function(*map(closed, args), **{name: closed(a) for name, a in kwargs.items()}))
 
-        run.__name__, run.__doc__ = function.__name__, function.__doc__
+        run.__name__, run.__doc__, run.__module__ = function.__name__, function.__doc__, function.__module__
         return rule(*names)(run)
 
     return register

@@ -76,7 +76,7 @@ def sliced_loss(
 
     Args:
         model: an energy `E` (output `[B]` or `[B, 1]`, `log p = -E + const`) or a score (output like x). Any module
-            runs; `fastssm.recognize` says which run fused.
+            runs; `fastssm.explain` says on which backend.
         x: data `[B, ...]`, flattened to `[B, D]` for the mathematics only. It is never changed, and may require grad.
         options: keyword arguments of `SlicedScoreArguments`.
         return_terms: return `(loss, LossTerms)`.

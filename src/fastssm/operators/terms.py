@@ -101,7 +101,7 @@ def terms(model: Model, x: Tensor, **options: Unpack[TermsArguments]) -> Terms:
         options: keyword arguments of `TermsArguments`.
 
     Returns:
-        `Terms`. On the fused backends they can be differentiated once.
+        `Terms`. On the engines and jets they can be differentiated once.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -140,7 +140,7 @@ def score(model: Model, x: Tensor, **options: Unpack[ModelArguments]) -> Tensor:
 
     Returns:
         The score in the shape of x, float32 for half-precision data. Every parameter of an energy gets a gradient, zero
-        where it has no influence; on the fused backends the score can be differentiated once.
+        where it has no influence; on the engines the score can be differentiated once.
 
     Raises:
         TypeError: if an argument has the wrong type.
