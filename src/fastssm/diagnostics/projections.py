@@ -149,7 +149,7 @@ def projection_study(
         return torch.cat([g.flatten().double() for g in grads])
 
     spreads = [_spread([(gradient(k, m), gradient(k, m)) for k in range(chunks)], size) for m in counts]
-    return _study(counts, spreads, _costs(counts, _is_energy(request), isinstance(chosen, backends.Fused)))
+    return _study(counts, spreads, _costs(counts, _is_energy(request), isinstance(chosen, backends.OnePass)))
 
 
 class _Spread(NamedTuple):
