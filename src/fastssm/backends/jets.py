@@ -176,9 +176,9 @@ def _weights(request: Request) -> list[Tensor]:
 
 def _whole(request: Request, directions: Directions, each: bool = False) -> tiles.Tile:
     """Return the whole batch as one tile, whose graph autograd keeps."""
-    kind = trial_of(request).kind
-    problem = Problem(called(request), kind, directions, 0, 0, each)
-    return next(iter(parts(problem, request.x, conditions(request), detach=False))).tile
+    trial = trial_of(request)
+    problem = Problem(called(request), trial.kind, directions, 0, 0, each)
+    return next(iter(parts(problem, request.x, conditions(request), detach=False))).tile._replace(once=trial.once)
 
 
 def _functional_objective(

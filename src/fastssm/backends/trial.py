@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastssm.backends.entries.functions import transformed
 from fastssm.backends.reference import uncompiled
 from fastssm.backends.request import Request
+from fastssm.backends.traced import objections_of_dynamo
 from fastssm.checks import check_output, kind_of_output
 from fastssm.compiling import constant_of_a_module
 from fastssm.errors import UnsupportedError
@@ -40,15 +41,18 @@ class Trial:
         kind: "energy" or "score".
         bytes_of_a_row: memory of all values along one direction of one sample.
         whole: whether a batch must run as one tile, because the forward changes a buffer.
+        once: whether the forward must run once only, because it does so or draws random numbers.
     """
 
     reasons: list[str]
     kind: str = "energy"
     bytes_of_a_row: int = 1
     whole: bool = False
+    once: bool = False
 
 
 _trials: WeakKeyDictionary[nn.Module, tuple[Any, Fingerprint, Trial]] = WeakKeyDictionary()
+_compiled: WeakKeyDictionary[nn.Module, tuple[Any, Fingerprint, Trial]] = WeakKeyDictionary()
 
 
 def trial_of(request: Request) -> Trial:
@@ -74,8 +78,8 @@ def _while_compiling(request: Request) -> Trial:
     given = [_spec(c, batch) for c in request.cond]
     named = [(name, _spec(c, batch)) for name, c in request.kwargs.items()]
     spec = (tuple(x.shape[1:]), x.dtype, x.device, request.kind, tuple(given), tuple(named))
-    reasons, kind, size, whole = _try_made_up(module_of(request), spec)
-    return Trial([*reasons], kind, size, whole)
+    reasons, kind, size, whole, once = _try_made_up(module_of(request), spec)
+    return Trial([*reasons], kind, size, whole, once)
 
 
 def _spec(c: Tensor | None, batch: int) -> Any:
@@ -86,7 +90,7 @@ def _spec(c: Tensor | None, batch: int) -> Any:
 
 
 @constant_of_a_module
-def _try_made_up(model: nn.Module, spec: Any) -> tuple[tuple[str, ...], str, int, bool]:
+def _try_made_up(model: nn.Module, spec: Any) -> tuple[tuple[str, ...], str, int, bool, bool]:
     shape, dtype, device, kind, given, named = spec
 
     def made(spec: Any, dtype: torch.dtype) -> Tensor | None:
@@ -101,8 +105,15 @@ def _try_made_up(model: nn.Module, spec: Any) -> tuple[tuple[str, ...], str, int
     assert x is not None
     cond = tuple([made(c, c and c[2]) for c in given])
     kwargs = {name: made(c, c and c[2]) for name, c in named}
-    found = _try(Request(model, Refusal(()), x, cond, kind, "full", kwargs))
-    return tuple(found.reasons), found.kind, found.bytes_of_a_row, found.whole
+    request = Request(model, Refusal(()), x, cond, kind, "full", kwargs)
+    key = _key(request)
+    known = _compiled.get(model)
+    if known is not None and known[0] == key and known[1].holds():
+        found = known[2]
+    else:
+        found = _try(request, traced=True)
+        _compiled[model] = (key, Fingerprint.of(model), found)
+    return tuple(found.reasons), found.kind, found.bytes_of_a_row, found.whole, found.once
 
 
 def _key(request: Request) -> Any:
@@ -133,8 +144,13 @@ def called(request: Request) -> Callable[..., Any]:
     return call
 
 
-def _try(request: Request) -> Trial:
-    """Run the model on a few rows: as it is, with other data in the last row, and on jets; with equal random draws."""
+def _try(request: Request, traced: bool = False) -> Trial:
+    """Run the model on a few rows: as it is, with other data in the last row, and on jets; with equal random draws.
+
+    Args:
+        request: the call.
+        traced: whether torch.compile must trace the model on jets, too.
+    """
     model, batch, call = module_of(request), len(request.x), called(request)
     x, cond = _rows(request.x, batch), [_rows(c, batch) for c in conditions(request)]
     buffers = [(b, b._version, b.detach().clone()) for b in model.buffers()]
@@ -153,14 +169,18 @@ def _try(request: Request) -> Trial:
             check_output(output)
             whole = (batch, *output.shape[1:]) if output.ndim and len(output) == len(x) else output.shape
             kind = kind_of_output(whole, request.x.shape, request.kind)
+            drawn = any(not torch.equal(a, b) for a, b in zip(state_of(x), state, strict=True))
             tape = Tape(ROWS, False)
             reasons = _objections(model, lambda: run(tape.jet(x.clone(), _row_by_row(x))), output, moved)
+            if traced and not reasons and not output.is_meta and not transformed():
+                restore(x, state)
+                reasons = objections_of_dynamo(call, x, cond, kind == "energy")
         finally:
             changed = [(b, before) for b, version, before in buffers if b._version != version]
             with torch.no_grad():
                 for b, before in changed:
                     b.copy_(before)
-    return Trial(reasons, kind, tape.bytes // ROWS, bool(changed))
+    return Trial(reasons, kind, tape.bytes // ROWS, bool(changed), drawn or bool(changed))
 
 
 def _rows(t: Tensor, batch: int) -> Tensor:

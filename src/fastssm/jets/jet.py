@@ -121,6 +121,9 @@ def applied(rule: Callable[..., Any], name: str, args: Sequence[Any], kwargs: di
     return rule(*args, **kwargs)
 
 
+_OF_CHECKPOINTS = ("use_reentrant", "determinism_check", "debug", "context_fn", "preserve_rng_state", "early_stop")
+
+
 class Seen(TorchFunctionMode):
     """Sees what torch.compile passes by a `Jet`: functions that get jets in a tuple, as `torch.cat((x, y))`."""
 
@@ -129,6 +132,9 @@ class Seen(TorchFunctionMode):
     ) -> Any:
         """Apply the rule of a function that has a tuple of jets among its arguments."""
         named = kwargs or {}
+        if getattr(func, "__name__", "") == "tag_activation_checkpoint":  # what torch.compile makes of checkpoints
+            with self:
+                return args[0](*args[1:], **{k: given for k, given in named.items() if k not in _OF_CHECKPOINTS})
         for given in (*args, *named.values()):
             if isinstance(given, tuple):
                 for inner in given:

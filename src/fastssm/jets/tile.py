@@ -32,6 +32,7 @@ class Tile(NamedTuple):
         x: data `[T, ...]`.
         v: directions `[m, T, ...]`.
         total: M, of which these are m.
+        once: whether the model must run once only, because it draws random numbers or changes a buffer.
     """
 
     run: Run
@@ -39,6 +40,7 @@ class Tile(NamedTuple):
     x: Tensor
     v: Tensor
     total: int
+    once: bool = False
 
     @property
     def flat(self) -> Tensor:
@@ -59,13 +61,18 @@ def objective(tile: Tile, weight: Tensor, variance_reduced: bool, first: bool) -
         found = _score_terms(tile)
         square = _square(found, tile.total, variance_reduced, first)
         return torch.dot(weight, found.projected_jacobian + square), found.projected_jacobian.detach(), square.detach()
+    if tile.once and variance_reduced and _functional():
+        u, _, top = _at_once(tile)
+        jacobian, square = top / -tile.total, widened(u).flatten(1).square().sum(1) * 0.5
+        return torch.dot(weight, jacobian + square), jacobian.detach(), square.detach()
+    u = gradient(tile).detach() if variance_reduced and first and _functional() else None
     output, tape = _forward(tile)
     slopes = widened(output.tangents).flatten(1)
     if not variance_reduced:
         top = _top(tape, None, output)
         jacobian, square = top / -tile.total, slopes.square().sum(0) * (0.5 / tile.total)
         return torch.dot(weight, jacobian + square), jacobian.detach(), square.detach()
-    u = gradient(tile, output) if first else None
+    u = gradient(tile, output) if first and u is None else u
     top = _top(tape, None if u is None else (-tile.total * u)[None], output)
     jacobian = top.detach() / -tile.total
     if u is None:
@@ -90,11 +97,15 @@ def terms(tile: Tile, each: bool = False, differentiable: bool = False) -> Terms
     """
     if tile.kind == "score":
         return _score_terms(tile, each)
-    output, tape = _forward(tile, each)
-    score = -widened(gradient(tile, output, differentiable)).flatten(1)
-    top = _top(tape, None, output)
-    projected = -widened(output.tangents).flatten(1)
-    return Terms(projected, -top if each else top / -tile.total, score)
+    if _functional() and tile.once:
+        slope, tangents, top = _at_once(tile, each)
+    else:
+        found = gradient(tile) if _functional() else None
+        output, tape = _forward(tile, each)
+        slope = gradient(tile, output, differentiable) if found is None else found
+        tangents, top = output.tangents, _top(tape, None, output)
+    score = -widened(slope if differentiable else slope.detach()).flatten(1)
+    return Terms(-widened(tangents).flatten(1), -top if each else top / -tile.total, score)
 
 
 def pulled_back(tile: Tile, given: Terms) -> Tensor:
@@ -130,13 +141,36 @@ def _squares(factors: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(used, s, 0.0), torch.where(used, factors / s / s, 1.0)
 
 
-def gradient(tile: Tile, output: Jet, differentiable: bool = False) -> Tensor:
-    """Return `dE/dx` of an energy's output, `[T, ...]`, a constant unless it is to be differentiated."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        slope: Tensor = torch.func.grad(lambda x: tile.run(x).sum())(tile.x)
-        return slope if differentiable else slope.detach()
+def gradient(tile: Tile, output: Jet | None = None, differentiable: bool = False) -> Tensor:
+    """Return `dE/dx` of an energy, `[T, ...]`.
+
+    Args:
+        tile: samples and directions.
+        output: the energy; None to run the model again inside a transform of `torch.func`.
+        differentiable: let autograd differentiate the gradient, as it can after a transform.
+    """
+    if output is None:
+        with Seen():
+            slope: Tensor = torch.func.grad(lambda x: tile.run(x).sum())(tile.x)
+        return slope
     (found,) = torch.autograd.grad(output.value.sum(), tile.x, retain_graph=True, create_graph=differentiable)
     return found
+
+
+def _functional() -> bool:
+    """Return whether only transforms of `torch.func` can differentiate here."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _at_once(tile: Tile, each: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `dE/dx`, the tangents of the energies and the row of their second derivatives, by one forward."""
+
+    def run(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        output, tape = _forward(tile._replace(x=x), each)
+        return output.value.sum(), (output.tangents, _top(tape, None, output))
+
+    slope, (tangents, top) = torch.func.grad(run, has_aux=True)(tile.x)
+    return slope, tangents, top
 
 
 def _forward(tile: Tile, each: bool = False) -> tuple[Jet, Tape]:
