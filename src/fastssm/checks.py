@@ -63,7 +63,7 @@ def modules_of(model: Model) -> list[nn.Module]:
     while waiting:
         value = waiting.pop()
         if isinstance(value, nn.Module):
-            found += value.modules()
+            found += list(value.modules())
         elif callable(value) and id(value) not in seen:
             seen.add(id(value))
             waiting += _referred(value)

@@ -23,3 +23,8 @@ def constant_when_compiled(function: F) -> F:
 def constant_of_a_module(function: F) -> F:
     """Do the same for a function that takes a module, which torch.compile supports since torch 2.13."""
     return constant_when_compiled(function) if COMPILES else function
+
+
+def exporting() -> bool:
+    """Return whether `torch.export` records; before torch 2.13, Dynamo says so of torch.compile too."""
+    return torch.compiler.is_exporting() and (COMPILES or not torch.compiler.is_dynamo_compiling())

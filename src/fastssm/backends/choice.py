@@ -23,6 +23,7 @@ from fastssm.backends.fused import Fused
 from fastssm.backends.jets import Jets
 from fastssm.backends.reference import Reference
 from fastssm.backends.request import Backend, Request
+from fastssm.compiling import exporting
 from fastssm.errors import FastSSMWarning, UnsupportedError
 from fastssm.nn.mlp import repeated
 from fastssm.options import (
@@ -154,7 +155,7 @@ def select(request: Request, what: What, name: str = "auto") -> Backend:
 def _candidates(request: Request, what: What) -> tuple[Backend, ...]:
     """Return the backends in the order in which "auto" tries them."""
     plain = BACKENDS["reference"]
-    if torch.compiler.is_exporting():  # what runs the program has PyTorch's operators, not fastssm's
+    if exporting():  # what runs the program has PyTorch's operators, not fastssm's
         return (BACKENDS["torch"], plain)
     if what != "score":
         return _READY

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fastssm.compiling import exporting
 from fastssm.errors import UnsupportedError
 
 STRICT = (
@@ -26,7 +27,7 @@ def inlined(function: Callable[..., Any], *arguments: Any) -> Any:
         function: from tensors, or nested containers of them, to tensors.
         arguments: what it is called with.
     """
-    if not torch.compiler.is_exporting():
+    if not exporting():
         return function(*arguments)
     if torch.compiler.is_dynamo_compiling():
         raise UnsupportedError(STRICT)

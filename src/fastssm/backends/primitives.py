@@ -255,6 +255,7 @@ def _every_form(name: str) -> Iterator[object]:
 
 
 _REPLACED = {
+    Tensor.unflatten: torch.unflatten,  # the method calls that of its base class, which Dynamo does not trace
     **{form: stand_in for name, stand_in in _OPERATORS.items() for form in _every_form(name)},
     **{form: _refusing(name) for name in _REFUSED for form in _every_form(name)},
     **_FUNCTIONAL,

@@ -131,8 +131,10 @@ class Seen(TorchFunctionMode):
         self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Apply the rule of a function that has a tuple of jets among its arguments."""
-        named = kwargs or {}
-        if getattr(func, "__name__", "") == "tag_activation_checkpoint":  # what torch.compile makes of checkpoints
+        named, name = kwargs or {}, getattr(func, "__name__", "")
+        if name == "unflatten":  # the method calls that of its base class, which Dynamo does not trace
+            func = torch.unflatten
+        if name == "tag_activation_checkpoint":  # what torch.compile makes of checkpoints
             with self:
                 return args[0](*args[1:], **{k: given for k, given in named.items() if k not in _OF_CHECKPOINTS})
         for given in (*args, *named.values()):
