@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastssm.jets import Jet, Tape
+from fastssm.jets.draws import restore, state_of
 from fastssm.jets.jet import Seen
 
 UNSEEN = (
@@ -21,7 +22,7 @@ UNTRACED = "torch.compile cannot trace the model on jets: "
 
 
 def objections_of_dynamo(
-    call: Callable[..., Any], x: Tensor, cond: Sequence[Tensor], curved: bool, state: Tensor
+    call: Callable[..., Any], x: Tensor, cond: Sequence[Tensor], curved: bool
 ) -> list[str]:
     """Return why torch.compile cannot run a model on jets: it cannot trace it, or the trace gives other numbers.
 
@@ -30,7 +31,6 @@ def objections_of_dynamo(
         x: data.
         cond: conditioning arguments.
         curved: whether it is an energy.
-        state: of the random numbers.
     """
 
     def run(x: Tensor, *cond: Tensor) -> tuple[Tensor, ...] | None:
@@ -42,9 +42,9 @@ def objections_of_dynamo(
         curvature = tape.curvature(None, output) if curved else None
         return output.value, output.tangents, output.value if curvature is None else curvature
 
-    torch.set_rng_state(state)
+    state = state_of(x)
     expected = run(x, *cond)
-    torch.set_rng_state(state)
+    restore(x, state)
     try:
         found = torch.compile(_fresh(run), fullgraph=True, backend="eager", dynamic=False)(x, *cond)  # type: ignore[no-untyped-call]
     except Exception as error:

@@ -173,7 +173,8 @@ def _try(request: Request, traced: bool = False) -> Trial:
             tape = Tape(ROWS, False)
             reasons = _objections(model, lambda: run(tape.jet(x.clone(), _row_by_row(x))), output, moved)
             if traced and not reasons and not output.is_meta and not transformed():
-                reasons = objections_of_dynamo(call, x, cond, kind == "energy", state[0])
+                restore(x, state)
+                reasons = objections_of_dynamo(call, x, cond, kind == "energy")
         finally:
             changed = [(b, before) for b, version, before in buffers if b._version != version]
             with torch.no_grad():
