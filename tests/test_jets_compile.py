@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -44,9 +45,11 @@ def compiled_agrees(network: Callable[[], Any], names: list[str], backend: str) 
         oracle.assert_close(gradients(net, step, x, v), expected, 1e-9, f"{name} {backend}")
 
 
-@pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
-def test_a_compiled_loss_is_the_eager_one(network: Callable[[], Any]) -> None:
-    compiled_agrees(network, list(LOSSES), "aot_eager")
+@pytest.mark.parametrize(
+    ("name", "losses"), [("conv", ["vr"]), ("attention", ["ssm", "terms"]), ("score", list(LOSSES))]
+)
+def test_a_compiled_loss_is_the_eager_one(name: str, losses: list[str]) -> None:
+    compiled_agrees(NETWORKS[name], losses, "aot_eager")
 
 
 @pytest.mark.parametrize(
@@ -71,18 +74,19 @@ def test_functional_transforms(network: Callable[[], Any]) -> None:
         name: torch.stack([dict(n.named_parameters())[name] for n in nets]) for name, _ in net.named_parameters()
     }
     for name, loss in LOSSES.items():
-
-        def of(parameters: dict[str, Tensor], loss: Loss = loss) -> Tensor:
-            return functional_call(
-                Whole(net, lambda n, loss=loss: loss(n, x, v)), {f"net.{k}": p for k, p in parameters.items()}, ()  # noqa: B023
-            )
-
-        expected = [gradients(n, lambda x, v, loss=loss, n=n: loss(n, x, v), x, v)[1:] for n in nets]
+        of = replaced(net, lambda n, loss=loss: loss(n, x, v))
+        expected = [gradients(n, partial(loss, n), x, v)[1:] for n in nets]
         one = grad(of)({name: p.detach() for name, p in net.named_parameters()})
         oracle.assert_close(list(one.values()), expected[0], 1e-9, name)
         every = vmap(grad(of))({name: p.detach() for name, p in stacked.items()})
         for i in range(len(nets)):
             oracle.assert_close([g[i] for g in every.values()], expected[i], 1e-9, f"{name}, member {i}")
+
+
+def replaced(net: Any, loss: Callable[[Any], Tensor]) -> Callable[[dict[str, Tensor]], Tensor]:
+    """Return a loss of a network as a function of its parameters."""
+    whole = Whole(net, loss)
+    return lambda parameters: functional_call(whole, {f"net.{name}": p for name, p in parameters.items()}, ())
 
 
 class Whole(torch.nn.Module):

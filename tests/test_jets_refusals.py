@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fastssm
 from tests import oracle
-from tests.jets.networks import AttentionEnergy, data, made
+from tests.jets.networks import AttentionEnergy, Counting, data, made
 
 Function = Callable[[Tensor], Tensor]
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in ("Converting a tensor", "Implicit dimension")]
@@ -192,20 +192,6 @@ def test_refused_models_run_elsewhere() -> None:
         assert callable(function)
         expected = oracle.losses(net, x, v, "vr", energy=True).mean()
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-class Counting(nn.Module):
-    """A forward that changes a buffer, as spectral norm does, and draws numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.energy = AttentionEnergy(dropout=0.3)
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            self.calls += 1
-        return self.energy(x)
 
 
 @pytest.mark.parametrize("training", [False, True])

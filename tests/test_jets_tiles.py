@@ -12,7 +12,7 @@ from torch import Tensor
 import fastssm
 from fastssm.backends import jets
 from tests import oracle
-from tests.jets.networks import AttentionEnergy, ConditionedEnergy, Score, data, made
+from tests.jets.networks import AttentionEnergy, ConditionedEnergy, Counting, Score, data, made
 from tests.nets.oracle import written_out
 
 RTOL, BATCH, DIRECTIONS = 1e-10, 5, 3
@@ -93,7 +93,8 @@ def problem(network: Callable[[], Any]) -> tuple[Any, Tensor, Tensor, list[Tenso
 
 
 def gradients(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
-    return [value.detach(), *torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)]
+    grads = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return [value.detach(), *grads]
 
 
 def answers(ask: Ask, network: Callable[[], Any]) -> tuple[list[Tensor], int]:
@@ -184,6 +185,23 @@ def test_cotangents_of_each_direction(monkeypatch: pytest.MonkeyPatch) -> None:
             for t in (found, -along)
         ]
         oracle.assert_close([found, *pair[0]], [-along, *pair[1]], RTOL)
+
+
+def test_terms_of_a_model_that_changes_a_buffer() -> None:
+    """It runs as one tile, whose score autograd differentiates."""
+    net = made(lambda: Counting(dropout=0.0))
+    x, v = data(net, BATCH, DIRECTIONS)
+    leaves = [x.requires_grad_(), *net.parameters()]
+    found = fastssm.terms(net, x, v=v, kind="energy", backend="jets")
+    with written_out():
+        right = oracle.terms(net, x, v, energy=True)
+    pairs = [
+        (found.projected_score, right.projected_score),
+        (found.projected_jacobian, right.along.mean(0)),
+        (found.score.flatten(1), right.score),
+    ]
+    for ours, theirs in pairs:
+        oracle.assert_close(gradients(uneven(ours), leaves), gradients(uneven(theirs), leaves), RTOL)
 
 
 # --- random numbers ---

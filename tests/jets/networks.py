@@ -43,7 +43,7 @@ class AttentionEnergy(nn.Module):
         self.out = nn.Linear(4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norms[0](x)).unflatten(-1, (3, 2, 2)).movedim(2, 0).transpose(2, 3)
+        q, k, v = self.qkv(self.norms[0](x)).view(-1, 3, 3, 2, 2).transpose(1, 3).unbind(2)
         x = x + self.mix(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         x = x + self.mlp(self.norms[1](x))
         return self.out(x).square().sum((1, 2))
@@ -75,6 +75,22 @@ class ConditionedEnergy(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, scale: Tensor) -> Tensor:
         return self.out(torch.tanh(self.score(x, t, scale)) * x)
+
+
+class Counting(nn.Module):
+    """A forward that changes a buffer, as spectral norm does, and draws numbers."""
+
+    shape, kind = (3, 4), "energy"
+
+    def __init__(self, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.energy = AttentionEnergy(dropout)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.calls += 1
+        return self.energy(x)
 
 
 NETWORKS: dict[str, Callable[[], Any]] = {"conv": ConvEnergy, "attention": AttentionEnergy, "score": Score}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,11 +14,13 @@ from torch.autograd import Function
 from fastssm.backends.entries.first_order import apply, once, scaled
 from fastssm.backends.entries.flat import FULL_ONLY, Form
 from fastssm.backends.entries.functions import transformed
+from fastssm.backends.primitives import primitives
 from fastssm.backends.reference import uncompiled
 from fastssm.backends.request import OnePass, Request
 from fastssm.backends.trial import Trial, called, conditions, module_of, trial_of
 from fastssm.checks import outside_inference, widened
 from fastssm.directions import Directions
+from fastssm.jets import Jet
 from fastssm.jets import tile as tiles
 from fastssm.jets.draws import repeated, state_of
 from fastssm.jets.functions import Problem, Sums, all_terms, objective, parts, pull_back
@@ -174,11 +176,30 @@ def _weights(request: Request) -> list[Tensor]:
     return [p for p in module_of(request).parameters() if p.requires_grad]
 
 
-def _whole(request: Request, directions: Directions, each: bool = False) -> tiles.Tile:
-    """Return the whole batch as one tile, whose graph autograd keeps."""
-    trial = trial_of(request)
-    problem = Problem(called(request), trial.kind, directions, 0, 0, each)
+def _whole(request: Request, directions: Directions, each: bool = False, twice: bool = False) -> tiles.Tile:
+    """Return the whole batch as one tile, whose graph autograd keeps.
+
+    Args:
+        request: the call.
+        directions: those of it.
+        each: whether the Jacobian's term is wanted for each direction.
+        twice: whether the model itself is differentiated twice, for a score that is differentiable.
+    """
+    trial, model = trial_of(request), called(request)
+    problem = Problem(_by_primitives(model) if twice else model, trial.kind, directions, 0, 0, each)
     return next(iter(parts(problem, request.x, conditions(request), detach=False))).tile._replace(once=trial.once)
+
+
+def _by_primitives(model: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a model that has second derivatives where it does not run on jets: PyTorch's attention has none."""
+
+    def run(x: Tensor, *cond: Tensor) -> Any:
+        if isinstance(x, Jet):
+            return model(x, *cond)
+        with primitives():
+            return model(x, *cond)
+
+    return run
 
 
 def _functional_objective(
@@ -195,5 +216,5 @@ def _nothing(request: Request) -> Tensor:
 
 
 def _functional_terms(request: Request, directions: Directions, each: bool) -> Terms:
-    found = tiles.terms(_whole(request, directions, each), each, differentiable=True)
+    found = tiles.terms(_whole(request, directions, each, twice=True), each, differentiable=True)
     return found._replace(projected_jacobian=found.projected_jacobian + _nothing(request))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from fastssm import activations
 from fastssm.jets import smooth
@@ -36,6 +37,7 @@ class ValueAndTangents(Function):
         return f, d1 * tangents
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, on_value: Tensor | None, on_tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """`f' a + f'' sum_m t_m b_m` and `f' b_m`."""
         z, tangents = ctx.saved_tensors
@@ -61,6 +63,7 @@ class Curvature(Function):
         return out if k is None else out.addcmul_(d1, k)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, on_k: Tensor) -> tuple[Tensor | None, ...]:
         """`(f'' k + f''' sum_m t_m^2) g`, `2 f'' t_m g` and `f' g`."""
         z, tangents, k = ctx.saved_tensors
@@ -87,7 +90,7 @@ def elementwise(x: Jet, derivatives: Derivatives, *, curved: bool = True) -> Jet
         curved: whether the second derivative is other than zero almost everywhere.
     """
     z, t, tape = x.value, x.tangents, x.tape
-    direct = formula_only() or z.is_complex()
+    direct = formula_only() or tape.twice or z.is_complex()
     if not curved or (not tape.curved and direct):
         f, d1 = islice(derivatives(z), 2)
         return tape.jet(f, d1 * t, (x,), lambda k: None if k is None else d1 * k)

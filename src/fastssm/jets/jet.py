@@ -43,10 +43,11 @@ class Tape:
         count: M, the number of directions.
         curved: whether the curvature will be asked for; without it nothing is kept.
         each: whether the curvature is wanted along every direction, R = M, instead of their sum, R = 1.
+        twice: whether autograd will differentiate values twice, which functions of our own cannot.
     """
 
-    def __init__(self, count: int, curved: bool, each: bool = False) -> None:
-        self.count, self.curved, self.each = count, curved, each
+    def __init__(self, count: int, curved: bool, each: bool = False, twice: bool = False) -> None:
+        self.count, self.curved, self.each, self.twice = count, curved, each, twice
         self.grad = torch.is_grad_enabled()
         self.steps: list[Step] = []
         self.shared: set[int] = set()

@@ -18,7 +18,7 @@ from fastssm.jets.standardise import Curvature, Group, ValueAndTangents
 def standardised(x: Jet, axes: tuple[int, ...], eps: float, *, centred: bool = True) -> Jet:
     """Return `(x - <x>) / sqrt(<(x - <x>)^2> + eps)` over axes counted from behind; without `centred` no mean."""
     group, tape = Group(axes, centred, eps), x.tape
-    if formula_only() or tape.each:
+    if formula_only() or tape.twice or tape.each:
         parts = group.parts(x.value, x.tangents)
         return tape.jet(parts.y, group.first(parts), (x,), lambda k: group.second(parts, k, tape.total))
     z, t = x.value, x.tangents

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 
 class Parts(NamedTuple):
@@ -84,6 +85,7 @@ class ValueAndTangents(Function):
         return parts.y.clone(), group.first(parts)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, on_y: Tensor | None, on_t: Tensor | None) -> tuple[Tensor | None, ...]:
         """From `Y` and `T_m`: `r (G - y <G y> - y r <sum_m T_m (t_m - y a_m)>)`, `r (T_m - y <T_m y>)`."""
         group, (y, r, t, a) = ctx.group, ctx.parts
@@ -111,6 +113,7 @@ class Curvature(Function):
         return group.second(parts, k, lambda rows: total(rows)[None])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, on_k: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of `sum K y''`, by the chain through `y`, `r` and `a_m`."""
         group, (y, r, t, a), (k,) = ctx.group, ctx.parts, ctx.saved_tensors

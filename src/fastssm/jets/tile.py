@@ -101,7 +101,7 @@ def terms(tile: Tile, each: bool = False, differentiable: bool = False) -> Terms
         slope, tangents, top = _at_once(tile, each)
     else:
         found = gradient(tile) if _functional() else None
-        output, tape = _forward(tile, each)
+        output, tape = _forward(tile, each, twice=differentiable)
         slope = gradient(tile, output, differentiable) if found is None else found
         tangents, top = output.tangents, _top(tape, None, output)
     score = -widened(slope if differentiable else slope.detach()).flatten(1)
@@ -173,8 +173,8 @@ def _at_once(tile: Tile, each: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     return slope, tangents, top
 
 
-def _forward(tile: Tile, each: bool = False) -> tuple[Jet, Tape]:
-    tape = Tape(len(tile.v), tile.kind == "energy", each)
+def _forward(tile: Tile, each: bool = False, twice: bool = False) -> tuple[Jet, Tape]:
+    tape = Tape(len(tile.v), tile.kind == "energy", each, twice)
     with Seen() if torch.compiler.is_compiling() else nullcontext():
         output = tile.run(tape.jet(tile.x, tile.v.to(tile.x.dtype)))
     if not isinstance(output, Jet):
