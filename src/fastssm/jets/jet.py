@@ -59,7 +59,8 @@ class Tape:
         jet: Jet = value.new_full((), torch.nan).expand(value.shape).as_subclass(Jet)  # what passes by the rules is NaN
         jet.value, jet.tangents, jet.tape, jet.place = value, tangents, self, self.size
         self.size += 1
-        self.bytes += value.nbytes
+        if not torch.compiler.is_compiling():  # of sizes that are symbols there
+            self.bytes += value.nbytes
         if self.curved and curve is not None:
             self.steps.append(Step(curve, tuple([i.place for i in inputs]), jet.place))
         return jet
