@@ -15,6 +15,7 @@ from tests.nets import oracle
 
 OPEN = torch.tensor([[True, False, True], [True, True, True], [False, False, True]])
 CLOSED = OPEN & torch.tensor([[True], [False], [True]])  # the second query may look at no key
+HIDDEN = torch.tensor([[False], [True], [False], [False]]).expand(4, 3)  # all of one sample
 PENALTY = torch.linspace(-1.0, 0.7, 9, dtype=DTYPE).view(3, 3)
 PADDING = torch.tensor([[False, False, True], [False] * 3, [True, False, False], [False] * 3, [False, True, False]])
 
@@ -151,14 +152,22 @@ def _with_weights(x: Tensor, net: Any, average: bool = True) -> tuple[Tensor, ..
     return tuple(net(h, h.sin(), h.cos(), average_attn_weights=average))
 
 
-def _weights_written(x: Tensor, net: Any, average: bool = True) -> tuple[Tensor, ...]:
+def _weights_written(
+    x: Tensor, net: Any, average: bool = True, h: tuple[Tensor, ...] | None = None
+) -> tuple[Tensor, ...]:
     """The same with the weights, which the oracle's function leaves out."""
-    h = curved(x)
-    given = zip((h, h.sin(), h.cos()), net.in_proj_weight.chunk(3), net.in_proj_bias.chunk(3), strict=True)
+    h = (curved(x), curved(x).sin(), curved(x).cos()) if h is None else h
+    given = zip(h, net.in_proj_weight.chunk(3), net.in_proj_bias.chunk(3), strict=True)
     q, k, v = ((t @ w.t() + b).unflatten(-1, (2, 2)).transpose(1, 2) for t, w, b in given)
     weights = torch.softmax(q @ k.mT / 2**0.5, -1)
     out = (weights @ v).transpose(1, 2).flatten(2) @ net.out_proj.weight.t() + net.out_proj.bias
     return out, weights.mean(1) if average else weights
+
+
+def _hidden_written(x: Tensor, net: Any) -> Tensor:
+    """Attention where the keys of one sample are all hidden: only the last bias is left of it."""
+    out, _ = _weights_written(x, net, h=(curved(x),) * 3)
+    return torch.where(HIDDEN[: x.shape[0], :, None], net.out_proj.bias, out)
 
 
 def _sequence_first(x: Tensor, net: nn.Module) -> Tensor:
@@ -213,6 +222,10 @@ MULTI_HEAD = {
     "mask of heads": {
         "function": partial(_multi_head, attn_mask=lambda batch: ~OPEN.expand(2 * batch, 3, 3)),
         "written": partial(_multi_head, attn_mask=~OPEN),
+    },
+    "nothing to look at": {
+        "function": partial(_multi_head, key_padding_mask=lambda batch: HIDDEN[:batch], need_weights=False),
+        "written": _hidden_written,
     },
     "weights": {"function": _with_weights, "written": _weights_written},
     "weights of heads": {

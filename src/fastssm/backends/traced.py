@@ -21,9 +21,7 @@ UNSEEN = (
 UNTRACED = "torch.compile cannot trace the model on jets: "
 
 
-def objections_of_dynamo(
-    call: Callable[..., Any], x: Tensor, cond: Sequence[Tensor], curved: bool
-) -> list[str]:
+def objections_of_dynamo(call: Callable[..., Any], x: Tensor, cond: Sequence[Tensor], curved: bool) -> list[str]:
     """Return why torch.compile cannot run a model on jets: it cannot trace it, or the trace gives other numbers.
 
     Args:

@@ -89,14 +89,18 @@ def multi_head_attention(
     shifts: Sequence[Any] = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
     projected = [apply(F.linear, t, w, b) for t, w, b in zip((query, key, value), maps, shifts, strict=True)]
     heads = [t.reshape(t.shape[0], t.shape[1], num_heads, -1).permute(1, 2, 0, 3) for t in projected]  # [B, h, L, d]
-    scores = (heads[0] * (1.0 / math.sqrt(heads[0].shape[-1]))).matmul(heads[1].transpose(-2, -1))
-    mask = _mask(attn_mask, key_padding_mask, scores.value.dtype, num_heads)
-    scores = scores if mask is None else scores + mask
-    weights = apply(torch.dropout, apply(torch.softmax, scores, -1), dropout_p, training and dropout_p > 0.0)
-    out = weights.matmul(heads[2]).permute(2, 0, 1, 3).flatten(2)
-    out = apply(F.linear, out, out_proj_weight, out_proj_bias)
+    mask = _mask(attn_mask, key_padding_mask, heads[0].value.dtype, num_heads)
+    dropped, weights = dropout_p if training else 0.0, None
+    if need_weights:
+        scores = (heads[0] * (1.0 / math.sqrt(heads[0].shape[-1]))).matmul(heads[1].transpose(-2, -1))
+        scores = scores if mask is None else scores + mask
+        weights = apply(torch.dropout, apply(torch.softmax, scores, -1), dropped, dropped > 0.0)
+        mixed = weights.matmul(heads[2])
+    else:  # PyTorch too gives zero here where a query may look at no key, and NaN above
+        mixed = apply(F.scaled_dot_product_attention, *heads, mask, dropped)
+    out = apply(F.linear, mixed.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias)
     out = out.squeeze(1) if single else out
-    if not need_weights:
+    if weights is None:
         return out, None
     weights = weights.mean(1) if average_attn_weights else weights
     return out, weights.squeeze(0) if single else weights
