@@ -7,6 +7,7 @@ double backward and other packages, interleaved in one process per network and n
 import argparse
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -76,8 +77,10 @@ def checked(name: str, job: Job, s: Setting, answer: Answer) -> tuple[Step | Non
             row["error_in_float64"] = error_in_float64(name, job.of, s.loss, job.M)
             if not row["error_in_float64"] <= TOLERANCE_64:
                 return None, row | {"status": f"wrong: error above {TOLERANCE_64:g} in float64"}
+        before = time.perf_counter()
         step = CONTENDERS[name](s)
-        row |= errors(Answer(*step.call()), answer)
+        found = Answer(*step.call())
+        row |= {"prepare_s": time.perf_counter() - before} | errors(found, answer)
     except Exception as problem_met:
         return None, row | {"status": reason(problem_met)}
     if not row["max_rel_error"] <= TOLERANCE:
@@ -177,10 +180,15 @@ def measured(job: Job, shared: Row) -> list[Row]:
     rows = [shared | row for row in run(job)]
     for row in rows:
         row["target"] = "" if job.tiny else target(row)
-        wall, ratio = row.get("min_ms", float("nan")), row.get("ratio_to_double_backward", float("nan"))
-        print(f"{job.network:24} M={job.M:<3} B={job.B:<4} {row['loss']:6} {row['mode']:16} {row['contender']:26} "
-              f"{wall:9.3f} ms {ratio:6.3f}x {row.get('peak_MiB') or 0.0:8.1f} MiB  {row['status']}", flush=True)  # fmt: skip
+        report(row)
     return rows
+
+
+def report(row: Row) -> None:
+    what = f"{row['network']:24} M={row['M']:<3} B={row['B']:<4} {row['loss']:6} {row['contender']:26}"
+    wall, ratio = row.get("min_ms", float("nan")), row.get("ratio_to_double_backward", float("nan"))
+    peak = row.get("peak_MiB") or 0.0
+    print(f"{what} {wall:9.3f} ms {ratio:6.3f}x {peak:8.1f} MiB  {row['status']}", flush=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench import packages, rivals
 from bench.networks_nets import Network
+from bench.ours import loss
 from bench.problems import EXACT_LOSS, Answer, Case, Problem, Size, basis, gradient_error, relative_error
 from bench.steps import BACKWARD, Step, torch_step
 
@@ -44,7 +45,7 @@ class Setting(NamedTuple):
         """Return the flat network with rows of numbers, for contenders that take those alone."""
         x = self.x.flatten(1)
         case = Case(Size(x.shape[1], 1, 1, len(x), len(self.v)), kind=self.kind)
-        return Problem(self.flat, x, self.v.flatten(2), self.loss, case)  # type: ignore[arg-type]
+        return Problem(self.flat, x, self.v.flatten(2), self.loss, case)
 
 
 class Flat(nn.Module):
@@ -55,11 +56,12 @@ class Flat(nn.Module):
         self.net, self.shape, self.cond = net, shape, cond
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return rows of numbers."""
         output: Tensor = self.net(x.reshape(-1, *self.shape), *self.cond)
         return output.flatten(1)
 
 
-def setting(network: Network, loss: str, M: int, B: int | None = None, dtype: torch.dtype = torch.float32) -> Setting:
+def setting(network: Network, which: str, M: int, B: int | None = None, dtype: torch.dtype = torch.float32) -> Setting:
     """Draw a problem; every dtype gets the same rounded numbers."""
     count, d = B or network.B, prod(network.shape)
     with torch.random.fork_rng(devices=[]):
@@ -67,10 +69,10 @@ def setting(network: Network, loss: str, M: int, B: int | None = None, dtype: to
         net, written = network.build(False), network.build(True)
         written.load_state_dict(net.state_dict())
         x, t = torch.randn(count, *network.shape), torch.rand(count)
-        v = basis(Size(d, 1, 1, count, M)) if loss == EXACT_LOSS else torch.randn(M, count, d).sign()
+        v = basis(Size(d, 1, 1, count, M)) if which == EXACT_LOSS else torch.randn(M, count, d).sign()
     cond = (t.to(dtype),) if network.timed else ()
     flat = Flat(written.to(dtype), network.shape, cond)
-    return Setting(net.to(dtype), flat, x.to(dtype), v.view(-1, *x.shape).to(dtype), cond, loss, network.kind)
+    return Setting(net.to(dtype), flat, x.to(dtype), v.view(-1, *x.shape).to(dtype), cond, which, network.kind)
 
 
 def double_backward(p: Problem) -> Tensor:
@@ -87,18 +89,11 @@ def double_backward(p: Problem) -> Tensor:
 
 
 def jets(s: Setting) -> Tensor:
-    """The loss of fastssm by jets."""
-    import fastssm
-
-    if s.loss == EXACT_LOSS:
-        return fastssm.exact_loss(s.net, s.x, cond=s.cond, kind=s.kind, backend="jets")
-    reduced = s.loss == "SSM-VR"
-    return fastssm.sliced_loss(s.net, s.x, v=s.v, cond=s.cond, kind=s.kind, variance_reduced=reduced, backend="jets")
+    return loss(own_problem(s), backend="jets", cond=s.cond, kind=s.kind)
 
 
-def functional(p: Problem) -> Tensor:
-    """Double backward by ``torch.func``, which is the form that ``torch.compile`` takes."""
-    return rivals.func_vjp(p)
+def own_problem(s: Setting) -> Problem:
+    return s.problem()._replace(net=s.net, x=s.x, v=s.v)
 
 
 def plain(s: Setting) -> Step:
@@ -108,16 +103,16 @@ def plain(s: Setting) -> Step:
 
 def plain_compiled(s: Setting) -> Step:
     p = s.problem()
-    return torch_step(p, BACKWARD, partial(torch.compile(functional, dynamic=False, fullgraph=True), p))
+    return torch_step(p, BACKWARD, partial(torch.compile(rivals.func_vjp, dynamic=False, fullgraph=True), p))
 
 
 def ours(s: Setting) -> Step:
-    return torch_step(s.problem()._replace(net=s.net), BACKWARD, partial(jets, s))  # type: ignore[arg-type]
+    return torch_step(own_problem(s), BACKWARD, partial(jets, s))
 
 
 def ours_compiled(s: Setting) -> Step:
     compiled = torch.compile(jets, dynamic=False, fullgraph=True)
-    return torch_step(s.problem()._replace(net=s.net), BACKWARD, partial(compiled, s))  # type: ignore[arg-type]
+    return torch_step(own_problem(s), BACKWARD, partial(compiled, s))
 
 
 def package(prepare: Callable[[Problem], Callable[[], Tensor]]) -> Callable[[Setting], Step]:
@@ -146,7 +141,7 @@ def exact(s: Setting) -> Answer:
     """Return the answer by double backward in float64."""
     p = s.problem()
     wide = p._replace(net=deepcopy(p.net).double(), x=p.x.double(), v=p.v.double())
-    wide.net.cond = tuple(c.double() for c in s.cond)  # type: ignore[assignment]
+    wide.net.cond = tuple(c.double() for c in s.cond)
     return Answer(*torch_step(wide, BACKWARD, partial(double_backward, wide)).call())
 
 
@@ -154,7 +149,7 @@ def errors(found: Answer, wanted: Answer) -> dict[str, Any]:
     return {"max_rel_error": relative_error(found, wanted), "gradient_error": gradient_error(found, wanted)}
 
 
-def error_in_float64(name: str, network: Network, loss: str, M: int) -> float:
+def error_in_float64(name: str, network: Network, which: str, M: int) -> float:
     """Return the largest relative error of a contender in float64, on a few samples."""
-    few = setting(network, loss, M, min(FEW, network.B), torch.float64)
+    few = setting(network, which, M, min(FEW, network.B), torch.float64)
     return relative_error(Answer(*CONTENDERS[name](few).call()), exact(few))

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 
 class WrittenLayerNorm(nn.LayerNorm):
-    """Layer normalisation over the last axis, from means and a square root."""
+    """Layer normalisation over the last axis, from means and a power."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise."""
         centred = x - x.mean(-1, keepdim=True)
-        return centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight + self.bias
+        return centred * (centred.square().mean(-1, keepdim=True) + self.eps) ** -0.5 * self.weight + self.bias
 
 
 def written_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -31,16 +32,22 @@ def layer_norm(width: int, written: bool) -> nn.Module:
     return WrittenLayerNorm(width) if written else nn.LayerNorm(width)
 
 
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return the normalisation of groups of four channels."""
+    return nn.GroupNorm(max(1, channels // 4), channels)
+
+
 class Residual(nn.Module):
     """A pre-activation residual block with group normalisation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(math.gcd(8, channels), channels)
+        self.norm = group_norm(channels)
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the branch."""
         return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
 
 
@@ -65,6 +72,7 @@ class Layer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend, then transform each token."""
         batch, tokens, width = x.shape
         qkv = self.qkv(self.before(x)).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -83,6 +91,7 @@ class Transformer(nn.Module):
         self.norm, self.head = layer_norm(width, written), nn.Linear(width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the energies `[B, 1]`."""
         h = self.embed(x) + self.position
         for layer in self.layers:
             h = layer(h)
@@ -95,8 +104,8 @@ class TimedResidual(nn.Module):
     def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
         super().__init__()
         self.before, self.between = (
-            nn.GroupNorm(math.gcd(8, inputs), inputs),
-            nn.GroupNorm(math.gcd(8, outputs), outputs),
+            group_norm(inputs),
+            group_norm(outputs),
         )
         self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
@@ -104,6 +113,7 @@ class TimedResidual(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Add the branch."""
         h = self.first(F.silu(self.before(x))) + self.time(embedding)[:, :, None, None]
         return self.skip(x) + self.second(F.silu(self.between(h)))
 
@@ -120,9 +130,10 @@ class UNet(nn.Module):
         self.down = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
         self.coarse = TimedResidual(2 * channels, 2 * channels, wide)
         self.up = TimedResidual(3 * channels, channels, wide)
-        self.norm, self.leave = nn.GroupNorm(math.gcd(8, channels), channels), nn.Conv2d(channels, 1, 3, padding=1)
+        self.norm, self.leave = group_norm(channels), nn.Conv2d(channels, 1, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the score at times `[B]`."""
         half = self.channels // 2
         angles = t[:, None] * torch.exp(-math.log(1e4) / half * torch.arange(half, dtype=t.dtype, device=t.device))
         embedding = self.embed(torch.cat([angles.sin(), angles.cos()], 1))
