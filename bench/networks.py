@@ -6,9 +6,12 @@ double backward and other packages, interleaved in one process per network and n
 
 import argparse
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -51,7 +54,7 @@ KEY = ("threads", "network", "B", "M", "loss", "mode", "contender")
 
 @dataclass(frozen=True)
 class Job:
-    """The work of one process: to time all contenders, or to measure the memory of one."""
+    """The work of one process: to compile contenders or time them, or to measure the memory of one."""
 
     network: str
     M: int
@@ -59,7 +62,7 @@ class Job:
     losses: tuple[str, ...]
     contenders: tuple[str, ...]
     budget_s: float
-    memory: bool = False
+    task: str = "time"
     tiny: bool = False
     threads: int = 1
 
@@ -117,8 +120,17 @@ def memory(job: Job) -> Iterator[Row]:
     yield {"loss": loss, "mode": "memory", "contender": name} | row
 
 
-def work(job: Job) -> Iterator[Row]:
-    return memory(job) if job.memory else timings(job)
+def compilation(job: Job) -> Iterator[Row]:
+    """Fill the cache of Inductor, so that nothing but a look-up remains of the compilation when times are taken."""
+    for loss in job.losses:
+        s = setting(job.of, loss, job.M, job.B)
+        for name in (name for name in job.contenders if name in COMPILED):
+            with suppress(Exception):  # it is reported when times are taken
+                CONTENDERS[name](s).call()
+    yield from ()
+
+
+TASKS: dict[str, Callable[[Job], Iterator[Row]]] = {"compile": compilation, "time": timings, "memory": memory}
 
 
 def compared(rows: list[Row]) -> list[Row]:
@@ -139,7 +151,13 @@ def time_jobs(chosen: argparse.Namespace) -> Iterator[Job]:
         for M in chosen.directions:
             B = (TINY if chosen.smoke else NETWORKS)[name].B
             contenders = tuple(chosen.contenders)
-            yield Job(name, M, B, LOSSES, contenders, chosen.budget, False, chosen.smoke, chosen.threads)
+            yield Job(name, M, B, LOSSES, contenders, chosen.budget, "time", chosen.smoke, chosen.threads)
+
+
+def compile_jobs(chosen: argparse.Namespace) -> Iterator[Job]:
+    """Yield a job per problem, to run side by side."""
+    for job in time_jobs(chosen):
+        yield from (replace(job, losses=(loss,), task="compile") for loss in job.losses)
 
 
 def memory_jobs(chosen: argparse.Namespace) -> Iterator[Job]:
@@ -151,7 +169,7 @@ def memory_jobs(chosen: argparse.Namespace) -> Iterator[Job]:
         places.append((name, prod(network.shape), network.B, EXACT_LOSS))
     for name, M, B, loss in places:
         for contender in (name for name in (DOUBLE, JETS) if name in chosen.contenders):
-            yield Job(name, M, B, (loss,), (contender,), 0.0, True, chosen.smoke, chosen.threads)
+            yield Job(name, M, B, (loss,), (contender,), 0.0, "memory", chosen.smoke, chosen.threads)
 
 
 def run(job: Job) -> list[Row]:
@@ -164,7 +182,7 @@ def run(job: Job) -> list[Row]:
     began = [line.removeprefix("started: ") for line in lines if line.startswith("started: ")]
     lost, done = (began or list(job.contenders))[-1], {row["loss"] for row in rows}
     loss, *later = [loss for loss in job.losses if loss not in done]
-    mode, status = "memory" if job.memory else BACKWARD, f"crashed: {death.returncode}"
+    mode, status = "memory" if job.task == "memory" else BACKWARD, f"crashed: {death.returncode}"
     rows.append({"loss": loss, "mode": mode, "contender": lost, "status": status})
     others = tuple(name for name in job.contenders if name != lost)
     rows += run(replace(job, losses=(loss,), contenders=others)) if others else []
@@ -177,7 +195,7 @@ def measured(job: Job, shared: Row) -> list[Row]:
         parameters = sum(p.numel() for p in job.of.build(False).parameters())
     shared = shared | {"threads": job.threads, "network": job.network, "kind": job.of.kind, "B": job.B, "M": job.M}
     shared |= {"d": prod(job.of.shape), "parameters": parameters}
-    rows = [shared | row for row in run(job)]
+    rows = [shared | row for row in (TASKS[job.task](job) if job.tiny else run(job))]
     for row in rows:
         row["target"] = "" if job.tiny else target(row)
         report(row)
@@ -195,13 +213,15 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m bench.networks", description=__doc__)
     options.add_argument("--networks", nargs="*", default=TIMED, choices=TIMED, metavar="NAME")
     options.add_argument("--directions", type=int, nargs="+", default=DIRECTIONS)
-    options.add_argument("--contenders", nargs="+", default=tuple(CONTENDERS), choices=CONTENDERS, metavar="NAME")
+    options.add_argument("--contenders", nargs="+", choices=CONTENDERS, metavar="NAME")
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--budget", type=float, default=2.0, help="seconds of interleaved rounds per problem")
-    options.add_argument("--parts", nargs="+", default=("time", "memory"), choices=("time", "memory"))
+    options.add_argument("--parts", nargs="+", default=tuple(TASKS), choices=tuple(TASKS))
     options.add_argument("--update", action="store_true", help="keep the rows of --out that are not measured")
     options.add_argument(
-        "--smoke", action="store_true", help="tiny networks, few repeats; writes nothing without --out"
+        "--smoke",
+        action="store_true",
+        help="seconds: tiny networks in this process, nothing compiled unless named, nothing written without --out",
     )
     options.add_argument("--out", type=Path, help=f"CSV file (default: {OUT.name}; with --smoke: none)")
     options.add_argument("--job", help=argparse.SUPPRESS)
@@ -217,15 +237,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark of the command line."""
     chosen = parser().parse_args(argv)
     if chosen.job:
-        jobs.work(parsed(chosen.job), work)
+        job = parsed(chosen.job)
+        jobs.work(job, TASKS[job.task])
         return
     if chosen.smoke:
         chosen.budget = 0.0
-    out = chosen.out or (None if chosen.smoke else OUT)
+    if not chosen.contenders:
+        chosen.contenders = tuple(name for name in CONTENDERS if not (chosen.smoke and name in COMPILED))
+    if "compile" in chosen.parts and not chosen.smoke and set(COMPILED) & set(chosen.contenders):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(run, compile_jobs(chosen)))
+    measure(chosen, chosen.out or (None if chosen.smoke else OUT))
+
+
+def measure(chosen: argparse.Namespace, out: Path | None) -> None:
+    """Run the chosen parts, and update the file after each process."""
     kept = read(out) if out and chosen.update else []
-    parts = {"time": time_jobs, "memory": memory_jobs}
-    shared = environment()
-    for part in chosen.parts:
+    parts, shared = {"time": time_jobs, "memory": memory_jobs}, environment()
+    for part in (part for part in parts if part in chosen.parts):
         for job in parts[part](chosen):
             kept = jobs.replaced(kept, measured(job, shared), KEY)
             if out:
