@@ -219,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--parts", nargs="+", default=tuple(TASKS), choices=tuple(TASKS))
     options.add_argument("--update", action="store_true", help="keep the rows of --out that are not measured")
     options.add_argument(
-        "--smoke",
+        *("--smoke", "--quick"),
         action="store_true",
         help="seconds: tiny networks in this process, nothing compiled unless named, nothing written without --out",
     )
