@@ -85,10 +85,16 @@ def checked(name: str, job: Job, s: Setting, answer: Answer) -> tuple[Step | Non
         found = Answer(*step.call())
         row |= {"prepare_s": time.perf_counter() - before} | errors(found, answer)
     except Exception as problem_met:
-        return None, row | {"status": reason(problem_met)}
+        return None, row | {"status": cause(problem_met)}
     if not row["max_rel_error"] <= TOLERANCE:
         return None, row | {"status": f"wrong: error above {TOLERANCE:g}"}
     return step, row | {"status": "ok"}
+
+
+def cause(error: Exception) -> str:
+    """Return why a contender failed; of an error of Dynamo the part that names what it cannot trace."""
+    _, found, context = str(error).partition("Developer debug context: ")
+    return f"failed: {type(error).__name__}: {' '.join(context.split())[:160]}" if found else reason(error)
 
 
 def timings(job: Job) -> Iterator[Row]:

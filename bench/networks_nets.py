@@ -75,7 +75,7 @@ class Layer(nn.Module):
         """Attend, then transform each token."""
         batch, tokens, width = x.shape
         qkv = self.qkv(self.before(x)).view(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         x = x + self.out(self.attend(q, k, v).transpose(1, 2).reshape(batch, tokens, width))
         return x + self.mlp(self.between(x))
 

@@ -114,6 +114,18 @@ def test_a_wrong_contender_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None
     assert found["doubled"]["status"] == "wrong: error above 0.001"
 
 
+def test_what_does_not_compile_says_what_dynamo_cannot_trace() -> None:
+    @torch.compile(fullgraph=True, backend="eager")
+    def broken(x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return x
+
+    with pytest.raises(torch._dynamo.exc.Unsupported) as refused:
+        broken(torch.ones(2))
+    assert networks.cause(refused.value).startswith("failed: Unsupported: Called `torch._dynamo.graph_break()`")
+    assert networks.cause(ValueError("a\nb")) == "failed: ValueError: a b"
+
+
 def test_a_contender_that_ends_its_process_has_a_row_and_the_others_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def dying(module: str, job: networks.Job) -> list[dict[str, Any]]:
         if "bad" in job.contenders:
