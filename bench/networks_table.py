@@ -126,10 +126,11 @@ def memory_table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def markdown(rows: Sequence[Row], which: str, *arguments: str) -> Iterator[str]:
-    """Yield the table ``time | LOSS``, ``memory`` or ``targets``."""
+    """Yield the table ``time | LOSS``, ``memory`` or ``targets``; nothing before anything is measured."""
     tables: dict[str, Callable[..., Iterator[str]]] = {
         "time": time_table,
         "memory": memory_table,
         "targets": target_table,
     }
-    yield from tables[which](rows, *arguments)
+    if rows:
+        yield from tables[which](rows, *arguments)

@@ -27,7 +27,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import cpu, cuda_table, examples, gpu_table, networks, networks_table, operators, score, table, torch_path  # noqa: E402
+from bench import (  # noqa: E402
+    cpu,
+    cuda_table,
+    examples,
+    gpu_table,
+    networks,
+    networks_table,
+    operators,
+    score,
+    table,
+    torch_path,
+)
 from bench.harness import read  # noqa: E402
 from bench.measure import Row  # noqa: E402
 from tools import rules_table  # noqa: E402
@@ -70,8 +81,6 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
     parts = [part.strip() for part in which.split("|")]
     if parts[0] == "rules":
         return "\n".join(rules_table.markdown())
-    if parts[0] == "networks":  # until bench/results/networks.csv is measured
-        return ""
     if parts[0] == "operators":
         return "\n".join(operators.markdown(read(operators.OUT), *parts[1:]))
     if parts[0] == "score":
