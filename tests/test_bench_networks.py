@@ -193,6 +193,8 @@ def test_tables_show_times_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert render("networks | memory", [], []).splitlines()[2:] == [
         "| conv energy, SSM, M = 1, B = 16 | 9.5 | failed |"
     ]
+    rows.clear()  # as before the first measurement
+    assert render("networks | time | SSM", [], []) == render("networks | targets", [], []) == ""
 
 
 def test_jets_agree_with_the_answer_in_float32() -> None:
