@@ -49,6 +49,7 @@ docs: $(VENV)/.docs  ## build the documentation into site/, every warning an err
 bench: $(VENV)/.bench  ## measure: rewrite bench/results/*.csv and the tables of the documentation
 	$(BIN)/python -m bench.torch_path $(ARGS)
 	$(BIN)/python -m bench.cpu $(ARGS)
+	$(BIN)/python -m bench.networks $(ARGS)
 	$(BIN)/python -m bench.plot
 	$(BIN)/python tools/fill_tables.py
 

@@ -41,7 +41,7 @@ def jet(p: Problem) -> Callable[[], Tensor]:
     """Collapsed Taylor mode of jet-for-pytorch, plus autograd for the score of SSM-VR."""
     energies_only(p)
     module = importlib.import_module("jet")
-    _register_softplus()
+    _register_activations()
     transformed, zero = module.jet(p.net, (p.x,), collapsed=True), torch.zeros_like(p.x)
 
     def call() -> Tensor:
@@ -69,13 +69,18 @@ def _given_directions(v: Tensor) -> Iterator[None]:
         torch.randn_like = original
 
 
-def _register_softplus() -> None:
-    """Register softplus with jet-for-pytorch, which lacks it; its derivatives come from the sigmoid."""
+def _register_activations() -> None:
+    """Register softplus and SiLU with jet-for-pytorch, which lacks them; their derivatives come from the sigmoid."""
     rules, primitives = importlib.import_module("jet._rules"), importlib.import_module("jet.primitives")
 
-    def derivatives(x: Tensor, order: int) -> dict[int, Tensor]:
+    def softplus(x: Tensor, order: int) -> dict[int, Tensor]:
         sigmoid = primitives._sigmoid_derivatives(x, order - 1)
         return {0: F.softplus(x)} | {k: sigmoid[k - 1] for k in range(1, order + 1)}
 
-    rule = rules._defelementwise(derivatives)[False]  # one rule for both modes; beta and threshold are the defaults
-    rules.RULES.setdefault(torch.ops.aten.softplus.default, rules._defshared(lambda x, *defaults: rule(x)))
+    def silu(x: Tensor, order: int) -> dict[int, Tensor]:
+        sigmoid = primitives._sigmoid_derivatives(x, order)
+        return {0: F.silu(x)} | {k: x * sigmoid[k] + k * sigmoid[k - 1] for k in range(1, order + 1)}
+
+    for operator, derivatives in ((torch.ops.aten.softplus.default, softplus), (torch.ops.aten.silu.default, silu)):
+        rule = rules._defelementwise(derivatives)[False]  # one rule for both modes; options keep their defaults
+        rules.RULES.setdefault(operator, rules._defshared(lambda x, *defaults, rule=rule: rule(x)))

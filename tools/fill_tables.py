@@ -11,6 +11,7 @@ last bar, which contenders:
     <!-- table: cpu | targets -->                              also: overhead, signs, train, figure
     <!-- table: score | energy | forward+backward | 1 -->  from score.csv: kind of network, mode, threads
     <!-- table: operators | value -->                          from operators.csv: value, or value+gradient
+    <!-- table: networks | time | SSM -->                  from networks.csv: loss; also: memory, targets
     <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
     <!-- table: rules -->                                  the functions that jets know, from fastssm.jets.RULES
@@ -26,7 +27,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import cpu, cuda_table, examples, gpu_table, operators, score, table, torch_path  # noqa: E402
+from bench import (  # noqa: E402
+    cpu,
+    cuda_table,
+    examples,
+    gpu_table,
+    networks,
+    networks_table,
+    operators,
+    score,
+    table,
+    torch_path,
+)
 from bench.harness import read  # noqa: E402
 from bench.measure import Row  # noqa: E402
 from tools import rules_table  # noqa: E402
@@ -69,12 +81,12 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
     parts = [part.strip() for part in which.split("|")]
     if parts[0] == "rules":
         return "\n".join(rules_table.markdown())
-    if parts[0] == "networks":  # until bench/results/networks.csv is measured
-        return ""
     if parts[0] == "operators":
         return "\n".join(operators.markdown(read(operators.OUT), *parts[1:]))
     if parts[0] == "score":
         return "\n".join(score.markdown(read(score.OUT), *parts[1:]))
+    if parts[0] == "networks":
+        return "\n".join(networks_table.markdown(read(networks.OUT), *parts[1:]))
     if parts[0] == "examples":
         return "\n".join(examples.markdown(read(examples.OUT), parts[1]))
     if parts[0] == "cuda":
