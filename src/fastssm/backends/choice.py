@@ -23,6 +23,7 @@ from fastssm.backends.fused import Fused
 from fastssm.backends.jets import Jets
 from fastssm.backends.reference import Reference
 from fastssm.backends.request import Backend, Request
+from fastssm.backends.trial import trial_of
 from fastssm.compiling import exporting
 from fastssm.errors import FastSSMWarning, UnsupportedError
 from fastssm.nn.mlp import repeated
@@ -44,6 +45,9 @@ from fastssm.options import (
 from fastssm.recognition import Network, Refusal, recognize_cached
 
 ENVIRONMENT = "FASTSSM_BACKEND"
+
+JETS_DIRECTIONS = 4  # from so many directions on jets are faster, however small the network
+JETS_BYTES = 1 << 17  # bytes of the value of an operation, on average, from which they are along one direction
 
 _ALL: tuple[Backend, ...] = (Cuda(), Cpu(), Fused("torch", functions), Jets(), Reference())
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}
@@ -131,8 +135,8 @@ def make_request(
     return Request(model, found, x, given, read_as, precision, named)
 
 
-def select(request: Request, what: What, name: str = "auto") -> Backend:
-    """Return the backend that computes `what` of a call: the one named, or the first that can.
+def select(request: Request, what: What, name: str = "auto", count: int = 1) -> Backend:
+    """Return the backend that computes `what` of a call along `count` directions: the one named, or the first that can.
 
     For the score, "auto" goes by what was measured (`bench/results/score.csv`). The sweeps keep no tape, so they
     take 8 products a layer where autograd takes 6 (4 against 3 for a score network). The cpu engine was the fastest for
@@ -140,27 +144,43 @@ def select(request: Request, what: What, name: str = "auto") -> Backend:
     batch. For the gradients of score networks "auto" takes autograd: the engine was faster at small sizes only. Nothing
     was measured on CUDA, where "auto" takes autograd.
 
+    Between jets and plain autograd, "auto" goes by `bench/results/choice.csv`: see `_jets_first`.
+
     Raises:
         ValueError: for an unknown name.
         UnsupportedError: if the backend was named and cannot run the call, or none can, with every reason.
     """
     name = _chosen(name)
-    for candidate in _candidates(request, what) if name == "auto" else (BACKENDS[name],):
+    for candidate in _candidates(request, what, count) if name == "auto" else (BACKENDS[name],):
         if not candidate.unsupported(request, what):
             return candidate
     every = reasons(request, what) if name == "auto" else {name: BACKENDS[name].unsupported(request, what)}
     raise UnsupportedError(_refusal(name, every, what))
 
 
-def _candidates(request: Request, what: What) -> tuple[Backend, ...]:
+def _candidates(request: Request, what: What, count: int) -> tuple[Backend, ...]:
     """Return the backends in the order in which "auto" tries them."""
     plain = BACKENDS["reference"]
     if exporting():  # what runs the program has PyTorch's operators, not fastssm's
         return (BACKENDS["torch"], plain)
     if what != "score":
-        return _READY
+        return _READY if _jets_first(request, count) else tuple(b for b in _READY if b.name != "jets")
     engine_is_faster = request.kind == "energy" or not torch.is_grad_enabled()
     return (BACKENDS["cpu"], plain, *_READY) if engine_is_faster else (plain, *_READY)
+
+
+def _jets_first(request: Request, count: int) -> bool:
+    """Say whether jets may run a network that the engines do not.
+
+    Measured on one thread with the networks of `tests/nets` (`bench/results/choice.csv`): jets spend more time in
+    Python than plain autograd, and less in every operation. They were faster along several directions, which they
+    take together, and where operations have enough to do.
+    """
+    if isinstance(request.recognised, Network) or not isinstance(request.model, nn.Module):
+        return True
+    trial = trial_of(request)
+    large = trial.bytes_of_an_operation * request.x.shape[0] >= JETS_BYTES
+    return bool(trial.reasons) or count >= JETS_DIRECTIONS or large
 
 
 def reasons(request: Request, what: What) -> dict[str, list[str]]:

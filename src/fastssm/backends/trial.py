@@ -40,6 +40,7 @@ class Trial:
         reasons: why the model cannot run on jets; empty if it can.
         kind: "energy" or "score".
         bytes_of_a_row: memory of all values along one direction of one sample.
+        operations: how many operations they are the values of.
         whole: whether a batch must run as one tile, because the forward changes a buffer.
         once: whether the forward must run once only, because it does so or draws random numbers.
     """
@@ -47,8 +48,14 @@ class Trial:
     reasons: list[str]
     kind: str = "energy"
     bytes_of_a_row: int = 1
+    operations: int = 1
     whole: bool = False
     once: bool = False
+
+    @property
+    def bytes_of_an_operation(self) -> int:
+        """Memory of the value of an operation for one sample, on average."""
+        return self.bytes_of_a_row // max(1, self.operations)
 
 
 _trials: WeakKeyDictionary[nn.Module, tuple[Any, Fingerprint, Trial]] = WeakKeyDictionary()
@@ -78,8 +85,8 @@ def _while_compiling(request: Request) -> Trial:
     given = [_spec(c, batch) for c in request.cond]
     named = [(name, _spec(c, batch)) for name, c in request.kwargs.items()]
     spec = (tuple(x.shape[1:]), x.dtype, x.device, request.kind, tuple(given), tuple(named))
-    reasons, kind, size, whole, once = _try_made_up(module_of(request), spec)
-    return Trial([*reasons], kind, size, whole, once)
+    reasons, kind, size, operations, whole, once = _try_made_up(module_of(request), spec)
+    return Trial([*reasons], kind, size, operations, whole, once)
 
 
 def _spec(c: Tensor | None, batch: int) -> Any:
@@ -90,7 +97,7 @@ def _spec(c: Tensor | None, batch: int) -> Any:
 
 
 @constant_of_a_module
-def _try_made_up(model: nn.Module, spec: Any) -> tuple[tuple[str, ...], str, int, bool, bool]:
+def _try_made_up(model: nn.Module, spec: Any) -> tuple[tuple[str, ...], str, int, int, bool, bool]:
     shape, dtype, device, kind, given, named = spec
 
     def made(spec: Any, dtype: torch.dtype) -> Tensor | None:
@@ -113,7 +120,7 @@ def _try_made_up(model: nn.Module, spec: Any) -> tuple[tuple[str, ...], str, int
     else:
         found = _try(request, traced=True)
         _compiled[model] = (key, Fingerprint.of(model), found)
-    return tuple(found.reasons), found.kind, found.bytes_of_a_row, found.whole, found.once
+    return (tuple(found.reasons), found.kind, found.bytes_of_a_row, found.operations, found.whole, found.once)
 
 
 def _key(request: Request) -> Any:
@@ -180,7 +187,7 @@ def _try(request: Request, traced: bool = False) -> Trial:
             with torch.no_grad():
                 for b, before in changed:
                     b.copy_(before)
-    return Trial(reasons, kind, tape.bytes // ROWS, bool(changed), drawn or bool(changed))
+    return Trial(reasons, kind, tape.bytes // ROWS, tape.size, bool(changed), drawn or bool(changed))
 
 
 def _rows(t: Tensor, batch: int) -> Tensor:

@@ -11,7 +11,7 @@ from fastssm import backends
 from fastssm.losses.levels import LevelOptions, LevelTensors, check_levels
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.sliced import sliced_of
-from fastssm.operators import directions_of
+from fastssm.operators import count_of, directions_of
 from fastssm.options import DirectionTensors, Model, SlicedOptions, takes
 
 
@@ -80,7 +80,7 @@ def annealed_sliced_loss(
     Source: Song and Ermon 2019, "Generative modeling by estimating gradients of the data distribution", section 4.2.
     """
     levels = check_levels(model, x, options)
-    chosen = backends.select(levels.request, "objective", options["backend"])
+    chosen = backends.select(levels.request, "objective", options["backend"], count_of(x, options))
     directions = directions_of(x, options)
     request, _, reduced = levels.draw()
     return sliced_of(chosen, request, directions, options["variance_reduced"], reduced, return_terms)

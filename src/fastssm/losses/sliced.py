@@ -14,7 +14,7 @@ from fastssm.backends.entries.flat import Form
 from fastssm.directions import Directions
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.reduction import LossTerms, Reducer, check_reduction, finish
-from fastssm.operators import directions_of
+from fastssm.operators import count_of, directions_of
 from fastssm.options import ControlVariate, LossOptions, LossTensors, Model, SlicedOptions, SlicedTensors, What, takes
 from fastssm.sweeps import Terms
 
@@ -102,7 +102,7 @@ def sliced_loss(
     reduced = check_reduction(x, options["weight"], options["reduction"])
     _check_enough(x, control_variate)
     what: What = "objective" if control_variate is None else "terms"
-    chosen = backends.select(request, what, options["backend"])
+    chosen = backends.select(request, what, options["backend"], count_of(x, options))
     directions = directions_of(x, options)
     if control_variate is None:
         return sliced_of(chosen, request, directions, options["variance_reduced"], reduced, return_terms)
@@ -161,8 +161,9 @@ def exact_loss(
     """
     request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
     reduced = check_reduction(x, options["weight"], options["reduction"])
-    chosen = backends.select(request, "objective", options["backend"])
-    return sliced_of(chosen, request, Directions(math.prod(x.shape[1:])), False, reduced, return_terms)
+    dim = math.prod(x.shape[1:])
+    chosen = backends.select(request, "objective", options["backend"], dim)
+    return sliced_of(chosen, request, Directions(dim), False, reduced, return_terms)
 
 
 def _check_enough(x: Tensor, control_variate: str | None) -> None:

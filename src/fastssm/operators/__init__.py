@@ -2,11 +2,12 @@
 
 from fastssm.operators.curvature import hvp_form, laplacian
 from fastssm.operators.jacobian import divergence, jacobian_diag
-from fastssm.operators.terms import Terms, choose_directions, directions_of, score, terms
+from fastssm.operators.terms import Terms, choose_directions, count_of, directions_of, score, terms
 
 __all__ = [
     "Terms",
     "choose_directions",
+    "count_of",
     "directions_of",
     "divergence",
     "hvp_form",

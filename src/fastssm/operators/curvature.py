@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from fastssm import backends, checks
 from fastssm.directions import Directions
 from fastssm.operators.jacobian import OperatorArguments, Pair
-from fastssm.operators.terms import exact_or_sliced
+from fastssm.operators.terms import count_of, exact_or_sliced
 from fastssm.options import EngineOptions, Model, ModelTensors, takes
 
 
@@ -70,7 +70,8 @@ def laplacian(
     Laplacian"; Dangel et al. 2025, "Collapsing Taylor mode automatic differentiation".
     """
     request = backends.make_request(model, x, options["cond"], "energy", options["precision"])
-    chosen = backends.select(request, "terms", options["backend"])
+    count = count_of(x, options, exact=options["exact"] is not False)
+    chosen = backends.select(request, "terms", options["backend"], count)
     found = chosen.terms(request, exact_or_sliced(x, options["exact"], options))
     return (-found.projected_jacobian, -found.score.reshape(x.shape)) if return_gradient else -found.projected_jacobian
 
@@ -105,5 +106,5 @@ def hvp_form(model: Model, x: Tensor, v: Tensor, **options: Unpack[HvpArguments]
     """
     request = backends.make_request(model, x, options["cond"], "energy", options["precision"])
     given, each = checks.check_directions(v, x, None), v.ndim > x.ndim
-    chosen = backends.select(request, "each" if each else "terms", options["backend"])
+    chosen = backends.select(request, "each" if each else "terms", options["backend"], len(given))
     return -chosen.terms(request, Directions(len(given), given), each).projected_jacobian

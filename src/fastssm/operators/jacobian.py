@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from fastssm import backends
 from fastssm.directions import Directions
-from fastssm.operators.terms import exact_or_sliced
+from fastssm.operators.terms import count_of, exact_or_sliced
 from fastssm.options import DirectionArguments, EngineOptions, Model, ModelArguments, ModelTensors, takes
 
 Pair = tuple[Tensor, Tensor]
@@ -80,7 +80,8 @@ def divergence(
     Source: Grathwohl et al. 2019, "FFJORD", equation 8; Hutchinson 1990.
     """
     request = backends.make_request(model, x, options["cond"], "score", options["precision"])
-    chosen = backends.select(request, "terms", options["backend"])
+    count = count_of(x, options, exact=options["exact"] is not False)
+    chosen = backends.select(request, "terms", options["backend"], count)
     found = chosen.terms(request, exact_or_sliced(x, options["exact"], options))
     return (found.score.reshape(x.shape), found.projected_jacobian) if return_value else found.projected_jacobian
 
@@ -113,7 +114,7 @@ def jacobian_diag(model: Model, x: Tensor, **options: Unpack[ModelArguments]) ->
     Sanchez et al. 2023 (DiffAN).
     """
     request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
-    chosen = backends.select(request, "each", options["backend"])
     dim = math.prod(x.shape[1:])
+    chosen = backends.select(request, "each", options["backend"], dim)
     along = chosen.terms(request, Directions(dim), each=True).projected_jacobian  # along sqrt(D) e_i
     return (along / dim).t().reshape(x.shape)

@@ -66,6 +66,16 @@ def directions_of(x: Tensor, options: DirectionArguments) -> Directions:
     return choose_directions(x, options["v"], options["n_projections"], options["projection"], options["generator"])
 
 
+def count_of(x: Tensor, options: DirectionArguments, exact: bool = False) -> int:
+    """Return how many directions a call takes, before its arguments are checked."""
+    v, n_projections = options["v"], options["n_projections"]
+    if isinstance(v, Tensor):
+        return len(v) if v.ndim > x.ndim else 1
+    if n_projections is None:
+        return math.prod(x.shape[1:]) if exact else 1
+    return n_projections if isinstance(n_projections, int) else 1
+
+
 def exact_or_sliced(x: Tensor, exact: bool | None, options: DirectionArguments) -> Directions:
     """Return every coordinate's direction, `sqrt(D) e_i`, or those of `directions_of` if they are asked for.
 
@@ -117,7 +127,7 @@ def terms(model: Model, x: Tensor, **options: Unpack[TermsArguments]) -> Terms:
     Source: Song et al. 2019, "Sliced score matching", equations 7 and 8.
     """
     request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
-    chosen = backends.select(request, "terms", options["backend"])
+    chosen = backends.select(request, "terms", options["backend"], count_of(x, options))
     found = chosen.terms(request, directions_of(x, options))
     return Terms(
         found.projected_score, found.projected_jacobian, found.score.square().sum(1), found.score.reshape(x.shape)
