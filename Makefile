@@ -100,8 +100,8 @@ pure-wheel: $(VENV)/.torch  ## build dist/*.whl without the compiled module, and
 	build/pure/bin/python -m pip install --quiet "$$(echo dist/*-none-any.whl)[test]"
 	OMP_NUM_THREADS=1 build/pure/bin/python -m pytest -p no:cacheprovider --numprocesses $(JOBS) $(PURE) $(ARGS)
 
-fuzz: $(VENV)/.test  ## 2000 random networks, losses, dtypes and threads against plain autograd
-	OMP_NUM_THREADS=1 FASTSSM_FUZZ_EXAMPLES=2000 $(BIN)/pytest --hypothesis-seed=1 tests/test_fuzz.py $(ARGS)
+fuzz: $(VENV)/.test  ## 2000 random networks, and as many programs of the rules of jets, against plain autograd
+	OMP_NUM_THREADS=1 FASTSSM_FUZZ_EXAMPLES=2000 $(BIN)/pytest --hypothesis-seed=1 tests/test_fuzz.py tests/test_jets_fuzz.py $(ARGS)
 
 kernels: $(VENV)/.cuda-test  ## the CUDA kernels by nvcc, a cubin for each architecture, and what ptxas says of them
 	$(CMAKE) -G Ninja -S . -B build/kernels -DFASTSSM_WHEELS=$(abspath $(BIN)/python) --log-level=WARNING

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from fastssm.jets import smooth
 from fastssm.jets.elementwise import elementwise
-from fastssm.jets.jet import NoRule
+from fastssm.jets.jet import Jet, NoRule
 from fastssm.jets.operand import Operand, apply, closed, composed
 from fastssm.jets.reductions import Axes, all_axes, given_dtype
 from fastssm.jets.rules import rule
@@ -285,10 +285,13 @@ def _losses_of_classes(*_: Any, **__: Any) -> None:
 
 @composed("pow", "__pow__")
 def power(base: Any, exponent: Any) -> Any:
-    """`z^p` for a number p, and `e^(p log z)` otherwise."""
+    """`z^p` where p does not depend on x, and `e^(p log z)` otherwise."""
     if not isinstance(exponent, Operand):
         function = smooth.square if exponent == 2 else smooth.power(float(exponent))
         return Operand(elementwise(base.tensor, function))
+    p = exponent.tensor
+    if not isinstance(p, Jet) and torch.broadcast_shapes(base.shape, p.shape) == base.shape:  # type: ignore[no-untyped-call]
+        return Operand(elementwise(base.tensor, smooth.power(p), formula=True))
     log = base.log() if isinstance(base, Operand) else math.log(base)
     return (exponent * log).exp()
 

@@ -81,16 +81,17 @@ def total(rows: Tensor) -> Tensor:
     return rows[0] if len(rows) == 1 else rows.sum(0)
 
 
-def elementwise(x: Jet, derivatives: Derivatives, *, curved: bool = True) -> Jet:
+def elementwise(x: Jet, derivatives: Derivatives, *, curved: bool = True, formula: bool = False) -> Jet:
     """Return an elementwise function of a jet.
 
     Args:
         x: the jet.
         derivatives: yields the function and its first three derivatives, as many as are asked for.
         curved: whether the second derivative is other than zero almost everywhere.
+        formula: whether the function has parameters, which autograd differentiates by.
     """
     z, t, tape = x.value, x.tangents, x.tape
-    direct = formula_only() or tape.twice or z.is_complex()
+    direct = formula or formula_only() or tape.twice or z.is_complex()
     if not curved or (not tape.curved and direct):
         f, d1 = islice(derivatives(z), 2)
         return tape.jet(f, d1 * t, (x,), lambda k: None if k is None else d1 * k)

@@ -168,15 +168,15 @@ def absolute(z: Tensor) -> Iterator[Tensor]:
     yield torch.sign(z)
 
 
-def power(exponent: float) -> Derivatives:
+def power(exponent: float | Tensor) -> Derivatives:
     """`z^p`."""
 
     def derivatives(z: Tensor) -> Iterator[Tensor]:
-        factor = 1.0
+        factor: float | Tensor = 1.0
         for order in range(4):
             left = exponent - order
-            yield torch.zeros_like(z) if factor == 0.0 else factor * z**left
-            factor *= left
+            yield torch.zeros_like(z) if isinstance(factor, float) and factor == 0.0 else factor * z**left
+            factor = factor * left
 
     return derivatives
 
