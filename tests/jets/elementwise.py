@@ -96,7 +96,9 @@ CASES: list[Case] = [
         "power by tensors",
         lambda x: x ** torch.tensor(2.0) + x ** torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0, 3.0], dtype=DTYPE),
     ),
-    one("power by a weight of more axes", lambda x, w: x[:, None] ** w + x.abs()[:, None] ** w[0], (2, 6), positive=True),
+    one(
+        "power by a weight of more axes", lambda x, w: x[:, None] ** w + x.abs()[:, None] ** w[0], (2, 6), positive=True
+    ),
     one("power of both", lambda x: x ** x.flip(1), positive=True),
     one("clamp", lambda x: (x * x.flip(1)).clamp(-0.5, 0.6) + torch.clip(x, max=0.3)),
     one("clamp one side", lambda x: (x * x.flip(1)).clamp_min(0.1) + (x * x.flip(1)).clamp_max(0.2)),
