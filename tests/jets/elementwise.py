@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.jets.case import DTYPE, Case, curved, grid, named, one
+from tests.jets.case import DTYPE, Case, curved, each, grid, named, one
 
 Function = Callable[..., Any]
 SMOOTH = "exp expm1 exp2 sin cos tanh sigmoid sinh cosh atan arctan erf erfc square"
@@ -152,6 +152,7 @@ CASES: list[Case] = [
     one("where method", lambda x: curved(x).where(x > 0, x.square()) + x.sin().where(x < 0.1, 0.5)),
     one("where broadcast", lambda x: torch.where(x[:, :, None] > 0, curved(x)[:, None, :], x[:, :1, None])),
     one("masked_fill", lambda x: curved(x).masked_fill(x > 0.5, 0.2)),
+    one("masked_fill of data", lambda x: each(curved(x), lambda row: row.masked_fill(row > 0, row[0] * row[1]))),
     one("masked_fill broadcast", lambda x: curved(x)[:, None].masked_fill(x[:, :, None] > 0.5, 0.2)),
     one("prelu", lambda x, w: F.prelu(x * x.flip(1), w), (6,)),
     one("prelu of one", lambda x, w: F.prelu(x * x.flip(1), w), (1,)),

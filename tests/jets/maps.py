@@ -112,6 +112,11 @@ def _shuffled(x: Tensor) -> tuple[Tensor, ...]:
     return F.pixel_shuffle(h, 2), F.pixel_unshuffle(h, 2), F.channel_shuffle(h, 2)
 
 
+def _laid_out(x: Tensor) -> Tensor:
+    h = curved(x).contiguous(memory_format=torch.channels_last).to(memory_format=torch.channels_last)
+    return h.clone(memory_format=torch.channels_last) * x
+
+
 CASES: list[Case] = [
     one("sums", _sums),
     one("differences", _differences),
@@ -122,6 +127,7 @@ CASES: list[Case] = [
     one("pooled sample", lambda x: each(x, lambda image: F.avg_pool2d(curved(image), 2)), shape=(2, 4, 4)),
     one("resized", _resized, shape=(2, 3, 3)),
     one("resized sequence", lambda x: F.interpolate(curved(x), size=7, mode="linear"), shape=(2, 4)),
+    one("laid out", _laid_out, shape=(2, 3, 3)),
     one("padded", _padded, shape=(2, 3, 4)),
     one("shuffled", _shuffled, shape=(4, 2, 2)),
     one("fold unfold", lambda x: F.fold(F.unfold(curved(x), 2), (3, 3), 2), shape=(2, 3, 3)),

@@ -89,11 +89,18 @@ def map_rule(function: Callable[..., Any]) -> Callable[..., Any]:
         rest = rest if args else []
         kwargs.pop("input", None)
 
+        layout_free = {name: given for name, given in kwargs.items() if name != "memory_format"}  # rows have axes more
+
         def of(z: Tensor) -> Tensor:
-            out: Tensor = function(z, *rest, **kwargs)
+            out: Tensor = function(z, *rest, **layout_free)
             return out
 
-        return linear(x, of, lifted=(lambda r: batched(of, r)) if function in _BATCHED and x.value.ndim == 4 else None)
+        return linear(
+            x,
+            of,
+            function(x.value, *rest, **kwargs),
+            (lambda r: batched(of, r)) if function in _BATCHED and x.value.ndim == 4 else None,
+        )
 
     return apply
 
@@ -231,7 +238,9 @@ def pad(input: Jet, pad: Sequence[int], mode: str = "constant", value: float | N
 
 @rule("masked_fill")
 def masked_fill(x: Jet, mask: Tensor, value: Any) -> Jet:
-    """A constant where a mask holds."""
+    """Another value where a mask holds, `[]`."""
+    if isinstance(value, Jet):
+        return where(mask, value, x)
     return linear(x, lambda z: z.masked_fill(mask, 0.0), x.value.masked_fill(mask, value))
 
 
