@@ -203,4 +203,7 @@ def _rows(found: Tensor | None, output: Jet) -> Tensor:
     if found is None:
         rows = output.tape.count if output.tape.each else 1
         return widened(output.value).flatten().expand(rows, -1) * 0.0
-    return widened(found).flatten(1)
+    rows = widened(found).flatten(1)
+    if torch.compiler.is_compiling():  # NaN where the value is: an operation that Dynamo passed by gave it
+        rows = rows + widened(output.value).detach().flatten() * 0.0
+    return rows
