@@ -20,9 +20,7 @@ UNSEEN = (
 UNTRACED = "torch.compile cannot trace the model on jets: "
 
 
-def objections_of_dynamo(
-    call: Callable[..., Any], x: Tensor, cond: Sequence[Tensor], curved: bool
-) -> list[str]:
+def objections_of_dynamo(call: Callable[..., Any], x: Tensor, cond: Sequence[Tensor], curved: bool) -> list[str]:
     """Return why torch.compile cannot run a model on jets: it cannot trace it, or the trace gives other numbers.
 
     Args:
@@ -45,7 +43,8 @@ def objections_of_dynamo(
     expected = run(x, *cond)
     restore(x, state)
     try:
-        found = torch.compile(_fresh(run), fullgraph=True, backend="eager", dynamic=False)(x, *cond)
+        compiled: Any = torch.compile(_fresh(run), fullgraph=True, backend="eager", dynamic=False)
+        found = compiled(x, *cond)
     except Exception as error:
         return [UNTRACED + _first_lines(str(error))]
     if expected is None or found is None:
@@ -66,5 +65,5 @@ def _first_lines(message: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     context = [line for line in lines if line.startswith("Developer debug context:")]
     where = [line.strip() for line in code.splitlines() if line.strip() and "^" not in line]
-    at = [a + ": " + b for a, b in zip(where, where[1:]) if a.startswith("File ")]
+    at = [a + ": " + b for a, b in zip(where[:-1], where[1:], strict=True) if a.startswith("File ")]
     return "; ".join([*lines[:1], *context, *at[-1:]])

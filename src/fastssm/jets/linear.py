@@ -73,7 +73,8 @@ def jointly(
         if given and lifted is not None:
             count = given[0][1].shape[0]
             whole = dict(given)
-            return lifted(*[whole[i] if i in whole else z.expand(count, *z.shape) for i, z in enumerate(zeros)])
+            rest = [torch.as_tensor(z) for z in zeros]
+            return lifted(*[whole[i] if i in whole else z.expand(count, *z.shape) for i, z in enumerate(rest)])
         return lift(call, *[row for _, row in given]) if given else None
 
     tangents = of_rows(*[jet.tangents for jet in jets])

@@ -62,8 +62,8 @@ def objective(tile: Tile, weight: Tensor, variance_reduced: bool, first: bool) -
         square = _square(found, tile.total, variance_reduced, first)
         return torch.dot(weight, found.projected_jacobian + square), found.projected_jacobian.detach(), square.detach()
     if tile.once and variance_reduced and _functional():
-        u, _, top = _at_once(tile)
-        jacobian, square = top / -tile.total, widened(u).flatten(1).square().sum(1) * 0.5
+        slope, _, top = _at_once(tile)
+        jacobian, square = top / -tile.total, widened(slope).flatten(1).square().sum(1) * 0.5
         return torch.dot(weight, jacobian + square), jacobian.detach(), square.detach()
     u = gradient(tile).detach() if variance_reduced and first and _functional() else None
     output, tape = _forward(tile)
@@ -201,8 +201,8 @@ def _top(tape: Tape, start: Tensor | None, output: Jet) -> Tensor:
 def _rows(found: Tensor | None, output: Jet) -> Tensor:
     """Return the curvature of energies `[R, T]`, zero where nothing is curved."""
     if found is None:
-        rows = output.tape.count if output.tape.each else 1
-        return widened(output.value).flatten().expand(rows, -1) * 0.0
+        count = output.tape.count if output.tape.each else 1
+        return widened(output.value).flatten().expand(count, -1) * 0.0
     rows = widened(found).flatten(1)
     if torch.compiler.is_compiling():  # NaN where the value is: an operation that Dynamo passed by gave it
         rows = rows + widened(output.value).detach().flatten() * 0.0
