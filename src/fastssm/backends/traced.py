@@ -44,7 +44,8 @@ def objections_of_dynamo(call: Callable[..., Any], x: Tensor, cond: Sequence[Ten
     expected = run(x, *cond)
     restore(x, state)
     try:
-        found = torch.compile(_fresh(run), fullgraph=True, backend="eager", dynamic=False)(x, *cond)  # type: ignore[no-untyped-call]
+        compiled: Any = torch.compile(_fresh(run), fullgraph=True, backend="eager", dynamic=False)
+        found = compiled(x, *cond)
     except Exception as error:
         return [UNTRACED + _first_lines(str(error))]
     if expected is None or found is None:

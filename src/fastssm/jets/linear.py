@@ -47,8 +47,16 @@ def linear(x: Jet, function: Map, value: Tensor | None = None, lifted: Map | Non
     return x.tape.jet(out, rows(x.tangents), (x,), lambda k: None if k is None else rows(k))
 
 
-def jointly(function: Callable[..., Tensor], operands: Sequence[Any]) -> Jet:
-    """Return a function that is linear in all its operands together; those that are no jets have no tangents."""
+def jointly(
+    function: Callable[..., Tensor], operands: Sequence[Any], lifted: Callable[..., Tensor] | None = None
+) -> Jet:
+    """Return a function that is linear in all its operands together; those that are no jets have no tangents.
+
+    Args:
+        function: of all operands.
+        operands: jets and other tensors.
+        lifted: the function of rows `[R, ...]` of them, if there is a simpler one than `lift`.
+    """
     places = [i for i, operand in enumerate(operands) if isinstance(operand, Jet)]
     jets = [operands[i] for i in places]
     zeros = [torch.zeros_like(o) if isinstance(o, Tensor) else 0.0 for o in map(value_of, operands)]
@@ -62,6 +70,11 @@ def jointly(function: Callable[..., Tensor], operands: Sequence[Any]) -> Jet:
                 full[i] = row
             return function(*full)
 
+        if given and lifted is not None:
+            count = given[0][1].shape[0]
+            whole = dict(given)
+            rest = [torch.as_tensor(z) for z in zeros]
+            return lifted(*[whole[i] if i in whole else z.expand(count, *z.shape) for i, z in enumerate(rest)])
         return lift(call, *[row for _, row in given]) if given else None
 
     tangents = of_rows(*[jet.tangents for jet in jets])
@@ -169,7 +182,25 @@ def _list_rule(function: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
-rules_of("cat concat concatenate stack hstack vstack dstack row_stack", _list_rule)
+def _along_rule(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the rule of a function that puts tensors together along an axis: the next one in rows of them."""
+
+    def apply(tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Jet:
+        shapes = [value_of(t).shape for t in tensors]
+        axis = kwargs.pop("axis", dim)
+        axis += 0 if axis >= 0 else len(shapes[0]) + (function is torch.stack)
+
+        def along(axis: int) -> Callable[..., Any]:
+            return lambda *operands: function(operands, axis, **kwargs)
+
+        alike = all(len(shape) == len(shapes[0]) for shape in shapes)  # not so with cat's empty tensors
+        return jointly(along(axis), list(tensors), along(axis + 1) if alike else None)
+
+    return apply
+
+
+rules_of("cat concat concatenate stack", _along_rule)
+rules_of("hstack vstack dstack row_stack", _list_rule)
 
 
 def _side_by_side(tensors: Sequence[Tensor]) -> Tensor:

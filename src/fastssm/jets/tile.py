@@ -201,6 +201,9 @@ def _top(tape: Tape, start: Tensor | None, output: Jet) -> Tensor:
 def _rows(found: Tensor | None, output: Jet) -> Tensor:
     """Return the curvature of energies `[R, T]`, zero where nothing is curved."""
     if found is None:
-        rows = output.tape.count if output.tape.each else 1
-        return widened(output.value).flatten().expand(rows, -1) * 0.0
-    return widened(found).flatten(1)
+        count = output.tape.count if output.tape.each else 1
+        return widened(output.value).flatten().expand(count, -1) * 0.0
+    rows = widened(found).flatten(1)
+    if torch.compiler.is_compiling():  # NaN where the value is: an operation that Dynamo passed by gave it
+        rows = rows + widened(output.value).detach().flatten() * 0.0
+    return rows
