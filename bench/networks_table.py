@@ -82,19 +82,32 @@ def verdicts(rows: Sequence[Row]) -> Iterator[Verdict]:
 
 
 def target_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield one line per target: problem, bound, measured value, and whether it is met."""
+    """Yield one line per target: problem, bound, measured value, whether it is met, and how much the rivals leave."""
     what = {
         "x_double_backward": "speed-up",
         "better_x_double_backward": "speed-up, the better of eager and compiled",
         "of_double_backward": "peak memory, of double backward's",
     }
-    yield from header(["network", "loss", "M", "B", "quantity", "target", "measured", "met"])
+    found = {place(row, row["contender"]): row for row in rows}
+    yield from header(["network", "loss", "M", "B", "quantity", "target", "measured", "met", "over the fastest rival"])
     for v in verdicts(rows):
         compiled = ", compiled" if v.row["contender"] == JETS_COMPILED else ""
         measured = "not measured" if v.measured is None else f"{v.measured:.3g}"
         bound = f"{'≥' if v.sense == '>=' else '≤'} {v.bound:g}"
         where = [v.row[name] for name in ("network", "loss", "M", "B")]
-        yield line([*where, what[v.quantity] + compiled, bound, measured, "yes" if v.met else "no"])
+        met = "yes" if v.met else "no"
+        yield line([*where, what[v.quantity] + compiled, bound, measured, met, over_rivals(v, found)])
+
+
+def over_rivals(v: Verdict, found: Found) -> str:
+    """Return the speed-up over the fastest rival, compiled ones too, and its name."""
+    better = v.quantity == "better_x_double_backward"
+    names = (JETS, JETS_COMPILED) if better else (v.row["contender"],)
+    mine = [row for row in (found.get(place(v.row, name)) for name in names) if row and row["ratio_to_best_rival"]]
+    if not mine:
+        return ""
+    best = min(mine, key=lambda row: float(row["ratio_to_best_rival"]))
+    return f"{1 / float(best['ratio_to_best_rival']):.3g} ({best['best_rival']})"
 
 
 def time_table(rows: Sequence[Row], loss: str) -> Iterator[str]:
@@ -111,7 +124,9 @@ def cell(row: Row) -> str:
     if row["status"] != "ok":
         return short(row)
     ratio = row["ratio_to_double_backward"]
-    return f"{float(row['min_ms']):.3g}" + (f" ({1 / float(ratio):.2f}×)" if ratio else "")
+    time = float(row["min_ms"])
+    shown = f"{time:.0f}" if time >= 100 else f"{time:.3g}"
+    return shown + (f" ({1 / float(ratio):.2f}×)" if ratio else "")
 
 
 def memory_table(rows: Sequence[Row]) -> Iterator[str]:

@@ -155,6 +155,7 @@ def row_of(contender: str, **columns: object) -> dict[str, str]:
 def test_targets_compare_with_double_backward() -> None:
     times = {DOUBLE: 100.0, JETS: 80.0, JETS_COMPILED: 50.0}
     rows = [row_of(name, min_ms=time) for name, time in times.items()]
+    rows[1] |= {"ratio_to_best_rival": "0.8", "best_rival": "ebmkit"}
     rows += [row_of(name, min_ms=time, network=TRANSFORMER, M=8) for name, time in times.items()]
     memory = {"mode": "memory", "network": SMALL, "loss": "SSM-VR", "B": 4096}
     rows += [row_of(name, peak_MiB=peak, **memory) for name, peak in ((DOUBLE, 1000.0), (JETS, 90.0))]
@@ -167,8 +168,8 @@ def test_targets_compare_with_double_backward() -> None:
         ("of_double_backward", 0.1, 0.09, True),
     ]
     assert list(networks_table.target_table(rows))[2:4] == [
-        "| conv energy | SSM | 1 | 16 | speed-up | ≥ 1.4 | 1.25 | no |",
-        "| conv energy | SSM | 1 | 16 | speed-up, compiled | ≥ 1.8 | 2 | yes |",
+        "| conv energy | SSM | 1 | 16 | speed-up | ≥ 1.4 | 1.25 | no | 1.25 (ebmkit) |",
+        "| conv energy | SSM | 1 | 16 | speed-up, compiled | ≥ 1.8 | 2 | yes |  |",
     ]
 
 
@@ -179,14 +180,14 @@ def test_a_target_that_was_not_measured_is_not_met() -> None:
 
 
 def test_tables_show_times_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [row_of(DOUBLE, min_ms=100.0, ratio_to_double_backward=1.0)]
+    rows = [row_of(DOUBLE, min_ms=1234.0, ratio_to_double_backward=1.0)]
     rows += [row_of(JETS, min_ms=50.0, ratio_to_double_backward=0.5), row_of("ebmkit", status="failed: Error")]
     rows += [row_of(DOUBLE, mode="memory", peak_MiB=9.5), row_of(JETS, mode="memory", status="failed: Error")]
     monkeypatch.setattr("tools.fill_tables.read", lambda path: rows)
     assert render("networks | time | SSM", [], []).splitlines() == [
         "| SSM | conv energy, M = 1 |",
         "| --- | ---: |",
-        "| double backward | 100 (1.00×) |",
+        "| double backward | 1234 (1.00×) |",
         "| fastssm jets | 50 (2.00×) |",
         "| ebmkit | failed |",
     ]
