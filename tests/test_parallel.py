@@ -27,12 +27,14 @@ NETS = {
     "film": lambda: MLP(D, [7, 7], 1, "softplus", cond_dim=2, conditioning="film", residual=True),
     "joint": lambda: MLP(D + 1, [7, 7], 1, "softplus"),
     "told": lambda: MLP(D, [7, 7], 1, "softplus", cond_dim=1),
+    "normed": lambda: nn.Sequential(nn.Linear(D, 7), nn.RMSNorm(7), nn.Softplus(), nn.Linear(7, 1)),
 }
 LOSSES = {
     "ssm": {"variance_reduced": False},
     "vr": {},
     "none": {"reduction": "none"},
     "reference": {"backend": "reference"},
+    "jets": {"backend": "jets"},
 }
 SIGMAS = [1.0, 0.5, 0.3]
 
@@ -143,6 +145,7 @@ WRAPPERS = {
 RUNS = {(w, n, "vr") for w in WRAPPERS for n in ("energy", "score", "film")} | {
     (w, "film", loss) for w in ("DDP", "FSDP") for loss in LOSSES
 }
+RUNS |= {(w, "normed", "jets") for w in WRAPPERS}
 
 
 def inner(shards):
