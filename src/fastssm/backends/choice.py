@@ -48,6 +48,7 @@ ENVIRONMENT = "FASTSSM_BACKEND"
 
 JETS_DIRECTIONS = 4  # from so many directions on jets are faster, however small the network
 JETS_BYTES = 1 << 17  # bytes of the value of an operation, on average, from which they are along one direction
+JETS_OPERATIONS = 40  # operations up to which jets may run what is smaller
 
 _ALL: tuple[Backend, ...] = (Cuda(), Cpu(), Fused("torch", functions), Jets(), Reference())
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}
@@ -174,13 +175,14 @@ def _jets_first(request: Request, count: int) -> bool:
 
     Measured on one thread with the networks of `tests/nets` (`bench/results/choice.csv`): jets spend more time in
     Python than plain autograd, and less in every operation. They were faster along several directions, which they
-    take together, and where operations have enough to do.
+    take together, and where operations have enough to do. Of many small operations along one direction, plain autograd
+    was faster, up to twice; of few, a fraction of a millisecond, for which jets keep their bounded memory.
     """
     if isinstance(request.recognised, Network) or not isinstance(request.model, nn.Module):
         return True
     trial = trial_of(request)
     large = trial.bytes_of_an_operation * request.x.shape[0] >= JETS_BYTES
-    return bool(trial.reasons) or count >= JETS_DIRECTIONS or large
+    return bool(trial.reasons) or count >= JETS_DIRECTIONS or large or trial.operations <= JETS_OPERATIONS
 
 
 def reasons(request: Request, what: What) -> dict[str, list[str]]:

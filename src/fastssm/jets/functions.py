@@ -94,7 +94,7 @@ class Sums:
     def __init__(self, x: Tensor, cond: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
         self.x = torch.zeros_like(x, requires_grad=False) if x.requires_grad else None
         self.cond = [torch.zeros_like(c) if c.requires_grad else None for c in cond]
-        self.weights = [torch.zeros_like(w) for w in weights]
+        self.weights: list[Tensor | None] = [None] * len(weights)
         self.leaves = list(weights)
 
     def add(self, part: Part, number: Tensor) -> None:
@@ -111,13 +111,15 @@ class Sums:
             if total is not None and (on_c := found.pop(0)) is not None:
                 whole = total.ndim == 0 or total.shape == c.shape
                 (total if whole else total[part.samples]).add_(on_c)
-        for total, on_w in zip(self.weights, found, strict=True):
+        for i, on_w in enumerate(found):
+            total = self.weights[i]
             if on_w is not None:
-                total += on_w
+                self.weights[i] = on_w if total is None else total.add_(on_w)
 
     def result(self) -> list[Tensor | None]:
         """Return the gradients of x, of the conditioning arguments and of the weights."""
-        return [self.x, *self.cond, *self.weights]
+        weights = [torch.zeros_like(w) if g is None else g for g, w in zip(self.weights, self.leaves, strict=True)]
+        return [self.x, *self.cond, *weights]
 
 
 def objective(

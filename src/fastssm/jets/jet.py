@@ -53,10 +53,13 @@ class Tape:
         self.shared: set[int] = set()
         self.size = 0
         self.bytes = 0  # of all values
+        self.nan: Tensor | None = None
 
     def jet(self, value: Tensor, tangents: Tensor, inputs: Sequence[Jet] = (), curve: Curve | None = None) -> Jet:
         """Make a jet, with the step that leads to its curvature; without a step it is an input of the forward."""
-        jet: Jet = value.new_full((), torch.nan).expand(value.shape).as_subclass(Jet)  # what passes by the rules is NaN
+        if self.nan is None or self.nan.dtype != value.dtype:
+            self.nan = value.new_full((), torch.nan)
+        jet: Jet = self.nan.expand(value.shape).as_subclass(Jet)  # what passes by the rules is NaN
         jet.value, jet.tangents, jet.tape, jet.place = value, tangents, self, self.size
         self.size += 1
         if not torch.compiler.is_compiling():  # of sizes that are symbols there
