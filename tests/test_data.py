@@ -34,8 +34,13 @@ def write_csv(path: Path, rows: np.ndarray, header: str = "") -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", data.NAMES)
-def test_builtin_names_load_and_scale(name: str) -> None:
+def test_builtin_names_load_and_scale(subtests: pytest.Subtests) -> None:
+    for name in data.NAMES:
+        with subtests.test(name):
+            check_loading(name)
+
+
+def check_loading(name: str) -> None:
     if name in ("digits", "patches"):
         pytest.importorskip("sklearn")
     dataset = data.load(name)
@@ -87,8 +92,13 @@ def test_the_first_of_each_correlated_pair_is_dropped() -> None:
     assert _drop_correlated(rows, [0, 1, 2]) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name", data.TOYS)
-def test_toys_depend_on_the_generator_alone(name: str) -> None:
+def test_toys_depend_on_the_generator_alone(subtests: pytest.Subtests) -> None:
+    for name in data.TOYS:
+        with subtests.test(name):
+            check_toy(name)
+
+
+def check_toy(name: str) -> None:
     state = torch.random.get_rng_state()
     first, second = (data.TOYS[name](50, torch.Generator().manual_seed(seed)) for seed in (1, 2))
     assert not torch.equal(first, second)

@@ -52,15 +52,14 @@ def test_the_code_of_each_page_runs(page, monkeypatch):
     exec(compile(code_of(page), page.name, "exec"), module.__dict__)
 
 
-@pytest.mark.parametrize("package", sorted({".".join(name.split(".")[:2]) for name in MODULES}))
-def test_docstring_examples(package):
+def test_docstring_examples(subtests):
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    below = [name for name in MODULES if name.startswith(f"{package}.") and package != "fastssm"]
-    for name in [package, *below]:
-        torch.manual_seed(0)
-        module = importlib.import_module(name)
-        names = {"torch": torch, "nn": torch.nn, "fastssm": fastssm, **vars(module)}
-        assert doctest.testmod(module, extraglobs=names, optionflags=options).failed == 0, name
+    for name in MODULES:
+        with subtests.test(name):
+            torch.manual_seed(0)
+            module = importlib.import_module(name)
+            names = {"torch": torch, "nn": torch.nn, "fastssm": fastssm, **vars(module)}
+            assert doctest.testmod(module, extraglobs=names, optionflags=options).failed == 0
 
 
 def test_every_public_name_has_a_page_and_an_example():

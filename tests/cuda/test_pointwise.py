@@ -21,6 +21,7 @@ from tests.cuda.harness.machines import DTYPES, Machine, Rows, close, exact, lan
 
 ABOVE = {"stack": 0, "outer": 1, "none": 2}
 THREADS = 64
+PARTS = 4  # in which the activations are taken
 SHAPES = [
     (1, 1, 1),
     (3, 5, 2),
@@ -115,8 +116,14 @@ def every_case(dtype: Any) -> Iterator[Given]:
         yield Given(shape, dtype, modulated=index % 2 == 1)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_up(machine: Machine, real: str, name: str) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_up(machine: Machine, real: str, part: int, subtests: pytest.Subtests) -> None:
+    for name in list(NETWORKS)[part::PARTS]:
+        with subtests.test(name):
+            check_up(machine, real, name)
+
+
+def check_up(machine: Machine, real: str, name: str) -> None:
     dtype = DTYPES[real]
     for index, case in enumerate(every_case(dtype)):
         skips, fresh, curved, kept = index % 3 == 0, index % 4 == 1, index % 5 != 4, index % 2 == 0

@@ -10,6 +10,7 @@ from tests.cuda.harness.architectures import ARCHITECTURES, BY_NAME, Architectur
 from tests.cuda.harness.whole_net import KERNELS, Case, WholeNet, problem
 
 F32, F64 = torch.float32, torch.float64
+PARTS = 4  # in which the activations are taken
 KIND = pytest.mark.parametrize("kind", KERNELS)
 VR = pytest.mark.parametrize("vr", [False, True], ids=["ssm", "vr"])
 
@@ -59,10 +60,13 @@ def test_every_path(whole_net: WholeNet, dtype: torch.dtype, vr: bool, kind: str
 @pytest.mark.covering(1)
 @KIND
 @VR
-@pytest.mark.parametrize("name", [row.name for row in TABLE])
-def test_every_activation(whole_net: WholeNet, name: str, vr: bool, kind: str) -> None:
-    for dtype in (F32, F64):
-        whole_net.check(Case(widths=(6, 7), activations=name, samples=5, variance_reduced=vr, dtype=dtype, kind=kind))
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_activation(whole_net: WholeNet, part: int, vr: bool, kind: str, subtests: pytest.Subtests) -> None:
+    for row in TABLE[part::PARTS]:
+        with subtests.test(row.name):
+            for dtype in (F32, F64):
+                case = Case(widths=(6, 7), activations=row.name, samples=5, variance_reduced=vr, dtype=dtype, kind=kind)
+                whole_net.check(case)
 
 
 @pytest.mark.covering(1, alike=True)
