@@ -14,7 +14,7 @@ last bar, which contenders:
     <!-- table: networks | time | SSM -->                  from networks.csv: loss; also: memory, targets
     <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
-    <!-- table: rules -->                                  the functions that jets know, from fastssm.jets.RULES
+    <!-- table: rules -->                                  the functions that jets know, from fastssm.jets.table
     <!-- table: gpu | time | gpu_nvidia_h200 | event | SSM --> from gpu_<device>.csv; also: checks, ceilings, kernels
     <!-- end -->
 """

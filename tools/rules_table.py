@@ -1,4 +1,4 @@
-"""The table of the functions that jets know, by family, from `fastssm.jets.RULES` itself.
+"""The table of the functions that jets know, by family, from `fastssm.jets.table` itself.
 
 `python tools/fill_tables.py` writes it where a page says
 
@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastssm.jets import RULES
 from fastssm.jets.constants import PROPERTIES, QUERIES
-from fastssm.jets.jet import BY_NAME
+from fastssm.jets.table import BY_NAME, RULES
 
 Rule = Callable[..., Any]
 

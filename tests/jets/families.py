@@ -18,9 +18,10 @@ from torch import Tensor
 
 from fastssm.jets import Jet, Tape, jet
 from fastssm.jets.jet import Step
+from fastssm.jets.table import BY_NAME, RULES
 from tests.jets.case import DIRECTIONS, Case, Energy
 
-ALL = {**jet.RULES, **jet.BY_NAME}  # by function, or by the name of a method
+ALL = {**RULES, **BY_NAME}  # by function, or by the name of a method
 KINDS = ("tangents", "bent", "carried", "carried of the second")
 
 
@@ -76,7 +77,7 @@ def run(case: Case, *tables: dict[Any, Any]) -> None:
 @cache
 def used_by(case: Case) -> frozenset[str]:
     """Return the families that a case's energy calls."""
-    tables = _Seen(jet.RULES), _Seen(jet.BY_NAME)
+    tables = _Seen(RULES), _Seen(BY_NAME)
     run(case, *tables)
     return frozenset(tables[0].families | tables[1].families)
 
@@ -134,7 +135,7 @@ class Mutant:
         self.kind, self.applied = kind, False
         self.tables = [
             {f: self.broken(rule) if families()[f] == family else rule for f, rule in table.items()}
-            for table in (jet.RULES, jet.BY_NAME)
+            for table in (RULES, BY_NAME)
         ]
 
     def changes(self, case: Case) -> bool:

@@ -255,7 +255,6 @@ def _every_form(name: str) -> Iterator[object]:
 
 
 _REPLACED = {
-    Tensor.unflatten: torch.unflatten,  # the method calls that of its base class, which Dynamo does not trace
     **{form: stand_in for name, stand_in in _OPERATORS.items() for form in _every_form(name)},
     **{form: _refusing(name) for name in _REFUSED for form in _every_form(name)},
     **_FUNCTIONAL,
@@ -275,4 +274,6 @@ class primitives(TorchFunctionMode):  # a context manager, as `torch.no_grad`
         """Call a function, or what stands in for it."""
         if func in _REPLACED:
             func = _REPLACED[func]
+        elif getattr(func, "__name__", "") == "unflatten":  # Dynamo cannot trace what the method calls
+            func = torch.unflatten
         return func(*args, **(kwargs or {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import traceback
 from collections.abc import Callable, Iterator
@@ -158,6 +159,7 @@ def _try(request: Request, traced: bool = False) -> Trial:
         request: the call.
         traced: whether torch.compile must trace the model on jets, too.
     """
+    importlib.import_module("fastssm.jets.table")  # the rules, which take time to register
     model, batch, call = module_of(request), len(request.x), called(request)
     x, cond = _rows(request.x, batch), [_rows(c, batch) for c in conditions(request)]
     buffers = [(b, b._version, b.detach().clone()) for b in model.buffers()]

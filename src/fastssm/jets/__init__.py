@@ -1,34 +1,8 @@
-"""Taylor-mode derivatives through any module: value, tangents and curvature of what its forward computes."""
+"""Taylor-mode derivatives through any module: value, tangents and curvature of what its forward computes.
 
-from fastssm.jets import (
-    attention,
-    composed,
-    constants,
-    elementwise,
-    extremes,
-    inplace,
-    linear,
-    matrices,
-    norms,
-    products,
-    reductions,
-)
-from fastssm.jets.jet import RULES, Jet, NoRule, Tape
+The rules are imported when a model is first tried on jets (`table`), so that `import fastssm` stays quick.
+"""
 
-__all__ = [
-    "RULES",
-    "Jet",
-    "NoRule",
-    "Tape",
-    "attention",
-    "composed",
-    "constants",
-    "elementwise",
-    "extremes",
-    "inplace",
-    "linear",
-    "matrices",
-    "norms",
-    "products",
-    "reductions",
-]
+from fastssm.jets.jet import Jet, NoRule, Tape
+
+__all__ = ["Jet", "NoRule", "Tape"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
 import torch
@@ -15,14 +15,16 @@ from torch.nn.modules.module import _has_any_global_hook
 from fastssm.activations import IDENTITY
 from fastssm.nn import module_class
 from fastssm.options import Model
-from fastssm.recognition.folding import Folder
-from fastssm.recognition.forms import Form, Point
 from fastssm.recognition.matching import objection_to, wrapper_of
 from fastssm.recognition.network import Layer, LayerSpec, Network, Refusal, parametrized
 from fastssm.recognition.program import Builder, connected, kept
 from fastssm.recognition.recording import Recording, batches_for, record
 from fastssm.recognition.source import Program, attribute_of, program
 from fastssm.recognition.tape import COUPLES, DROPOUT, Ref, Stop
+
+if TYPE_CHECKING:
+    from fastssm.recognition.folding import Folder
+    from fastssm.recognition.forms import Form, Point
 
 _PLAIN = (Tensor, nn.Parameter)
 GLOBAL_HOOK = "a global module hook is registered, and the fused path would not call it"
@@ -266,6 +268,8 @@ def _connect_unused(
 
 
 def _folded(first: Recording, second: Recording) -> tuple[Folder, Form]:
+    from fastssm.recognition.folding import Folder  # the rules, which take time to import
+
     try:
         folder = Folder(first, second)
         return folder, folder.output()
