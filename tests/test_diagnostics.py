@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import fastssm
 from fastssm import diagnostics
 from fastssm.nn import MLP
+from fastssm.options import BackendName
 
 D = 4
 
@@ -92,13 +93,14 @@ def test_projections_of_a_linear_score(factor: float) -> None:
     assert str(found).count("\n") == len(counts) + 1
 
 
-@pytest.mark.parametrize(("model", "costs"), [
-    ("energy", [1.0, 4 / 3, 2.0]), ("score", [1.0, 1.5, 2.5]), ("unrecognised", [1.0, 1.5, 2.5]),
+@pytest.mark.parametrize(("model", "backend", "costs"), [
+    ("energy", "auto", [1.0, 4 / 3, 2.0]), ("score", "auto", [1.0, 1.5, 2.5]),
+    ("unrecognised", "jets", [1.0, 4 / 3, 2.0]), ("unrecognised", "reference", [1.0, 1.5, 2.5]),
 ])  # fmt: skip
-def test_costs_are_those_of_the_products(model: str, costs: list[float]) -> None:
+def test_costs_are_those_of_the_products(model: str, backend: BackendName, costs: list[float]) -> None:
     net = MLP(D, [8], D if model == "score" else 1)
     net = nn.Sequential(net, nn.Softsign(), nn.LayerNorm(1)) if model == "unrecognised" else net
-    found = diagnostics.projection_study(net, torch.randn(64, D), counts=[1, 2, 4], chunks=4)
+    found = diagnostics.projection_study(net, torch.randn(64, D), counts=[1, 2, 4], chunks=4, backend=backend)
     assert [row.cost for row in found.rows] == costs
     assert all(p.grad is None for p in net.parameters())
 

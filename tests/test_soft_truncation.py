@@ -57,13 +57,14 @@ def test_soft_truncation_never_looks_before_its_time() -> None:
 
     class Spy(nn.Module):
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
-            seen.append(t.detach())
+            if len(t) == 500:  # recognition runs a few rows
+                seen.append(t.detach())
             return -x
 
     x, generator = torch.zeros(500, 2), torch.Generator().manual_seed(1)
     soft = TimeSampling(t_min=SoftTruncation(eps=1e-3))
     for _ in range(20):
-        elbo_loss(Spy(), x, sde=VP(), form="denoising", times=soft, generator=generator)
+        elbo_loss(Spy(), x, sde=VP(), form="denoising", times=soft, generator=generator, backend="reference")
     paths, decoders = seen[::2], seen[1::2]
     for times, tau in zip(paths, decoders, strict=True):
         assert (tau == tau[0]).all()
