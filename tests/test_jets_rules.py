@@ -80,7 +80,9 @@ def survives(family: str, kind: str) -> bool:
     return changed
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(
+    "part", [pytest.param(part, marks=[pytest.mark.slow] if part else []) for part in range(PARTS)]
+)
 def test_no_rule_can_be_wrong_unseen(part: int) -> None:
     mutants = [(family, kind) for family in sorted(cases_of())[part::PARTS] for kind in KINDS]
     assert [mutant for mutant in mutants if mutant not in EQUIVALENT and survives(*mutant)] == []

@@ -82,7 +82,12 @@ FORMS: dict[str, Callable[[Any, Any], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+QUICK = ("tuples", "methods in Python")
+
+
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=[] if form in QUICK else [pytest.mark.slow]) for form in FORMS]
+)
 def test_forms_of_calls(form: str) -> None:
     net = made(FORMS[form])
     compiled_agrees(net, vr)

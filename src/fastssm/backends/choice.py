@@ -175,8 +175,9 @@ def _jets_first(request: Request, count: int) -> bool:
 
     Measured on one thread with the networks of `tests/nets` (`bench/results/choice.csv`): jets spend more time in
     Python than plain autograd, and less in every operation. They were faster along several directions, which they
-    take together, and where operations have enough to do. Of many small operations along one direction, plain autograd
-    was faster, up to twice; of few, a fraction of a millisecond, for which jets keep their bounded memory.
+    take together, and energies where operations have enough to do. Of small operations along one direction plain
+    autograd was faster, by about a fifth in the median; of few, a fraction of a millisecond, for which jets keep their
+    bounded memory.
     """
     if isinstance(request.recognised, Network) or not isinstance(request.model, nn.Module):
         return True
