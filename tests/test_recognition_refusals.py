@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations
 import fastssm
 from fastssm import Refusal, UnsupportedError, recognize
 from tests import oracle
-from tests.test_recognition_forward import B, D, Own, layers, net, normed
+from tests.own_forwards import B, D, Own, layers, net, normed
 
 GLOBAL = torch.ones(D)
 

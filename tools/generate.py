@@ -191,6 +191,15 @@ def function(row: Activation) -> str:
     )
 
 
+def definition(row: Activation) -> str:
+    """Return what the header has of a row: its function, or a call of that of an earlier row with its rule."""
+    first = next(r for r in TABLE if (r.rule, r.parameters) == (row.rule, row.parameters))
+    if first is row:
+        return function(row)
+    call = f"{row.name}_jet(V z, const S* c) {{ return {first.name}_jet<ORDER>(z, c); }}"
+    return f"template <int ORDER, class V, class S>\nFASTSSM_HD FASTSSM_INLINE Jet<V> {call}"
+
+
 def _array(of: str, name: str, values: Iterable[str]) -> str:
     text = f"constexpr {of} {name}[] = {{{', '.join(values)}}};"
     return textwrap.fill(text, 120, subsequent_indent=" " * (text.index("{") + 1))
@@ -223,7 +232,7 @@ def header() -> str:
                 "FASTSSM_FOR_EACH_ACTIVATION", (f"X({i}, {row.name}, __VA_ARGS__)" for i, row in enumerate(TABLE))
             ),
             "",
-            "\n\n".join(function(row) for row in TABLE),
+            "\n\n".join(definition(row) for row in TABLE),
             "",
             "// Row ID of the table and its first ORDER derivatives at z; c are the activation's parameters.",
             "template <int ID, int ORDER, class V, class S>",

@@ -337,18 +337,8 @@ FASTSSM_HD FASTSSM_INLINE Jet<V> hardtanh_jet(V z, const S* c) {
   return {f, d1, d2, d2};
 }
 
-// `min(max(z, low), high)`.
 template <int ORDER, class V, class S>
-FASTSSM_HD FASTSSM_INLINE Jet<V> relu6_jet(V z, const S* c) {
-  const S min_val = c[0], max_val = c[1];
-  const V f = -minimum(-minimum(z, max_val), -min_val);
-  if constexpr (ORDER == 0) return {f};
-  const V d1 = where(z > min_val, where(z < max_val, full_like(z, S(1.0)), S(0.0)), S(0.0));
-  if constexpr (ORDER == 1) return {f, d1};
-  const V d2 = full_like(z, S(0.0));
-  if constexpr (ORDER == 2) return {f, d1, d2};
-  return {f, d1, d2, d2};
-}
+FASTSSM_HD FASTSSM_INLINE Jet<V> relu6_jet(V z, const S* c) { return hardtanh_jet<ORDER>(z, c); }
 
 // `z` moved by `width` towards zero, zero where it is nearer than that.
 template <int ORDER, class V, class S>

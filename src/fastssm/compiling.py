@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,14 @@ def constant_when_compiled(function: F) -> F:
 def constant_of_a_module(function: F) -> F:
     """Do the same for a function that takes a module, which torch.compile supports since torch 2.13."""
     return constant_when_compiled(function) if COMPILES else function
+
+
+def traceable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of torch, or the one that torch.compile can trace under a function mode in its place.
+
+    `Tensor.unflatten` calls the method of its base class, which Dynamo does not trace there.
+    """
+    return torch.unflatten if getattr(function, "__name__", "") == "unflatten" else function
 
 
 def exporting() -> bool:

@@ -13,17 +13,16 @@ from torch.autograd import Function
 
 from fastssm.backends.entries.first_order import apply, once, scaled
 from fastssm.backends.entries.flat import FULL_ONLY, Form
-from fastssm.backends.entries.functions import transformed
 from fastssm.backends.primitives import primitives
 from fastssm.backends.reference import uncompiled
 from fastssm.backends.request import OnePass, Request
 from fastssm.backends.trial import Trial, called, conditions, module_of, trial_of
 from fastssm.checks import outside_inference, widened
 from fastssm.directions import Directions
-from fastssm.jets import Jet
 from fastssm.jets import tile as tiles
 from fastssm.jets.draws import repeated, state_of
 from fastssm.jets.functions import Problem, Sums, all_terms, objective, parts, pull_back
+from fastssm.jets.jet import Jet, functional
 from fastssm.options import What
 from fastssm.sweeps import Terms
 
@@ -120,16 +119,20 @@ class Jets(OnePass):
         with _recording(), uncompiled(request.model):
             like = widened(x)
             weight = like.new_full((len(x),), share) if weight is None else weight.to(like.dtype) * share
-            if torch.compiler.is_compiling() or transformed():
+            if functional():
                 return _functional_objective(request, directions, weight, form)
-            call = _Call(*self._problem(request, directions), weight, form.variance_reduced)
+            problem, count = self._problem(request, directions)
+            if not request.differentiated():
+                jacobian, square = objective(problem, x, conditions(request), weight, form.variance_reduced, None)
+                return torch.dot(weight, jacobian + square), jacobian, square
+            call = _Call(problem, count, weight, form.variance_reduced)
             return apply(_Objective, call, x, *conditions(request), *_weights(request))  # type: ignore[return-value]
 
     def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
         """Return the differentiable terms."""
         request, directions = _outside_inference(request, directions)
         with _recording(), uncompiled(request.model):
-            if torch.compiler.is_compiling() or transformed() or trial_of(request).whole:
+            if functional() or trial_of(request).whole:
                 return _functional_terms(request, directions, each)
             call = _Call(*self._problem(request, directions, each))
             return Terms(*apply(_Terms, call, request.x, *conditions(request), *_weights(request)))

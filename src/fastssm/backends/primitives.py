@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastssm.checks import widened
+from fastssm.compiling import traceable
 from fastssm.errors import UnsupportedError
 
 
@@ -272,8 +273,5 @@ class primitives(TorchFunctionMode):  # a context manager, as `torch.no_grad`
         self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call a function, or what stands in for it."""
-        if func in _REPLACED:
-            func = _REPLACED[func]
-        elif getattr(func, "__name__", "") == "unflatten":  # Dynamo cannot trace what the method calls
-            func = torch.unflatten
-        return func(*args, **(kwargs or {}))
+        function = _REPLACED[func] if func in _REPLACED else traceable(func)
+        return function(*args, **(kwargs or {}))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fastssm.compiling import traceable
 from fastssm.errors import UnsupportedError
 
 Curve = Callable[..., Tensor | None]
@@ -136,10 +137,8 @@ class Seen(TorchFunctionMode):
         self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Apply the rule of a function that has a tuple of jets among its arguments."""
-        named, name = kwargs or {}, getattr(func, "__name__", "")
-        if name == "unflatten":  # the method calls that of its base class, which Dynamo does not trace
-            func = torch.unflatten
-        if name == "tag_activation_checkpoint":  # what torch.compile makes of checkpoints
+        named, func = kwargs or {}, traceable(func)
+        if getattr(func, "__name__", "") == "tag_activation_checkpoint":  # what torch.compile makes of checkpoints
             with self:
                 return args[0](*args[1:], **{k: given for k, given in named.items() if k not in _OF_CHECKPOINTS})
         for given in (*args, *named.values()):
@@ -197,8 +196,11 @@ def value_of(given: Any) -> Any:
     return given.value if isinstance(given, Jet) else given
 
 
+def functional() -> bool:
+    """Say whether only transforms of `torch.func` can differentiate here."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def formula_only() -> bool:
     """Say whether functions of our own have no place: what differentiates is not plain autograd."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return True
-    return not torch.is_grad_enabled()
+    return functional() or not torch.is_grad_enabled()

@@ -217,7 +217,7 @@ def add(a: Any, b: Any, *, alpha: float = 1) -> Jet:
     if not isinstance(b, Jet):
         return linear(as_jet(a), lambda z: z, out, lambda r: broadcast(r, out.shape))
     if not isinstance(a, Jet):
-        return b.tape.jet(out, *_scaled(b, alpha, out.shape))
+        return linear(b, lambda z: z, out, lambda r: broadcast(r if alpha == 1 else alpha * r, out.shape))
 
     def of(ra: Tensor | None, rb: Tensor | None) -> Tensor | None:
         if ra is None or rb is None:
@@ -228,15 +228,6 @@ def add(a: Any, b: Any, *, alpha: float = 1) -> Jet:
     tangents = of(a.tangents, b.tangents)
     assert tangents is not None
     return a.tape.jet(out, tangents, (a, b), of)
-
-
-def _scaled(b: Jet, alpha: float, shape: Sequence[int]) -> tuple[Tensor, tuple[Jet], Callable[..., Tensor | None]]:
-    def of(rows: Tensor | None) -> Tensor | None:
-        return None if rows is None else broadcast(rows if alpha == 1 else alpha * rows, shape)
-
-    tangents = of(b.tangents)
-    assert tangents is not None
-    return tangents, (b,), of
 
 
 @rule("sub", "subtract", "__sub__")

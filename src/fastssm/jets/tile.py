@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastssm.checks import widened
 from fastssm.errors import UnsupportedError
-from fastssm.jets.jet import Jet, Seen, Tape
+from fastssm.jets.jet import Jet, Seen, Tape, functional
 from fastssm.sweeps import Terms
 
 Run = Callable[[Tensor], Tensor]
@@ -61,11 +61,11 @@ def objective(tile: Tile, weight: Tensor, variance_reduced: bool, first: bool) -
         found = _score_terms(tile)
         square = _square(found, tile.total, variance_reduced, first)
         return torch.dot(weight, found.projected_jacobian + square), found.projected_jacobian.detach(), square.detach()
-    if tile.once and variance_reduced and _functional():
+    if tile.once and variance_reduced and functional():
         slope, _, top = _at_once(tile)
         jacobian, square = top / -tile.total, widened(slope).flatten(1).square().sum(1) * 0.5
         return torch.dot(weight, jacobian + square), jacobian.detach(), square.detach()
-    u = gradient(tile).detach() if variance_reduced and first and _functional() else None
+    u = gradient(tile).detach() if variance_reduced and first and functional() else None
     output, tape = _forward(tile)
     slopes = widened(output.tangents).flatten(1)
     if not variance_reduced:
@@ -97,10 +97,10 @@ def terms(tile: Tile, each: bool = False, differentiable: bool = False) -> Terms
     """
     if tile.kind == "score":
         return _score_terms(tile, each)
-    if _functional() and tile.once:
+    if functional() and tile.once:
         slope, tangents, top = _at_once(tile, each)
     else:
-        found = gradient(tile) if _functional() else None
+        found = gradient(tile) if functional() else None
         output, tape = _forward(tile, each, twice=differentiable)
         slope = gradient(tile, output, differentiable) if found is None else found
         tangents, top = output.tangents, _top(tape, None, output)
@@ -155,11 +155,6 @@ def gradient(tile: Tile, output: Jet | None = None, differentiable: bool = False
         return slope
     (found,) = torch.autograd.grad(output.value.sum(), tile.x, retain_graph=True, create_graph=differentiable)
     return found
-
-
-def _functional() -> bool:
-    """Return whether only transforms of `torch.func` can differentiate here."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _at_once(tile: Tile, each: bool = False) -> tuple[Tensor, Tensor, Tensor]:
