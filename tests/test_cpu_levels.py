@@ -1,20 +1,18 @@
 """The lower instruction sets of the compiled CPU engine, each as a processor without the higher ones runs it.
 
-The level is read once in a process, so each gets one; and there torch, oneDNN and MKL get along without the higher
-instructions too, since they compute the products.
+The level is read once in a process, so each gets one. There torch, oneDNN and MKL, which compute what the engine is
+compared with, get along without the higher instructions too.
 """
 
 from __future__ import annotations
 
 import ast
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from fastssm.backends.entries import compiled
 from fastssm.native import extension
@@ -37,29 +35,22 @@ def run_at(level: str, *command: str, examples: int = 60) -> subprocess.Complete
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
-PRODUCTS = """
+KNOWN = """
 import torch
 from fastssm.native import extension
 print(extension.module().capability(), torch.backends.cpu.get_cpu_capability())
-image = torch.ones(1, 8, 8, 8)
-with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):
-    torch.nn.functional.conv2d(image.to_mkldnn(), torch.ones(8, 8, 3, 3))
 """
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN")
-@pytest.mark.parametrize(("level", "aten", "onednn"), [("baseline", "DEFAULT", "SSE4.1"), ("avx2", "AVX2", "AVX2")])
-def test_products_are_those_of_a_processor_of_that_level(level: str, aten: str, onednn: str) -> None:
+@pytest.mark.parametrize(("level", "aten"), [("baseline", "DEFAULT"), ("avx2", "AVX2")])
+def test_a_level_is_that_of_a_processor_without_the_others(level: str, aten: str) -> None:
     if level not in LEVELS[:-1]:
         pytest.skip("every test here runs on such a processor")
-    done = run_at(level, "-c", PRODUCTS)
+    done = run_at(level, "-c", KNOWN)
     assert done.returncode == 0, done.stderr
-    known, kernels = done.stdout.splitlines()[0].rsplit(" ", 1)
-    assert ast.literal_eval(known) == {
-        "level": level, "gemm": "ATen (addmm)", "gemm64": "ATen (addmm)", "bf16": False, "levels": LEVELS
-    }  # fmt: skip
+    known, kernels = done.stdout.strip().rsplit(" ", 1)
+    assert ast.literal_eval(known) == {"level": level, "bf16": False, "levels": LEVELS}
     assert kernels == aten
-    assert set(re.findall(r"isa:(.*)", done.stdout)) == {f"Intel {onednn}"}, done.stdout
 
 
 @pytest.mark.parametrize("level", LEVELS[:-1])
@@ -72,7 +63,6 @@ def test_a_lower_level_agrees_with_the_oracle(level: str) -> None:
 
 @pytest.mark.parametrize("level", LEVELS[:-1])
 def test_a_lower_level_computes_after_a_fork_and_in_threads(level: str) -> None:
-    """Below AVX-512 the products are torch's, which wait for threads of their own."""
     done = run_at(level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/test_cpu_threads.py")
     assert done.returncode == 0, done.stdout + done.stderr
 

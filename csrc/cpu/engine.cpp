@@ -67,7 +67,7 @@ class Call {
           m += tiling_.tangents;
         } while (m < problem_.directions.count);
       }
-      if (runtime_.gemms.release) runtime_.gemms.release();
+      if (runtime_.narrow.release) runtime_.narrow.release();
     };
     if (tiling_.workers == 1) {
       one(0);

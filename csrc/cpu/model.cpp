@@ -31,9 +31,9 @@ Model<T>::Model(const Problem<T>& given, const Runtime<T>& how, Arena& arena) : 
   for (const Layer<T>& layer : hidden) {
     const bool here = layer.bias && !layer.scale && !layer.shift;  // else it is added before the modulation
     biases.push_back(here ? padded(layer.bias, layer.out, arena) : zeros);
-    weights.emplace_back(layer, runtime.gemms, runtime.kernels);
+    weights.emplace_back(layer, runtime.narrow, runtime.kernels);
   }
-  if (problem.kind == Kind::score) weights.emplace_back(readout, runtime.gemms, runtime.kernels);
+  if (problem.kind == Kind::score) weights.emplace_back(readout, runtime.narrow, runtime.kernels);
   for (Weights<T>& w : weights) w.allocate(arena);
   pack();
 }

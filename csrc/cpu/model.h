@@ -9,11 +9,11 @@
 
 namespace fastssm::cpu {
 
-// What a call runs on: its kernels, products and threads. `run(n, f)` calls f(0) ... f(n - 1), each once.
+// What a call runs on: its kernels, narrow products and threads. `run(n, f)` calls f(0) ... f(n - 1), each once.
 template <class T>
 struct Runtime {
   const Kernels<T>& kernels;
-  Gemms<T> gemms;
+  NarrowProducts narrow;
   int64_t threads;
   std::function<void(int64_t, const std::function<void(int64_t)>&)> run;
 };

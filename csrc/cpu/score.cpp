@@ -91,8 +91,7 @@ void TileSweep<T>::readout_down(bool with_score) {
   if (with_score) readout.down(samples, on_score_.p, on_score_.ld, adjoints.p, adjoints.ld, false, scratch_);
   typename Sums<T>::OfLayer& sum = sums_.readout;
   if (with_score && sum.weight) {
-    kernels_.transpose(samples, pad(dim), on_score_.p, on_score_.ld, transposed_, transposed_ld());
-    readout.outer(samples, transposed_, transposed_ld(), h.p, h.ld, sum.weight, sum.started, scratch_);
+    readout.outer(samples, on_score_.p, on_score_.ld, h.p, h.ld, sum.weight, sum.started, scratch_);
     sum.started = true;
     std::fill_n(energy_, samples, T(1));
     if (sum.bias) kernels_.weighted_sum(samples, pad(dim), on_score_.p, on_score_.ld, energy_, sum.bias);
@@ -108,8 +107,7 @@ void TileSweep<T>::readout_down(bool with_score) {
     if (!with_score) kernels_.scaled(samples, width, h.p, h.ld, c, u, pullback_.ld, true);
   }
   if (sum.weight && tangents > 0) {
-    kernels_.transpose(tangents * samples, pad(dim), direction(0), first_.ld, transposed_, transposed_ld());
-    readout.outer(tangents * samples, transposed_, transposed_ld(), pullback_.p, pullback_.ld, sum.weight, sum.started,
+    readout.outer(tangents * samples, direction(0), first_.ld, pullback_.p, pullback_.ld, sum.weight, sum.started,
                   scratch_);
     sum.started = true;
     if (sum.bias && !with_score)

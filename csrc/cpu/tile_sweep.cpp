@@ -54,18 +54,13 @@ TileSweep<T>::TileSweep(const Model<T>& model, const Gradients<T>& gradients, Su
   energy_ = take(kinds, samples);
   nan_flag_ = take(1, samples);
   coefficients_ = take(kinds, samples);
-  transposed_ = options.gradients ? take(widest, transposed_ld()) : nullptr;
   const auto& weights = model.weights;
   if (std::any_of(weights.begin(), weights.end(), [](const Weights<T>& w) { return w.narrow(); })) {
     const int64_t most = std::max(rows, widest) + 1;
     scratch_.a = arena.take<uint16_t>(std::max(rows * (widest + 1), widest * (rows + 1)));
     scratch_.b = arena.take<uint16_t>(most * (widest + 1));
+    scratch_.transposed = arena.take<float>(widest * (rows + 1));
   }
-}
-
-template <class T>
-int64_t TileSweep<T>::transposed_ld() const {
-  return spaced((tile_.tangents + 2) * tile_.samples);
 }
 
 template <class T>
@@ -272,10 +267,9 @@ void TileSweep<T>::collect(int64_t l, int64_t kinds) {
   Stage& s = stages_[l];
   if (modulated(l)) modulate_down(l, options_.merged ? kinds - 1 : kinds);
   if (!gradients_.layers) return;
-  kernels_.transpose(kinds * tile_.samples, s.shape.width, s.adjoints, s.ld, transposed_, transposed_ld());
   typename Sums<T>::OfLayer& sum = sums_.hidden[l];
-  model_.weights[l].outer(kinds * tile_.samples, transposed_, transposed_ld(), entering(l).p, entering(l).ld,
-                          sum.weight, sum.started, scratch_);
+  model_.weights[l].outer(kinds * tile_.samples, s.adjoints, s.ld, entering(l).p, entering(l).ld, sum.weight,
+                          sum.started, scratch_);
   sum.started = true;
 }
 

@@ -57,7 +57,6 @@ class TileSweep {
   void collect(int64_t l, int64_t kinds);
   void product_down(int64_t l, int64_t kinds, bool accumulate);
   void leave();
-  int64_t transposed_ld() const;
   T* bias_sum(int64_t l) const { return modulated(l) ? nullptr : sums_.hidden[l].bias; }
   bool modulated(int64_t l) const { return model_.hidden[l].scale || model_.hidden[l].shift; }
   void modulate(int64_t l, int64_t kinds);
@@ -104,7 +103,6 @@ class TileSweep {
   T* energy_;        // [samples]
   T* nan_flag_;      // [samples]: NaN where a number of the sample is not finite, else zero
   T* coefficients_;  // [kinds, samples]
-  T* transposed_;
 };
 
 }  // namespace fastssm::cpu

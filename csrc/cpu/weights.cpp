@@ -7,7 +7,8 @@ namespace fastssm::cpu {
 namespace {
 
 constexpr int64_t kNarrowest = 32;   // smaller products stay in full precision, as they cost little
-constexpr int64_t kOuterRows = 256;  // block of the gradient, small enough for the second-level cache
+constexpr int64_t kNarrowPanel = 64;  // columns of a panel of bfloat16
+constexpr int64_t kOuterRows = 256;   // block of a narrow gradient, small enough for the second-level cache
 constexpr int64_t kOuterColumns = 64;
 
 int64_t even(int64_t n) { return n + n % 2; }
@@ -18,14 +19,14 @@ constexpr bool kSingle = sizeof(T) == sizeof(float);  // the dtype whose product
 }  // namespace
 
 template <class T>
-Weights<T>::Weights(const Layer<T>& layer, const Gemms<T>& gemms, const Kernels<T>& kernels)
-    : gemms_(gemms),
+Weights<T>::Weights(const Layer<T>& layer, const NarrowProducts& narrow, const Kernels<T>& kernels)
+    : products_(narrow),
       kernels_(kernels),
       weight_(layer.weight),
       in_(layer.in),
       out_(layer.out),
-      panel_(gemms.panel),
-      narrow_(gemms.narrow && std::min(layer.in, layer.out) >= kNarrowest) {}
+      narrow_(kSingle<T> && narrow.multiply && std::min(layer.in, layer.out) >= kNarrowest),
+      panel_(narrow_ ? kNarrowPanel : kernels.panel) {}
 
 template <class T>
 void Weights<T>::allocate(Arena& arena) {
@@ -43,7 +44,7 @@ void Weights<T>::pack(int64_t piece) const {
   const bool upward = piece < panels(out_);
   if (!upward) piece -= panels(out_);
   const int64_t width = upward ? out_ : in_, depth = upward ? in_ : out_, first = piece * panel_;
-  const int64_t columns = std::min(panel_, pad(width) - first), filled = std::min(columns, width - first);
+  const int64_t columns = std::min(panel_, pad(width) - first), filled = std::clamp<int64_t>(width - first, 0, columns);
   T* panel = (upward ? up_ : down_) + first * depth;
   if (filled < columns) std::fill(panel, panel + depth * columns, T(0));
   if (upward) {
@@ -67,14 +68,12 @@ void Weights<T>::multiply(int64_t rows, int64_t depth, int64_t width, const T* a
     if (narrow_) {
       kernels_.narrow(rows, depth, a, lda, scratch.a, deep);
       for (int64_t j = 0; j < all; j += panel_)
-        gemms_.narrow(rows, std::min(panel_, all - j), deep, scratch.a, deep, narrow_packed + j * deep,
-                      std::min(panel_, all - j), c + j, ldc, accumulate);
+        products_.multiply(rows, std::min(panel_, all - j), deep, scratch.a, deep, narrow_packed + j * deep,
+                           std::min(panel_, all - j), c + j, ldc, accumulate);
       return;
     }
   }
-  for (int64_t j = 0; j < all; j += panel_)
-    gemms_.gemm(rows, std::min(panel_, all - j), depth, a, lda, packed + j * depth, std::min(panel_, all - j), c + j,
-                ldc, accumulate);
+  kernels_.multiply(rows, all, depth, a, lda, packed, c, ldc, accumulate);
 }
 
 template <class T>
@@ -97,26 +96,22 @@ void Weights<T>::down(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, 
 }
 
 template <class T>
-void Weights<T>::outer(int64_t rows, const T* transposed, int64_t transposed_ld, const T* b, int64_t ldb, T* c,
-                       bool accumulate, const NarrowScratch& scratch) const {
-  const int64_t deep = even(rows);
-  const bool whole = panel_ >= pad(in_);
-  const int64_t height = whole ? out_ : kOuterRows, width = whole ? in_ : kOuterColumns;
+void Weights<T>::outer(int64_t rows, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, bool accumulate,
+                       const NarrowScratch& scratch) const {
   if constexpr (kSingle<T>) {
     if (narrow_) {
-      kernels_.narrow(out_, rows, transposed, transposed_ld, scratch.a, deep);
+      const int64_t deep = even(rows);
+      kernels_.transpose(rows, out_, a, lda, scratch.transposed, deep);
+      kernels_.narrow(out_, rows, scratch.transposed, deep, scratch.a, deep);
       kernels_.interleave(rows, in_, b, ldb, scratch.b, in_);
-      for (int64_t j = 0; j < in_; j += width)
-        for (int64_t i = 0; i < out_; i += height)
-          gemms_.narrow(std::min(height, out_ - i), std::min(width, in_ - j), deep, scratch.a + i * deep, deep,
-                        scratch.b + 2 * j, in_, c + i * in_ + j, in_, accumulate);
+      for (int64_t j = 0; j < in_; j += kOuterColumns)
+        for (int64_t i = 0; i < out_; i += kOuterRows)
+          products_.multiply(std::min(kOuterRows, out_ - i), std::min(kOuterColumns, in_ - j), deep,
+                             scratch.a + i * deep, deep, scratch.b + 2 * j, in_, c + i * in_ + j, in_, accumulate);
       return;
     }
   }
-  for (int64_t j = 0; j < in_; j += width)
-    for (int64_t i = 0; i < out_; i += height)
-      gemms_.gemm(std::min(height, out_ - i), std::min(width, in_ - j), rows, transposed + i * transposed_ld,
-                  transposed_ld, b + j, ldb, c + i * in_ + j, in_, accumulate);
+  kernels_.multiply_transposed(out_, in_, rows, a, lda, b, ldb, c, in_, accumulate);
 }
 
 template class Weights<float>;

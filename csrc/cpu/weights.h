@@ -3,21 +3,15 @@
 
 #include "../engine/network.h"
 #include "arena.h"
-#include "gemm.h"
 #include "kernels/kernels.h"
+#include "narrow.h"
 
 namespace fastssm::cpu {
-
-// Scratch of one thread for operands in bfloat16.
-struct NarrowScratch {
-  uint16_t* a = nullptr;
-  uint16_t* b = nullptr;
-};
 
 template <class T>
 class Weights {
  public:
-  Weights(const Layer<T>& layer, const Gemms<T>& gemms, const Kernels<T>& kernels);
+  Weights(const Layer<T>& layer, const NarrowProducts& narrow, const Kernels<T>& kernels);
 
   // Panels to pack, in any order and by any thread, after `allocate`.
   int64_t pieces() const { return panels(out_) + panels(in_); }
@@ -32,8 +26,8 @@ class Weights {
   // c (+)= rows W, in full padded rows.
   void down(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, bool accumulate,
             const NarrowScratch& scratch) const;
-  // c [out, in] (+)= transposed [out, rows] b [rows, in]
-  void outer(int64_t rows, const T* transposed, int64_t transposed_ld, const T* b, int64_t ldb, T* c, bool accumulate,
+  // c [out, in] (+)= a^T b of a [rows, out] and b [rows, in], both in full padded rows.
+  void outer(int64_t rows, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, bool accumulate,
              const NarrowScratch& scratch) const;
 
   bool narrow() const { return narrow_; }
@@ -44,11 +38,12 @@ class Weights {
   void multiply(int64_t rows, int64_t depth, int64_t width, const T* a, int64_t lda, const T* packed,
                 const uint16_t* narrow_packed, T* c, int64_t ldc, bool accumulate, const NarrowScratch& scratch) const;
 
-  const Gemms<T>& gemms_;
+  const NarrowProducts& products_;
   const Kernels<T>& kernels_;
   const T* weight_;
-  int64_t in_, out_, panel_;
+  int64_t in_, out_;
   bool narrow_;
+  int64_t panel_;
   T* up_ = nullptr;                   // panels [out / panel][in][panel] of W^T
   T* down_ = nullptr;                 // panels [in / panel][out][panel] of W
   uint16_t* narrow_up_ = nullptr;     // the same in interleaved pairs

@@ -1,4 +1,4 @@
-// The whole CPU engine, without torch: products and threads of its own. Arguments name the levels to test; without any,
+// The whole CPU engine, without torch: threads and narrow products of its own. Arguments name the levels to test; without any,
 // all that the processor has.
 #include <cstring>
 #include <thread>
@@ -10,19 +10,7 @@ using namespace cases;
 
 namespace {
 
-constexpr int64_t kWhole = int64_t(1) << 40;
-
 // ---- products and threads --------------------------------------------------------------------------------------
-
-template <class T>
-void gemm(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
-          bool accumulate) {
-  for (int64_t i = 0; i < m; i++) {
-    if (!accumulate) std::fill_n(c + i * ldc, n, T(0));
-    for (int64_t p = 0; p < k; p++)
-      for (int64_t j = 0; j < n; j++) c[i * ldc + j] += a[i * lda + p] * b[p * ldb + j];
-  }
-}
 
 float widened(uint16_t bits) {
   const uint32_t word = uint32_t(bits) << 16;
@@ -49,14 +37,14 @@ void run_in_threads(int64_t n, const std::function<void(int64_t)>& f) {
 
 struct How {
   cpu::Level level;
-  int64_t panel, threads;
+  int64_t threads;
   bool narrow;
 };
 
 template <class T>
 cpu::Runtime<T> runtime(How how) {
-  cpu::Gemms<T> gemms = {"naive", gemm<T>, how.panel, how.narrow ? narrow_gemm : nullptr, nullptr};
-  return {cpu::kernels<T>(how.level), gemms, how.threads, run_in_threads};
+  const cpu::NarrowProducts narrow{how.narrow ? narrow_gemm : nullptr};
+  return {cpu::kernels<T>(how.level), narrow, how.threads, run_in_threads};
 }
 
 struct CpuEngine {
@@ -96,10 +84,10 @@ void test_threads(cpu::Level level) {
       const reference::Problem p = reference::problem(network, width == 50 ? 150 : 20, 2, 8);
       const Cotangents on = cotangents(p, 9);
       for (Loss loss : kLosses) {
-        const Found<double> alone = evaluate<double>(CpuEngine{{level, kWhole, 1, false}}, p, loss, on);
+        const Found<double> alone = evaluate<double>(CpuEngine{{level, 1, false}}, p, loss, on);
         for (int64_t threads : {2, 3})
-          compare(evaluate<double>(CpuEngine{{level, kWhole, threads, false}}, p, loss, on), alone, 1e-12, "threads");
-        compare(evaluate<float>(CpuEngine{{level, 64, 2, true}}, p, loss, on), alone, 0.03, "narrow products");
+          compare(evaluate<double>(CpuEngine{{level, threads, false}}, p, loss, on), alone, 1e-12, "threads");
+        compare(evaluate<float>(CpuEngine{{level, 2, true}}, p, loss, on), alone, 0.03, "narrow products");
       }
     }
   }
@@ -115,14 +103,13 @@ int main(int argc, char** argv) {
     if (asked && cpu::supported(level)) levels.push_back(level);
   }
   std::vector<CpuEngine> engines;
-  for (cpu::Level level : levels)
-    for (int64_t panel : {int64_t(16), kWhole}) engines.push_back({{level, panel, 1, false}});
+  for (cpu::Level level : levels) engines.push_back({{level, 1, false}});
   test_against_reference(engines);
   std::vector<EachEngine> each;
-  for (cpu::Level level : levels) each.push_back({{{level, kWhole, 1, false}}});
+  for (cpu::Level level : levels) each.push_back({{{level, 1, false}}});
   test_against_reference(each);
   for (cpu::Level level : levels) {
-    const CpuEngine engine{{level, 64, 1, false}};
+    const CpuEngine engine{{level, 1, false}};
     test_directions(engine);
     test_directions(EachEngine{engine});
     test_no_directions(engine);

@@ -8,9 +8,10 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
+#include "../cpu/kernels/kernels.h"
 #include "../maths/activations.h"
 #include "functions.h"
-#include "gemm.h"
+#include "narrow.h"
 
 namespace py = pybind11;
 
@@ -109,9 +110,7 @@ at::Tensor rademacher(int64_t seed, int64_t first_projection, int64_t first_samp
 py::dict capability() {
   py::dict out;
   out["level"] = cpu::name(cpu::level());
-  out["gemm"] = torch_gemm::gemms<float>(false).name;
-  out["gemm64"] = torch_gemm::gemms<double>(false).name;
-  out["bf16"] = torch_gemm::has_bfloat16();
+  out["bf16"] = torch_products::has_bfloat16();
   py::list levels;
   for (cpu::Level level : {cpu::Level::baseline, cpu::Level::avx2, cpu::Level::avx512})
     if (cpu::supported(level)) levels.append(cpu::name(level));

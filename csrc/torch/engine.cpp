@@ -12,7 +12,7 @@
 #include <atomic>
 
 #include "../cpu/engine.h"
-#include "gemm.h"
+#include "narrow.h"
 
 namespace fastssm::on_tensors {
 namespace {
@@ -59,10 +59,10 @@ void run_in_threads(int64_t n, const std::function<void(int64_t)>& f) {
 
 template <class T>
 cpu::Runtime<T> runtime(bool bfloat16) {
-  TORCH_CHECK(!bfloat16 || (std::is_same_v<T, float> && torch_gemm::has_bfloat16()),
+  TORCH_CHECK(!bfloat16 || (std::is_same_v<T, float> && torch_products::has_bfloat16()),
               "precision=\"bf16\" needs float32 data and a processor with AVX-512; use precision=\"full\".");
   return {.kernels = cpu::kernels<T>(cpu::level()),
-          .gemms = torch_gemm::gemms<T>(bfloat16, forked()),  // which registers itself before the first threads start
+          .narrow = bfloat16 ? torch_products::bfloat16() : cpu::NarrowProducts{},
           .threads = at::get_num_threads(),
           .run = run_in_threads};
 }

@@ -4,6 +4,7 @@
 
 #include "../../maths/activations.h"
 #include "../../maths/sweep.h"
+#include "products.h"
 #include "rows.h"
 #include "vec_math.h"
 
@@ -295,7 +296,10 @@ void curve(const Curve<T>& a) {
 // ---- the table of kernels --------------------------------------------------------------------------------------
 
 template <class T>
-const Kernels<T> table = {.up = up<T>,
+const Kernels<T> table = {.panel = kPanel<T>,
+                          .multiply = multiply<T>,
+                          .multiply_transposed = multiply_transposed<T>,
+                          .up = up<T>,
                           .down = down<T>,
                           .down_score = down_score<T>,
                           .chain = chain<T>,

@@ -96,6 +96,13 @@ struct Curve {
 
 template <class T>
 struct Kernels {
+  int64_t panel;  // columns of a packed panel
+  // c [m, n] (+)= a [m, k] b, where n is padded and b lies in panels: [n / panel][k][panel], the last one narrower
+  void (*multiply)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc,
+                   bool accumulate);
+  // c [m, n] (+)= a^T b of a [k, m] and b [k, n], whose rows are padded
+  void (*multiply_transposed)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c,
+                              int64_t ldc, bool accumulate);
   void (*up)(const Up<T>&);
   void (*down)(const Down<T>&);
   void (*down_score)(const DownScore<T>&);

@@ -47,7 +47,7 @@ def _engine() -> str:
         return ""
     using, built = module.capability(), extension.record()
     return (
-        f"  CPU engine: {using['level']} code, products by {using['gemm']}, {torch.get_num_threads()} threads\n"
+        f"  CPU engine: {using['level']} code, {torch.get_num_threads()} threads\n"
         f"  built for torch {built['torch']}, runs with torch {torch.__version__}\n"
     )
 
