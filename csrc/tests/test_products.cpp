@@ -122,6 +122,7 @@ void test_sizes(cpu::Level level) {
     for (int64_t n = 1; n <= kMost; n++) test_size<T>(kernels, {m, n, 1 + (m + n) % 3});
   for (int64_t k = 1; k <= kMost; k++) test_size<T>(kernels, {17, 35, k});
   for (int64_t k : {255, 256, 257, 511, 512, 513, 769}) test_size<T>(kernels, {5, 33, k});
+  for (int64_t m : {150, 400}) test_size<T>(kernels, {m, 33, 600});  // in parts that stay in a cache
   kernels.multiply(0, 16, 4, nullptr, 4, nullptr, nullptr, 16, false);  // no rows: nothing is read
 }
 

@@ -11,15 +11,18 @@
 namespace fastssm::cpu {
 namespace {
 
-// A block of kBlockRows x kBlockVectors vectors, one row of b and one number of a fit the registers.
-#if defined(__AVX512F__)
-constexpr int kBlockRows = 14, kBlockVectors = 2;
-#elif defined(__aarch64__)
-constexpr int kBlockRows = 6, kBlockVectors = 4;
+// A block of 6 rows and so many vectors, with a row of b and a number of a, fits the registers. More rows and fewer
+// vectors are slower where rows of c are a power of two apart: they would share a few lines of the first-level cache.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kBlockVectors = 4;
 #else
-constexpr int kBlockRows = 6, kBlockVectors = 2;
+constexpr int kBlockVectors = 2;
 #endif
-constexpr int64_t kDepth = 256;  // rows of b at a time: a panel of them stays in the first-level cache
+template <int VECTORS>
+constexpr int kBlockRows = VECTORS == 1 ? 12 : 6;  // a block needs enough sums to overlap their additions
+
+constexpr int64_t kDepth = kBlockVectors > 2 ? 128 : 256;  // rows of b at a time: they stay in the first-level cache
+constexpr int64_t kBytes = 256 * 1024;  // of a at a time: they stay in the second-level cache
 
 template <class T>
 constexpr int64_t kPanel = kBlockVectors* native_lanes<T>;
@@ -75,7 +78,7 @@ void block(const Strip<T>& strip) {
     }
 }
 
-// The block of any number of rows up to kBlockRows.
+// The blocks of every number of rows.
 template <int VECTORS, Stored STORED, class T, size_t... I>
 constexpr auto blocks_of(std::index_sequence<I...>) {
   return std::array{block<static_cast<int>(I) + 1, VECTORS, STORED, T>...};
@@ -84,8 +87,8 @@ constexpr auto blocks_of(std::index_sequence<I...>) {
 // A panel of c, VECTORS vectors wide: blocks and pieces of b of nearly equal heights.
 template <int VECTORS, Stored STORED, class T>
 void panel(int64_t m, Strip<T> whole) {
-  static constexpr auto blocks = blocks_of<VECTORS, STORED, T>(std::make_index_sequence<kBlockRows>());
-  const int64_t count = (m + kBlockRows - 1) / kBlockRows, height = m / count, taller = m % count;
+  static constexpr auto blocks = blocks_of<VECTORS, STORED, T>(std::make_index_sequence<kBlockRows<VECTORS>>());
+  const int64_t count = (m + kBlockRows<VECTORS> - 1) / kBlockRows<VECTORS>, height = m / count, taller = m % count;
   const int64_t down = STORED == Stored::by_rows ? whole.lda : 1, along = STORED == Stored::by_rows ? 1 : whole.lda;
   const int64_t pieces = (whole.k + kDepth - 1) / kDepth, depth = (whole.k + pieces - 1) / pieces;
   for (int64_t p = 0; p < whole.k; p += depth) {
@@ -112,14 +115,42 @@ void panel_of(int64_t vectors, int64_t m, const Strip<T>& strip) {
   panel<VECTORS, STORED>(m, strip);
 }
 
+// How many rows of c to compute at a time, for the sake of a.
+template <class T>
+int64_t rows_at_once(int64_t m, int64_t k) {
+  const int64_t parts = (m * k * static_cast<int64_t>(sizeof(T)) + kBytes / 2) / kBytes;
+  if (parts < 2) return m;
+  constexpr int64_t rows = kBlockRows<kBlockVectors>;
+  return (m + parts * rows - 1) / (parts * rows) * rows;
+}
+
 // c [m, n] (+)= a [m, k] b, where b lies in panels [n / panel][k][panel], and n and the panels are whole vectors wide.
 template <class T>
 void multiply(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc,
               bool accumulate) {
-  if (m == 0) return;
-  for (int64_t j = 0; j < n; j += kPanel<T>) {
-    const int64_t width = least(kPanel<T>, n - j);
-    panel_of<Stored::by_rows, T>(width / native_lanes<T>, m, {k, a, lda, b + j * k, width, c + j, ldc, accumulate});
+  const int64_t most = rows_at_once<T>(m, k);
+  for (int64_t i = 0; i < m; i += most)
+    for (int64_t j = 0; j < n; j += kPanel<T>) {
+      const int64_t width = least(kPanel<T>, n - j);
+      panel_of<Stored::by_rows, T>(width / native_lanes<T>, least(most, m - i),
+                                   {k, a + i * lda, lda, b + j * k, width, c + i * ldc + j, ldc, accumulate});
+    }
+}
+
+// The last columns of c, where they are no whole vectors: through a block that is wide enough.
+template <class T>
+void edge(int64_t m, int64_t width, const Strip<T>& strip) {
+  const int64_t vectors = (width + native_lanes<T> - 1) / native_lanes<T>;
+  constexpr int64_t most = kBlockRows<1>;  // no block has more rows
+  T found[most * kPanel<T>];
+  for (int64_t i = 0; i < m; i += most) {
+    const int64_t rows = least(most, m - i);
+    panel_of<Stored::by_columns, T>(
+        vectors, rows, {strip.k, strip.a + i, strip.lda, strip.b, strip.ldb, found, kPanel<T>, false});
+    for (int64_t r = 0; r < rows; r++) {
+      T* out = strip.c + (i + r) * strip.ldc;
+      for (int64_t j = 0; j < width; j++) out[j] = found[r * kPanel<T> + j] + (strip.accumulate ? out[j] : T(0));
+    }
   }
 }
 
@@ -127,23 +158,14 @@ void multiply(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T*
 template <class T>
 void multiply_transposed(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c,
                          int64_t ldc, bool accumulate) {
-  for (int64_t j = 0; j < n; j += kPanel<T>) {
-    const int64_t width = least(kPanel<T>, n - j), vectors = (width + native_lanes<T> - 1) / native_lanes<T>;
-    if (width % native_lanes<T> == 0) {
-      panel_of<Stored::by_columns, T>(vectors, m, {k, a, lda, b + j, ldb, c + j, ldc, accumulate});
-      continue;
+  const int64_t most = rows_at_once<T>(m, k);
+  for (int64_t i = 0; i < m; i += most)
+    for (int64_t j = 0; j < n; j += kPanel<T>) {
+      const int64_t rows = least(most, m - i), width = least(kPanel<T>, n - j);
+      const Strip<T> strip{k, a + i, lda, b + j, ldb, c + i * ldc + j, ldc, accumulate};
+      if (width % native_lanes<T> == 0) panel_of<Stored::by_columns, T>(width / native_lanes<T>, rows, strip);
+      else edge(rows, width, strip);
     }
-    for (int64_t i = 0; i < m; i += kBlockRows) {  // through a block that is wide enough
-      const int64_t rows = least(kBlockRows, m - i);
-      T edge[kBlockRows * kPanel<T>];
-      panel_of<Stored::by_columns, T>(vectors, rows, {k, a + i, lda, b + j, ldb, edge, kPanel<T>, false});
-      for (int64_t r = 0; r < rows; r++)
-        for (int64_t q = 0; q < width; q++) {
-          T& out = c[(i + r) * ldc + j + q];
-          out = edge[r * kPanel<T> + q] + (accumulate ? out : T(0));
-        }
-    }
-  }
 }
 
 }  // namespace
