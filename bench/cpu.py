@@ -1,21 +1,36 @@
-"""Write bench/results/cpu.csv: ``python -m bench.cpu`` from the root of the repository."""
+"""Write bench/results/cpu_zen5.csv: ``python -m bench.cpu`` from the root of the repository."""
 
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from bench import training
+from bench import levels, training
 from bench.contenders import CONTENDERS, GEMMS, NATIVE, PEAK, PEAK_BF16
 from bench.harness import RESULTS, TIMES, WHO, measure, memory_jobs, parser, settle, time_jobs
-from bench.problems import EXACT_LOSS, GRID, LOSSES, Case, Size
+from bench.problems import EXACT_LOSS, GRID, LOSSES, SMALLEST, Case, Size
 from bench.steps import BACKWARD
 from bench.targets import target
 from bench.worker import Job
+from fastssm.native import extension
 
-OUT = RESULTS / "cpu.csv"
+OUT = RESULTS / "cpu_zen5.csv"  # what the documentation shows
+HELD = {"avx2": RESULTS / "cpu_zen5_avx2.csv"}  # the same processor held to a level
 COLUMNS = (
-    *(*WHO, "jax", "threads", "dtype", "kind", "activation", *Size._fields, "loss", "mode", "contender", *TIMES),
+    *(
+        *WHO,
+        "jax",
+        "level",
+        "threads",
+        "dtype",
+        "kind",
+        "activation",
+        *Size._fields,
+        "loss",
+        "mode",
+        "contender",
+        *TIMES,
+    ),
     *("ratio_to_autograd", "ratio_to_fastssm", "ratio_to_best_rival", "best_rival", "gflops", "fraction_of_peak"),
     *("peak_MiB", "max_rel_error", "gradient_error", "target", "status"),
 )
@@ -39,7 +54,7 @@ def times(
 
 def grid(chosen: argparse.Namespace, folder: str) -> Iterator[Job]:
     """Time all contenders on energies with softplus."""
-    for size in chosen.sizes:
+    for size in (*chosen.sizes, *(SMALLEST if tuple(chosen.sizes) == GRID else ())):
         yield from times(chosen, folder, Case(size), tuple(CONTENDERS))
 
 
@@ -91,11 +106,12 @@ PARTS: dict[str, Callable[[argparse.Namespace, str], Iterator[Job]]] = {
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser("cpu", str(__doc__), OUT, tuple(CONTENDERS), budget=3.0)
+    options.add_argument("--level", default="", choices=tuple(levels.LEVELS), help="hold all contenders to this level")
     options.add_argument("--parts", nargs="+", default=tuple(PARTS), choices=PARTS, help="parts to measure")
     chosen = options.parse_args(argv)
     if chosen.quick and chosen.parts == tuple(PARTS):
         chosen.parts = ("grid", "activations", "score", "overhead", "signs")
-    return settle(chosen, OUT)
+    return settle(chosen, HELD.get(chosen.level, OUT))
 
 
 def jax_version() -> str:
@@ -105,12 +121,20 @@ def jax_version() -> str:
         return ""
 
 
+def level() -> str:
+    """Return the instruction set of the engine's kernels."""
+    module = extension.module()
+    return "" if module is None else str(module.capability()["level"])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark of the command line."""
     chosen = arguments(argv)
+    levels.hold(chosen.level)
     with tempfile.TemporaryDirectory() as folder:
+        facts = {"jax": jax_version(), "level": level()}
         jobs = (job for part in chosen.parts for job in PARTS[part](chosen, folder))
-        measure(jobs, chosen, COLUMNS, lambda row: {"jax": jax_version(), "target": target(row)})
+        measure(jobs, chosen, COLUMNS, lambda row: {**facts, "target": target({**row, **facts})})
     if chosen.out:
         print(chosen.out)
 

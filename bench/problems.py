@@ -43,6 +43,7 @@ GRID = (
     Size(784, 1024, 3, 512, 1),
     Size(100, 512, 3, 1024, 8),
 )
+SMALLEST = (Size(20, 32, 2, 64, 1), Size(5, 16, 2, 32, 1))
 
 
 class Case(NamedTuple):

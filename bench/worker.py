@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from bench import signs, training
+from bench import levels, signs, training
 from bench.contenders import CONTENDERS, PEAK, PEAK_BF16, Contender
 from bench.measure import Row, Timing, interleaved, peak_mib
 from bench.ours import BARE, EMPTY, NotBuiltError, empty_function
@@ -181,6 +181,7 @@ def main() -> None:
     job = Job.from_json(sys.argv[1])
     torch.set_num_threads(job.threads)
     warnings.simplefilter("ignore")
+    levels.hold_inductor()
     for row in TASKS[job.task](job):
         print(json.dumps(row), flush=True)
 

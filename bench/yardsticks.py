@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 
+from bench import levels
 from bench.problems import Case, Problem
 from bench.steps import Prepare, Step
 
 SOURCE = Path(__file__).with_name("peak.cpp")
-LIBRARY = Path(__file__).parents[1] / ".cache" / "bench" / "peak.so"
 ROUNDS = 2_000_000  # a few milliseconds
 
 
@@ -102,13 +102,14 @@ def peak(kind: str) -> Prepare:
 @cache
 def library() -> ctypes.CDLL:
     """Compile ``peak.cpp`` for this processor if necessary, and load it."""
-    if not LIBRARY.exists() or LIBRARY.stat().st_mtime < SOURCE.stat().st_mtime:
-        LIBRARY.parent.mkdir(parents=True, exist_ok=True)
-        partial = LIBRARY.with_suffix(f".{os.getpid()}")
-        flags = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
+    path = Path(__file__).parents[1] / ".cache" / "bench" / f"peak{levels.held()}.so"
+    if not path.exists() or path.stat().st_mtime < SOURCE.stat().st_mtime:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        flags = ("-std=c++17", "-O3", *levels.compiler_flags(), "-shared", "-fPIC", "-pthread")
         subprocess.run([os.environ.get("CXX", "g++"), *flags, str(SOURCE), "-o", str(partial)], check=True)
-        partial.replace(LIBRARY)
-    loaded = ctypes.CDLL(str(LIBRARY))
+        partial.replace(path)
+    loaded = ctypes.CDLL(str(path))
     for function in (loaded.peak_float32, loaded.peak_bfloat16):
         function.argtypes, function.restype = (ctypes.c_int, ctypes.c_long), ctypes.c_double
     return loaded

@@ -6,9 +6,10 @@ last bar, which contenders:
     <!-- table: forward+backward | SSM-VR | 1 -->              mode, loss, threads, from torch_path.csv
     <!-- table: forward+backward | SSM | 2 | autograd, fastssm torch -->
     <!-- table: memory -->
-    <!-- table: cpu | forward+backward | SSM | 1 -->           the same from cpu.csv, of a softplus energy
+    <!-- table: cpu | forward+backward | SSM | 1 -->           the same from cpu_zen5.csv, of a softplus energy
     <!-- table: cpu | speed | SSM | 1 | kind=score -->         GFLOP/s, of rows with that in that column
     <!-- table: cpu | targets -->                              also: overhead, signs, train, figure
+    <!-- table: cpu avx2 | targets -->                         of the same processor held to AVX2
     <!-- table: score | energy | forward+backward | 1 -->  from score.csv: kind of network, mode, threads
     <!-- table: operators | value -->                          from operators.csv: value, or value+gradient
     <!-- table: networks | time | SSM -->                  from networks.csv: loss; also: memory, targets
@@ -70,7 +71,7 @@ def filled(text: str, rows: Sequence[Row], cpu_rows: Sequence[Row] | None = None
     Args:
         text: the page.
         rows: those of torch_path.csv.
-        cpu_rows: those of cpu.csv; read from the file if None.
+        cpu_rows: those of cpu_zen5.csv; read from the file if None.
     """
     native = read(cpu.OUT) if cpu_rows is None else cpu_rows
     return TABLE.sub(lambda m: f"{m['start']}\n{render(m['which'], rows, native)}\n\n{m['end']}", text)
@@ -95,6 +96,8 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
         return "\n".join(gpu_table.markdown(parts[1:]))
     if parts[0] == "cpu":
         rows, parts = native, parts[1:]
+    elif parts[0].startswith("cpu "):
+        rows, parts = read(cpu.HELD[parts[0].removeprefix("cpu ")]), parts[1:]
     if parts[0] in WHOLE:
         return "\n".join(WHOLE[parts[0]](rows))
     return "\n".join(timings(*parts, rows=rows))
