@@ -20,7 +20,7 @@ from tests.cuda.harness.ptx.syntax import parse
 NVCC, DISASSEMBLER = toolkit.program("nvcc"), toolkit.program("cuobjdump")
 COMPILES = pytest.mark.skipif(NVCC is None, reason=toolkit.ABSENT.format("nvcc"))
 DISASSEMBLES = pytest.mark.skipif(not (NVCC and DISASSEMBLER), reason=toolkit.ABSENT.format("cuobjdump"))
-QUICK = ("sm_75", "sm_80", "sm_120")  # without tensor cores of our formats, with them, and the newest
+QUICK = ("sm_80",)  # other tests compile for the oldest and the newest
 EACH = pytest.mark.parametrize(
     "architecture",
     [pytest.param(a, marks=() if a.name in QUICK else pytest.mark.slow, id=a.name) for a in ARCHITECTURES],
