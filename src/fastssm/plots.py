@@ -213,19 +213,24 @@ def _draw_histograms(axes: Axes, outcome: Outcome) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _ranked_test_rows(outcome: Outcome) -> tuple[Tensor, Tensor]:
-    """Return the scaled test rows from most to least likely, and their energies."""
-    energies, order = evaluate(outcome.net, outcome.prepared.test).flatten().sort()
-    return outcome.prepared.test[order], energies
+def ranked_test_rows(outcome: Outcome) -> tuple[Tensor, Tensor]:
+    """Return the places of the test rows in the data set, from most to least likely, and their energies.
+
+    The rows are those of the file, without the noise that is added to measure losses.
+    """
+    prepared = outcome.prepared
+    original = prepared.dataset.original[prepared.test_index]
+    energies, order = evaluate(outcome.net, prepared.scaler.scale(original)).flatten().sort()
+    return prepared.test_index[order], energies
 
 
 def _draw_rows(figure: Any, outcome: Outcome) -> None:
-    ranked, _ = _ranked_test_rows(outcome)
+    ranked, _ = ranked_test_rows(outcome)
     dataset = outcome.prepared.dataset
     count = min(EXTREMES, len(ranked) // 2)
-    shown = torch.cat([ranked[:count], ranked[-count:]])
-    rows = outcome.prepared.scaler.unscale(shown)[:, :LARGEST_TABLE]
-    every = dataset.rows[:, :LARGEST_TABLE]
+    shown = torch.cat([ranked[:count], ranked[len(ranked) - count :]])
+    rows = dataset.original[shown, :LARGEST_TABLE]
+    every = dataset.original[:, :LARGEST_TABLE]
     standard = (rows - every.mean(0)) / every.std(0)
     axes = figure.subplots()
     image = axes.imshow(standard.numpy(), cmap="PuOr", vmin=-4, vmax=4, aspect="auto")
@@ -236,9 +241,9 @@ def _draw_rows(figure: Any, outcome: Outcome) -> None:
     axes.axhline(count - 0.5, color="k", lw=1.5)
     names = [name if len(name) <= 14 else name.replace(" ", "\n", 1) for name in dataset.columns[:LARGEST_TABLE]]
     axes.set_xticks(range(len(names)), names, fontsize=8, rotation=0 if len(names) <= 12 else 30)
-    axes.set_yticks(
-        [(count - 1) / 2, count + (count - 1) / 2], ["most likely", "least likely"], rotation=90, va="center"
-    )
+    axes.set_yticks(range(2 * count), [f"row {number:,}" for number in dataset.row_numbers[shown].tolist()], fontsize=8)
+    for place, name in ((0.75, "most likely"), (0.25, "least likely")):
+        axes.text(-0.08, place, name, transform=axes.transAxes, rotation=90, ha="center", va="center")
     axes.tick_params(length=0)
     wide = "" if len(dataset.columns) <= LARGEST_TABLE else f", first {LARGEST_TABLE} of {len(dataset.columns)} columns"
     axes.set_title(f"most and least likely test rows{wide}")
@@ -250,15 +255,15 @@ def _enumerate(matrix: Tensor) -> Any:
 
 
 def _draw_pictures(figure: Any, outcome: Outcome) -> None:
-    ranked, energies = _ranked_test_rows(outcome)
+    ranked, energies = ranked_test_rows(outcome)
     image = outcome.prepared.dataset.image or (1, 1)
     count = min(PICTURES, len(ranked) // 2)
-    every = outcome.prepared.dataset.rows
+    every = outcome.prepared.dataset.original
     low, high = every.quantile(0.002).item(), every.quantile(0.998).item()
     figure.suptitle("most (above) and least likely test rows, with E(x) − lowest energy", fontsize=12)
     axes = figure.subplots(2, count, squeeze=False)
     for strip, part in zip(axes, (slice(0, count), slice(len(ranked) - count, None)), strict=True):
-        pictures = outcome.prepared.scaler.unscale(ranked[part]).reshape(-1, *image)
+        pictures = outcome.prepared.dataset.original[ranked[part]].reshape(-1, *image)
         for cell, picture, energy in zip(strip, pictures, energies[part] - energies[0], strict=True):
             cell.imshow(picture.numpy(), cmap="gray", vmin=low, vmax=high)
             cell.set_title(f"{energy:.0f}", fontsize=8)

@@ -12,8 +12,9 @@ from fastssm import plots
 from fastssm.activations import BY_NAME
 from fastssm.cli.options import add_backend, add_command, integers, join_integers
 from fastssm.cli.progress import reporter
+from fastssm.cli.reading import FORMATS, add_reading
 from fastssm.cli.threads import threads
-from fastssm.data import NAMES, SCALES
+from fastssm.data import COMPRESSED, NAMES, SCALES, STANDARD_INPUT, base_name
 from fastssm.text import table
 from fastssm.training import KINDS, LOSSES, OBJECTIVES, Outcome, Ranks, TrainConfig, choose_device, join, train
 
@@ -21,9 +22,12 @@ DESCRIPTION = f"""\
 Train an energy or score network on a data set by score matching, and compare its exact score matching loss on
 held-out rows with that of a fitted Gaussian. Lower is better.
 
-DATA is a CSV, NPY, NPZ or Parquet file of numbers, or one of
+DATA is a file, a folder of files with the same columns, - for standard input, or one of
   {", ".join(NAMES[:6])} (two dimensions)
   {", ".join(NAMES[6:])}
+
+A file is one of {FORMATS},
+possibly compressed ({", ".join(COMPRESSED)}). Separators, encoding, decimal sign and header of a text are found out.
 
 Writes checkpoint.pt, metrics.jsonl, result.json and figure.png to the folder --out.
 """
@@ -31,6 +35,7 @@ EPILOG = """\
 examples:
   fastssm train white-wine
   fastssm train measurements.csv --hidden 256,256 --steps 20000
+  fastssm train patients.csv --drop id --missing mean --categorical onehot
   torchrun --nproc_per_node=2 -m fastssm train white-wine
 """
 HELP: dict[str, dict[str, Any]] = {
@@ -66,12 +71,13 @@ def add(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, "train", "train on a data set and plot the result", DESCRIPTION)
     parser.epilog = EPILOG
-    parser.add_argument("data", metavar="DATA", help="built-in data set or file")
+    parser.add_argument("data", metavar="DATA", help="built-in data set, file, folder, or -")
     for field in fields(TrainConfig):
         if field.name in HELP:
             default = join_integers(TrainConfig.hidden) if field.name == "hidden" else field.default
             parser.add_argument(f"--{field.name.replace('_', '-')}", default=default, **HELP[field.name])
     parser.set_defaults(run=run)
+    add_reading(parser)
     add_backend(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda; auto uses CUDA if it is available")
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/DATA)")
@@ -83,8 +89,12 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
-    folder = args.out or Path("runs") / Path(args.data).stem
+    folder = args.out or Path("runs") / base_name(args.data)
     with join(choose_device(args.device)) as ranks:
+        if args.data == STANDARD_INPUT and ranks.world > 1:
+            raise ValueError(
+                f"standard input can be read once, but there are {ranks.world} processes; write it to a file first"
+            )
         outcome = train_with_progress(
             config, folder, ranks, resume=args.resume, overwrite=args.overwrite, json=args.json
         )

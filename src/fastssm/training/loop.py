@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from fastssm.data import Prepared, load, prepare
+from fastssm.data import Prepared, list_names, load, prepare
 from fastssm.training import checkpoint
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks
@@ -123,7 +123,7 @@ def train(
         DivergedError: if the loss becomes NaN or infinite.
         KeyboardInterrupt: on SIGINT or SIGTERM, after the checkpoint is written.
     """
-    prepared = prepare(load(config.data), scale=config.scale, noise=config.noise)
+    prepared = prepare(load(config.data, config.reading), scale=config.scale, noise=config.noise)
     training = Training(config, prepared, ranks)
     state = ranks.broadcast(checkpoint.load(folder) if ranks.first else None)
     if resume and state is not None:
@@ -135,7 +135,7 @@ def train(
         )
     if ranks.first:
         _start(folder, training)
-        for message in _start_messages(training, resume, state is not None):
+        for message in (*data_messages(prepared), *_start_messages(training, resume, state is not None)):
             reporter.message(message)
     _run(training, folder, reporter)
     return _finish(training, folder)
@@ -147,6 +147,15 @@ def _start(folder: Path, training: Training) -> None:
     (folder / RESULT).unlink(missing_ok=True)
     checkpoint.save(folder, training.state())
     checkpoint.truncate_metrics(folder, training.step)
+
+
+def data_messages(prepared: Prepared) -> Iterator[str]:
+    """Yield what was read, which columns are trained on, and what is wrong with them."""
+    dataset = prepared.dataset
+    yield from (f"note: {note}" for note in dataset.notes)
+    count = len(dataset.columns)
+    yield f"training on {count:,} column{'s' if count > 1 else ''}: {list_names(dataset.columns)}"
+    yield from (f"warning: {warning}" for warning in prepared.warnings)
 
 
 def _start_messages(training: Training, resume: bool, found: bool) -> Iterator[str]:

@@ -88,9 +88,7 @@ def require_small_archive(source: Source) -> None:
 
 def _damaged(source: Source, error: Exception) -> ValueError:
     said = " ".join(str(error).split()) or type(error).__name__
-    return ValueError(
-        f"{source.label}: not a numeric NumPy file ({said}); save it by numpy.save or numpy.savez"
-    )
+    return ValueError(f"{source.label}: not a numeric NumPy file ({said}); save it by numpy.save or numpy.savez")
 
 
 def from_array(array: Array, label: str) -> Raw:
@@ -133,7 +131,9 @@ def require_width(label: str, width: int) -> None:
         ValueError: if there are too many.
     """
     if width > LARGEST_FILE_WIDTH:
-        raise ValueError(f"{label}: at most {LARGEST_FILE_WIDTH:,} columns are read, but this has {width:,}; transpose it?")
+        raise ValueError(
+            f"{label}: at most {LARGEST_FILE_WIDTH:,} columns are read, but this has {width:,}; transpose it?"
+        )
 
 
 def inexact(original: Array, values: npt.NDArray[np.float64], name: str) -> list[str]:
@@ -159,7 +159,9 @@ def from_frame(frame: Any, label: str, decimal: str = ".") -> Raw:
     require_width(label, frame.shape[1])
     require_memory(label, *frame.shape)
     names, notes = unique_names([str(name) for name in frame.columns])
-    raw = Raw(label, np.empty(frame.shape), names, named=not isinstance(frame.columns, pandas.RangeIndex), decimal=decimal)
+    raw = Raw(
+        label, np.empty(frame.shape), names, named=not isinstance(frame.columns, pandas.RangeIndex), decimal=decimal
+    )
     raw.notes.extend(notes)
     for position in range(frame.shape[1]):
         series = frame.iloc[:, position]

@@ -8,12 +8,23 @@ from functools import cache
 from typing import Literal
 
 Meaning = Literal[
-    *("missing", "padding", "infinite", "bool", "percent", "currency", "grouped", "number"),
-    *("ambiguous", "decimal", "underscore", "date", "text"),
+    "missing",
+    "padding",  # of a short row
+    "infinite",
+    "bool",
+    "percent",
+    "currency",
+    "grouped",  # digits in groups, beyond doubt
+    "number",
+    "ambiguous",  # digits in groups, or a decimal sign
+    "decimal",  # a number with the other decimal sign
+    "underscore",
+    "date",
+    "text",
 ]
 MISSING = frozenset(
-    ["", "?", "-", ".", "na", "n/a", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "+nan", "null", "none", "<na>", "nat"]
-    + ["1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "missing"]
+    {"", "?", "-", ".", "na", "n/a", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "+nan", "null", "none", "<na>", "nat"}
+    | {"1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "missing"}
 )
 PADDING = "\0"  # fills up a short row, which is a fault of its own
 BOOLS = {"true": 1.0, "false": 0.0}

@@ -158,7 +158,9 @@ def _from_sheet(rows: Iterator[list[str]], label: str, decimal: str, options: Re
     raw = Raw(label, values, names, bool(found), texts, decimal, notes=notes)
     raw.indices = (0,) if found and width > 1 and is_unnamed(head[0]) else ()
     if found is ASK:
-        raw.faults.append(f"the first row ({', '.join(head[:3])}) may be names or numbers; say which by --header or --no-header")
+        raw.faults.append(
+            f"the first row ({', '.join(head[:3])}) may be names or numbers; say which by --header or --no-header"
+        )
     return raw
 
 

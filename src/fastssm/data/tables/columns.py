@@ -169,7 +169,9 @@ class _Reading:
         if counts["text"] + counts["date"]:
             word = "cell" if counts["text"] + counts["date"] == 1 else "cells"
             where = self._first("text", "date")
-            self._fault(f"has text in {counts['text'] + counts['date']:,} {word} among its numbers, first {where}; {drop}")
+            self._fault(
+                f"has text in {counts['text'] + counts['date']:,} {word} among its numbers, first {where}; {drop}"
+            )
         if counts["ambiguous"] and not self._groups_thousands():
             self._fault(
                 f"has {self._first('ambiguous')}, which may have a decimal sign or grouped thousands; say which sign "
@@ -219,7 +221,9 @@ class _Reading:
             ways = "--missing drop leaves such rows out, --missing mean fills in the mean of the column"
             self._fault(f"{what}; {ways}, --missing indicator also marks them")
         elif kind == "category" and not (self.missing == "indicator" and (self.like is None or self.like.marked)):
-            self._fault(f"{what}, and text has no mean; --missing drop leaves such rows out, --missing indicator marks them")
+            self._fault(
+                f"{what}, and text has no mean; --missing drop leaves such rows out, --missing indicator marks them"
+            )
         elif self.missing == "indicator" and self.like is not None and not self.like.marked:
             self._fault(f"{what}, but had none in training, so nothing marks them; --missing drop leaves such rows out")
 
@@ -256,7 +260,9 @@ class _Reading:
         if unknown:
             code = self.texts.values.index(unknown[0])
             row = self.raw.row(int(self.texts.rows[self.texts.codes == code][0]))
-            self._fault(f"has {unknown[0]!r} in {row}, which is none of its values in training: {', '.join(categories)}")
+            self._fault(
+                f"has {unknown[0]!r} in {row}, which is none of its values in training: {', '.join(categories)}"
+            )
             return
         if len(categories) == 1 and self.like is None:
             self._fault(f"has the same text, {categories[0]!r}, in every row; leave it out by --drop {self.name!r}")
@@ -274,4 +280,3 @@ class _Reading:
                 f"became {len(categories) - 1} column{'s' if len(categories) > 2 else ''} of 0 and 1; "
                 f"{categories[0]!r} is where all are 0"
             )
-

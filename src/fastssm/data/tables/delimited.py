@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
 import numpy as np
+import numpy.typing as npt
 
 from fastssm.data.tables.cells import PADDING, is_number
 from fastssm.data.tables.decode import Lines, guess_encoding
-from fastssm.data.tables.dialect import BLANKS, Dialect, find_decimal, find_separator, split
+from fastssm.data.tables.dialect import BLANKS, find_decimal, find_separator, split
 from fastssm.data.tables.header import ASK, INTEGER, is_header, is_unnamed, unique_names
 from fastssm.data.tables.options import ReadOptions
 from fastssm.data.tables.raw import LARGEST_FILE_WIDTH, PLAIN_BYTES, Cells, Raw, floats, numbered
@@ -42,7 +43,9 @@ def read_delimited(source: Source, options: ReadOptions) -> Raw:
         return _read(Lines(source, encoding), options)
     except UnicodeDecodeError:
         if encoding != "utf-8":
-            raise ValueError(f"{source.label}: its first bytes say {encoding}, but it is damaged; copy it again") from None
+            raise ValueError(
+                f"{source.label}: its first bytes say {encoding}, but it is damaged; copy it again"
+            ) from None
     try:
         raw = _read(Lines(source, FALLBACK), options)
     except UnicodeDecodeError:
@@ -119,9 +122,7 @@ class _Layout:
         found = is_header(head, below, self.dialect.decimal)
         shown = ", ".join(cell.strip() for cell in head[:3]) + (", ..." if len(head) > 3 else "")
         if found is ASK:
-            self.faults.append(
-                f"the first row ({shown}) may be names or numbers; say which by --header or --no-header"
-            )
+            self.faults.append(f"the first row ({shown}) may be names or numbers; say which by --header or --no-header")
         elif found and all(INTEGER.fullmatch(cell.strip()) for cell in head):
             self.notes.append(f"the first row ({shown}) was taken for names; --no-header takes it for numbers")
         return bool(found)
@@ -194,8 +195,7 @@ def _plain_block(block: str, layout: _Layout) -> Floats | None:
     if decimal == ",":
         packed = packed.replace(b",", b".")
     if separator is BLANKS:
-        starts = _starts(packed)
-        parts = packed.split() if starts is not None and (starts == width).all() else None
+        parts = packed.split() if (_cells_per_line(packed) == width).all() else None
     else:
         parts = packed.replace(b"\n", mark).split(mark)[:-1] if _is_regular(packed, mark, width) else None
     numbers = None if parts is None else floats(parts)
@@ -212,12 +212,13 @@ def _is_regular(packed: bytes, mark: bytes, width: int) -> bool:
     return bool(ends[:, -1].all() and not ends[:, :-1].any())
 
 
-def _starts(packed: bytes) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
+def _cells_per_line(packed: bytes) -> npt.NDArray[np.int64]:
     """Return the number of cells in each line, where blanks separate them."""
     signs = np.frombuffer(packed, np.uint8)
     blank = signs <= 32
     starts = ~blank & np.concatenate([[True], blank[:-1]])
-    return np.diff(np.cumsum(starts)[signs == 10], prepend=0)
+    ends: npt.NDArray[np.int64] = np.cumsum(starts)[signs == 10]
+    return np.diff(ends, prepend=0)
 
 
 def _fill_slowly(cells: Cells, blocks: Iterator[str], layout: _Layout) -> list[str]:
@@ -237,8 +238,7 @@ def _fill_slowly(cells: Cells, blocks: Iterator[str], layout: _Layout) -> list[s
     except csv.Error as error:
         faults.append(f"after row {cells.count} a row cannot be read ({error}); check its quotation marks")
     if wrong:
-        row, count = wrong[0]
+        number, count = wrong[0]
         others = f"; so have {_count(len(wrong) - 1, 'more row')}" if len(wrong) > 1 else ""
-        faults.append(f"row {row} has {_count(count, 'cell')} instead of {width}{others}; correct or remove it")
+        faults.append(f"row {number:,} has {_count(count, 'cell')} instead of {width}{others}; correct or remove it")
     return faults
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ def find_separator(lines: Sequence[str], decimal: str) -> str | None:
         lines: the first lines of the file.
         decimal: the option `decimal`; a decimal comma separates no columns.
     """
-    best, best_score = ",", -1.0
+    best: str | None = ","
+    best_score = -1.0
     for separator in SEPARATORS:
         if separator == "," and decimal == "," and not any('"' in line for line in lines):
             continue
@@ -114,10 +116,10 @@ def _doubt(rows: Sequence[Sequence[str]], decimal: str) -> str:
         cells = [cell.strip() for cell in column if not is_missing(cell)]
         signed = [cell for cell in cells if decimal in cell]
         others = [cell for cell in cells if decimal not in cell]
-        if signed and others and all(_verdict(cell) == f"maybe {decimal}" for cell in signed):
-            if all(cell.lstrip("+-").isdigit() and abs(int(cell)) < 1000 for cell in others):
-                return (
-                    f"{signed[0]!r} beside {others[0]!r} may have a decimal sign or grouped thousands; "
-                    "say which sign is decimal by --decimal , or --decimal ."
-                )
+        below_1000 = all(re.fullmatch(r"[+-]?\d{1,3}", cell, re.ASCII) for cell in others)
+        if signed and others and below_1000 and all(_verdict(cell) == f"maybe {decimal}" for cell in signed):
+            return (
+                f"{signed[0]!r} beside {others[0]!r} may have a decimal sign or grouped thousands; "
+                "say which sign is decimal by --decimal , or --decimal ."
+            )
     return ""

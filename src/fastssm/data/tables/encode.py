@@ -85,35 +85,37 @@ def raise_faults(source: str, faults: Sequence[str]) -> None:
 def _choose(raw: Raw, options: ReadOptions, faults: list[str], notes: list[str]) -> list[Choice]:
     """Return the columns that the options name, without those that only count the rows."""
     if options.columns is not None:
-        found = [_find(raw, name, "columns", faults) for name in options.columns]
-        chosen = [position for position in found if position is not None]
+        chosen = _find(raw, options.columns, "columns", faults)
         if len(set(chosen)) < len(chosen):
             faults.append("--columns names a column twice; name it once")
         return [Choice(position) for position in chosen]
-    dropped = {_find(raw, name, "drop", faults) for name in options.drop}
+    dropped = set(_find(raw, options.drop, "drop", faults))
     kept = []
     for position, name in enumerate(raw.names):
         if position in dropped:
             continue
         if position in raw.indices and _is_index(raw, position):
-            notes.append(f"the unnamed column that numbers or names the rows was left out; --columns {name!r},... keeps it")
+            notes.append(
+                f"the column without a name numbers or names the rows, so it was left out; --columns {name!r} keeps it"
+            )
         elif name.startswith("column ") and len(raw.names) > 1 and raw.named and _is_empty(raw, position):
-            notes.append(f"{name} has neither a name nor a value and was left out")
+            notes.append(f"{name} has neither a name nor a value, so it was left out")
         else:
             kept.append(Choice(position))
     return kept
 
 
-def _find(raw: Raw, name: str, option: str, faults: list[str]) -> int | None:
-    """Return the position of a column by its name, or by its number if no column has it for a name."""
-    if name in raw.names:
-        return raw.names.index(name)
-    if name.isascii() and name.isdigit() and 1 <= int(name) <= len(raw.names):
-        return int(name) - 1
-    close = difflib.get_close_matches(name, raw.names, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"the columns are {list_names(raw.names)}"
-    faults.append(f"--{option} names {name!r}, which is not a column; {hint}")
-    return None
+def _find(raw: Raw, names: Sequence[str], option: str, faults: list[str]) -> list[int]:
+    """Return the positions of columns by their names, or by their numbers where no column has them for names."""
+    positions = {str(number): number - 1 for number in range(1, len(raw.names) + 1)}
+    positions |= {name: position for position, name in enumerate(raw.names)}
+    unknown = [name for name in names if name not in positions]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], raw.names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the columns are {list_names(raw.names)}"
+        word = "is not a column" if len(unknown) == 1 else "are not columns"
+        faults.append(f"--{option}: {', '.join(map(repr, unknown))} {word}; {hint}")
+    return [positions[name] for name in names if name in positions]
 
 
 def list_names(names: Sequence[str], most: int = 40) -> str:
@@ -176,7 +178,9 @@ def _assemble(raw: Raw, encoded: Sequence[Encoded], missing: str, notes: list[st
         if left_out:
             notes.append(f"{left_out:,} of {rows:,} rows with missing values were left out")
     if not keep.any():
-        raise ValueError(f"{raw.source}: every row has a missing value, so --missing drop leaves none; use --missing mean")
+        raise ValueError(
+            f"{raw.source}: every row has a missing value, so --missing drop leaves none; use --missing mean"
+        )
     values = _values(raw, encoded, keep)
     values.flags.writeable = False
     numbers: npt.NDArray[np.int64] = np.flatnonzero(keep).astype(np.int64) + 1

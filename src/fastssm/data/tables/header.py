@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from fastssm.data.tables.cells import BOOLS, is_missing, is_number
 from fastssm.data.tables.raw import numbered
@@ -57,7 +58,7 @@ def _steps(cells: Sequence[str], decimal: str) -> set[float]:
         values = [float(cell.replace(decimal, ".")) for cell in cells]
     except ValueError:
         return set()
-    return {round(b - a, 9) for a, b in zip(values, values[1:], strict=False)} - {0.0}
+    return {round(b - a, 9) for a, b in pairwise(values)} - {0.0}
 
 
 def _is_value(cell: str, decimal: str) -> bool:

@@ -134,7 +134,11 @@ class Cells:
             start += len(block)
             self._blocks[index] = block[:0].copy()  # release the memory as it is copied
         texts = {
-            column: Texts(*map(np.concatenate, zip(*parts, strict=True)), tuple(self._known[column]))
+            column: Texts(
+                np.concatenate([rows for rows, _ in parts]),
+                np.concatenate([codes for _, codes in parts]),
+                tuple(self._known[column]),
+            )
             for column, parts in self._found.items()
         }
         return values, texts

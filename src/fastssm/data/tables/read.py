@@ -88,7 +88,9 @@ def read_table(
     return read_with(source, options, like)
 
 
-def read_with(source: Any, options: ReadOptions, like: Schema | Table | None = None, *, training: bool = False) -> Table:
+def read_with(
+    source: Any, options: ReadOptions, like: Schema | Table | None = None, *, training: bool = False
+) -> Table:
     """Read a table with `options`; with `training`, also refuse too few rows and constant columns.
 
     Raises:

@@ -29,7 +29,9 @@ def concatenate(parts: list[Raw], paths: Sequence[Path], label: str) -> Raw:
     rows = sum(len(part.values) for part in parts)
     require_memory(label, rows, len(first.names))
     values = np.empty((rows, len(first.names)))
-    whole = Raw(label, values, first.names, first.named, {}, signs.pop(), first.certain, first.indices, image=first.image)
+    whole = Raw(
+        label, values, first.names, first.named, {}, signs.pop(), first.certain, first.indices, image=first.image
+    )
     whole.certain = any(part.certain for part in parts)
     found: dict[int, list[tuple[int, Texts]]] = {}
     start, starts = 0, []

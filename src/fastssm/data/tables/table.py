@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 Kind = Literal["number", "bool", "percent", "category"]
 KINDS = ("number", "bool", "percent", "category")
@@ -61,6 +65,11 @@ class Schema:
     def names(self) -> tuple[str, ...]:
         """Names of the columns of the table."""
         return tuple(name for column in self.columns for name in column.names)
+
+    def renamed(self, names: Sequence[str]) -> Schema:
+        """Return the schema of a file with other names, one for each of `columns`."""
+        columns = (replace(column, name=name) for column, name in zip(self.columns, names, strict=True))
+        return replace(self, columns=tuple(columns))
 
     def to_json(self) -> dict[str, Any]:
         """Return the schema as a dictionary of plain values for JSON."""
@@ -129,3 +138,9 @@ class Table:
     notes: tuple[str, ...]
     schema: Schema
     image: tuple[int, int] | None = None
+
+    def tensor(self) -> Tensor:
+        """Return the values as a tensor `[rows, columns]` in float64, which shares their memory; do not modify it."""
+        with warnings.catch_warnings():  # torch has no read-only tensors and says so
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.from_numpy(self.values)
