@@ -211,7 +211,7 @@ def test_resume_of_the_command(table: str, tmp_path: Path, capsys: pytest.Captur
     first = capsys.readouterr().out.splitlines()
     assert main([*arguments, "--resume"]) == 0
     again = capsys.readouterr().out.splitlines()
-    assert again[0] == "already finished at step 20: all steps done"
+    assert again[:2] == ["training on 3 columns: a, b, c", "already finished at step 20: all steps done"]
     assert first[-6:] == again[-6:]
     assert main([*arguments, "--resume", "--lr", "0.5"]) == 2
     assert "lr is 0.5, the checkpoint has" in capsys.readouterr().err

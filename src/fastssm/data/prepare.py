@@ -129,8 +129,8 @@ def _fit(train: Tensor, scale: str, dataset: Dataset, require_full_rank: bool) -
     if require_full_rank and variance[0] <= SINGULAR:
         why = "; ".join(dependent) or f"its {features} columns are linearly dependent or the rows are too few"
         raise ValueError(
-            f"{dataset.name}: the covariance of the {len(train)} training rows is singular: {why}; drop columns, or "
-            "standardise and add noise (--scale standardise --noise 0.1)"
+            f"{dataset.name}: the covariance of the {len(train)} training rows is singular: {why}; leave columns out "
+            "by --drop, or standardise and add noise by --scale standardise --noise 0.1"
         )
     if scale == "none":
         return Scaler(train.new_zeros(features), torch.eye(features, dtype=train.dtype)), dependent

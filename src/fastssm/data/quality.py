@@ -98,6 +98,6 @@ def _relation(relation: Tensor, columns: Sequence[str]) -> str:
     involved = (relation.abs() > 1e-4).nonzero().flatten().tolist()
     names = [repr(columns[column]) for column in involved]
     if len(names) == 2:
-        return f"columns {names[0]} and {names[1]} are the same but for shift and scale; leave one out by --drop"
+        return f"columns {names[0]} and {names[1]} are linearly dependent: one is the other, shifted and scaled"
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
-    return f"columns {shown} are linearly dependent: each is a sum of the others; leave one out by --drop"
+    return f"columns {shown} are linearly dependent: each is a weighted sum of the others"

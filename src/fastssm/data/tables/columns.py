@@ -219,7 +219,7 @@ class _Reading:
         what = f"has {count:,} missing value{'s' if count > 1 else ''}, first {first}"
         if self.missing == "refuse":
             ways = "--missing drop leaves such rows out, --missing mean fills in the mean of the column"
-            self._fault(f"{what}; {ways}, --missing indicator also marks them")
+            self._fault(f"{what}; {ways}")
         elif kind == "category" and not (self.missing == "indicator" and (self.like is None or self.like.marked)):
             self._fault(
                 f"{what}, and text has no mean; --missing drop leaves such rows out, --missing indicator marks them"

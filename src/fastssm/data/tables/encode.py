@@ -46,7 +46,7 @@ def encode(raw: Raw, options: ReadOptions, like: Schema | None = None, *, traini
     choices = _choose(raw, options, faults, notes) if like is None else _choose_like(raw, like, faults, notes)
     missing = options.missing if like is None or options.missing != "refuse" else like.missing
     if not len(raw.values):
-        faults.append("expected rows of numbers, but there are none")
+        faults.append("expected rows of numbers, but it has none")
     encoded = []
     for choice in choices if len(raw.values) else []:
         found = encode_column(raw, choice.position, choice.like, missing, options.categorical)
