@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from fastssm.data import Prepared, list_names, load, prepare
+from fastssm.text import counted
 from fastssm.training import checkpoint
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks
@@ -153,8 +154,7 @@ def data_messages(prepared: Prepared) -> Iterator[str]:
     """Yield what was read, which columns are trained on, and what is wrong with them."""
     dataset = prepared.dataset
     yield from (f"note: {note}" for note in dataset.notes)
-    count = len(dataset.columns)
-    yield f"training on {count:,} column{'s' if count > 1 else ''}: {list_names(dataset.columns)}"
+    yield f"training on {counted(len(dataset.columns), 'column')}: {list_names(dataset.columns)}"
     yield from (f"warning: {warning}" for warning in prepared.warnings)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fastssm.data.tables.cells import NUMERIC, Meaning, meaning
 from fastssm.data.tables.raw import Raw, Texts
 from fastssm.data.tables.table import Column, Floats, Kind
+from fastssm.text import counted
 
 MOST_CATEGORIES = 100
 Mask = npt.NDArray[np.bool_]
@@ -135,6 +136,7 @@ class _Reading:
             return self._category_kind()
         if self._say_mixed(numeric, words):
             return None
+        self._note_groups()
         if counts["percent"]:
             self._note("has percentages, which are read as fractions: 9.9% is 0.099")
             return "percent"
@@ -150,7 +152,9 @@ class _Reading:
         options = "--categorical drop leaves such columns out" + (
             ", --categorical onehot encodes them" if values <= MOST_CATEGORIES else f", --drop {self.name!r} this one"
         )
-        self._fault(f"holds {what}, {values:,} different values, first {self._first('text', 'date')}; {options}")
+        self._fault(
+            f"holds {what}, {counted(values, 'different value')}, first {self._first('text', 'date')}; {options}"
+        )
         return None
 
     def _say_mixed(self, numeric: int, words: int) -> bool:
@@ -187,6 +191,13 @@ class _Reading:
         elif signs:
             self._note(f"has the sign {signs[0]}, which was left out")
         return len(self.result.faults) > before
+
+    def _note_groups(self) -> None:
+        """Say how a number with grouped digits was read."""
+        for text, cell in zip(self.texts.values, self.cells, strict=True):
+            if cell.meaning in ("grouped", "ambiguous"):
+                self._note(f"has digits in groups: {text} is read as {cell.value:.15g}")
+                return
 
     def _groups_thousands(self) -> bool:
         return self.raw.certain or self.counts["grouped"] > 0
@@ -246,7 +257,8 @@ class _Reading:
             values = np.where(self.absent, self.result.column.fill, values)
             if self.missing in ("mean", "indicator"):
                 count = int(self.absent.sum())
-                self._note(f"had {count:,} missing values, which became its mean {self.result.column.fill:.6g}")
+                verb = "value, which" if count == 1 else "values, which"
+                self._note(f"had {count:,} missing {verb} became its mean {self.result.column.fill:.6g}")
         self.result.parts = [values]
 
     def _values(self) -> list[str]:

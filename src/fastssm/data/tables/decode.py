@@ -28,7 +28,6 @@ OTHER_FORMATS = {
     b"%PDF": "a PDF file",
     b"\xd0\xcf\x11\xe0": "an old Excel file",
 }
-EMPTY_LINE = re.compile(r"(?:\A|\n) *\n")
 LEFT_OUT = re.compile(r"^ *(?:[ \t]*#.*)?\n", re.MULTILINE)
 
 
@@ -75,8 +74,7 @@ class Lines:
             UnicodeDecodeError: if the text has another encoding.
             ValueError: if a line is too long.
         """
-        errors = "strict"
-        with io.TextIOWrapper(self.source.open(), self.encoding, errors, newline=None) as file:
+        with io.TextIOWrapper(self.source.open(), self.encoding, newline=None) as file:
             while block := file.read(BLOCK):
                 if not block.endswith("\n"):
                     tail = file.readline(LONGEST_LINE)
@@ -85,15 +83,15 @@ class Lines:
                             f"{self.source.label}: a line is longer than {LONGEST_LINE:,} characters; is it a table?"
                         )
                     block += tail if tail.endswith("\n") else tail + "\n"
+                if "\0" in block:
+                    raise ValueError(f"{self.source.label}: not a text file; it has zero bytes")
                 block = self._without_comments(block)
                 if block:
                     yield block
 
     def _without_comments(self, block: str) -> str:
-        if "#" not in block and not EMPTY_LINE.search(block):
+        if not ("#" in block or "\n\n" in block or " \n" in block or block.startswith("\n")):
             return block
-        if "\0" in block:
-            raise ValueError(f"{self.source.label}: not a text file; it has zero bytes")
         left_out = [line for line in LEFT_OUT.findall(block) if line.strip()]
         if left_out and not self.comments:
             start = block.lstrip(" \n")

@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from fastssm.data.tables.cells import PADDING, is_number
 from fastssm.data.tables.decode import Lines, guess_encoding
-from fastssm.data.tables.dialect import BLANKS, find_decimal, find_separator, split
+from fastssm.data.tables.dialect import BLANKS, find_decimal, find_separator, one_or_two, split
 from fastssm.data.tables.header import ASK, INTEGER, is_header, is_unnamed, unique_names
 from fastssm.data.tables.options import ReadOptions
 from fastssm.data.tables.raw import LARGEST_FILE_WIDTH, PLAIN_BYTES, Cells, Raw, floats, numbered
 from fastssm.data.tables.sources import Source
 from fastssm.data.tables.table import Floats
+from fastssm.text import counted
 
 SAMPLE_LINES, SAMPLE_CHARACTERS = 200, 2**18
 BATCH_CELLS = 200_000
@@ -75,12 +76,8 @@ def _read(lines: Lines, options: ReadOptions) -> Raw:
     raw = layout.raw(label, cells)
     raw.faults.extend(ragged)
     if lines.comments:
-        raw.notes.append(f"{_count(lines.comments, 'comment line')} that start with # were left out")
+        raw.notes.append(f"{counted(lines.comments, 'comment')}, from # to the end of the line, left out")
     return raw
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _sampled(sample: Sequence[str], separator: str | None, label: str) -> list[list[str]]:
@@ -109,7 +106,9 @@ class _Layout:
             self.index_unnamed = False
             self.notes.append("every row ends with a separator, so an empty last column was left out")
         head = ["", *head] if self.index_unnamed else head[:width] if self.trailing else head
-        self.dialect = find_decimal([row[:width] for row in below], separator, options.decimal)
+        doubt = one_or_two(rows, separator) if options.decimal == "auto" else ""
+        self.faults.extend([doubt] if doubt else [])
+        self.dialect = find_decimal([row[:width] for row in below or [head]], separator, options.decimal)
         self.width = width
         self.header = self._decide_header(head, [row[:width] for row in full], options)
         self.names, self.first = self._names(head, comments)
@@ -239,6 +238,10 @@ def _fill_slowly(cells: Cells, blocks: Iterator[str], layout: _Layout) -> list[s
         faults.append(f"after row {cells.count} a row cannot be read ({error}); check its quotation marks")
     if wrong:
         number, count = wrong[0]
-        others = f"; so have {_count(len(wrong) - 1, 'more row')}" if len(wrong) > 1 else ""
-        faults.append(f"row {number:,} has {_count(count, 'cell')} instead of {width}{others}; correct or remove it")
+        first = f"row {number:,} has {counted(count, 'cell')} instead of {width}"
+        faults.append(
+            f"{first}; correct or remove it"
+            if len(wrong) == 1
+            else f"{len(wrong):,} rows have another number of cells than {width}: {first}; correct or remove them"
+        )
     return faults

@@ -8,8 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fastssm.data.tables.cells import BOOLS, NUMERIC, is_missing, meaning
+from fastssm.data.tables.cells import BOOLS, NUMERIC, is_missing, meaning, plain
 
+WHOLE = re.compile(r"[-+\d ]+", re.ASCII)
+PADDED = re.compile(r"0\d+", re.ASCII)
+ONE_COLUMN = ";"  # separates nothing where it does not occur
 BLANKS = None  # the separator of columns that any run of spaces and tabs separates
 SEPARATORS: tuple[str | None, ...] = (";", "\t", "|", ",", BLANKS)  # the first of equally good ones is taken
 
@@ -64,7 +67,13 @@ def find_separator(lines: Sequence[str], decimal: str) -> str | None:
             score = frequency / len(rows) + _numeric_share(rows[1:] or rows, separator)
             if score > best_score + 1e-9:
                 best, best_score = separator, score
-    return best
+    return ONE_COLUMN if best == "," and _is_one_column(lines) else best
+
+
+def _is_one_column(lines: Sequence[str]) -> bool:
+    """Return whether the commas are decimal signs of a single column: all rows have one, and its name has none."""
+    head, *below = (line.strip() for line in lines)
+    return "," not in head and bool(below) and all(plain(",").fullmatch(line) and "," in line for line in below)
 
 
 def _numeric_share(rows: Sequence[Sequence[str]], separator: str | None) -> float:
@@ -77,6 +86,17 @@ def _is_numeric(cell: str) -> bool:
     if is_missing(cell) or cell.lower() in BOOLS:
         return True
     return any(meaning(cell, decimal).meaning in NUMERIC for decimal in ".,")
+
+
+def one_or_two(rows: Sequence[Sequence[str]], separator: str | None) -> str:
+    """Return a sentence if two columns of whole numbers may be one column with decimal commas, as 9,05 shows."""
+    if separator != "," or not all(len(row) == 2 and WHOLE.fullmatch("".join(row)) for row in rows):
+        return ""
+    padded = next((row for row in rows if PADDED.fullmatch(row[1].strip())), None)
+    if padded is None:
+        return ""
+    shown = ",".join(padded)
+    return f"{shown} may be two numbers or one with a decimal comma; say which by --decimal . or --decimal ,"
 
 
 def find_decimal(rows: Sequence[Sequence[str]], separator: str | None, option: str) -> Dialect:

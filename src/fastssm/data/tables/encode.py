@@ -54,6 +54,10 @@ def encode(raw: Raw, options: ReadOptions, like: Schema | None = None, *, traini
         notes.extend(found.notes)
         if found.column is not None:
             encoded.append(found)
+            if like is None and _counts_rows(found):
+                notes.append(
+                    f"column {found.column.name!r} only counts the rows; --drop {found.column.name!r} leaves it out"
+                )
             if training and found.column.kind != "category" and bool((found.parts[0] == found.parts[0][0]).all()):
                 name, value = found.column.name, found.parts[0][0]
                 faults.append(f"column {name!r} is constant: {value:g} in every row; leave it out by --drop {name!r}")
@@ -131,6 +135,14 @@ def _is_index(raw: Raw, position: int) -> bool:
     if texts is not None:
         return len(texts.values) == len(numbers)
     return bool((numbers == np.floor(numbers)).all()) and len(np.unique(numbers)) == len(numbers)
+
+
+def _counts_rows(found: Encoded) -> bool:
+    """Return whether a column is 0, 1, 2, ... or 1, 2, 3, ..."""
+    values = found.parts[0]
+    if len(values) < MINIMUM_ROWS or values[0] not in (0.0, 1.0):
+        return False
+    return bool((np.diff(values) == 1.0).all())
 
 
 def _is_empty(raw: Raw, position: int) -> bool:

@@ -47,6 +47,8 @@ def file_source(path: Path) -> Source:
     Raises:
         ValueError: if it does not exist or cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: not a regular file; pipe it to standard input, and pass - for it")
     if not path.is_file():
         raise ValueError(f"{path}: no such file; check the path")
     try:
