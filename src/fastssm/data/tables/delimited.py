@@ -129,7 +129,7 @@ class _Layout:
     def _names(self, head: list[str], comments: Sequence[str]) -> tuple[tuple[str, ...], str]:
         """Return the names of the columns, and the first name as the file has it."""
         if self.header:
-            if len(head) < self.width:
+            if len(head) != self.width:
                 self.faults.append(f"the first row has {len(head)} names, but most rows have {self.width} cells")
             cells = [*head, *[""] * (self.width - len(head))][: self.width]
             names, notes = unique_names(cells)
@@ -165,9 +165,18 @@ class _Layout:
             )
         indices = (0,) if self.header and is_unnamed(self.first) and self.width > 1 else ()
         return Raw(
-            label, values, self.names, self.names != numbered(self.width), texts, dialect.decimal, dialect.certain,
-            indices, self.notes, faults,
-        )  # fmt: skip
+            label,
+            values,
+            self.names,
+            named=self.names != numbered(self.width),
+            texts=texts,
+            decimal=dialect.decimal,
+            certain=dialect.certain,
+            indices=indices,
+            implied=self.index_unnamed,
+            notes=self.notes,
+            faults=faults,
+        )
 
 
 def _fill(cells: Cells, blocks: Iterator[str], layout: _Layout) -> list[str]:

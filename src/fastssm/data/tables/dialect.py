@@ -39,7 +39,8 @@ class Dialect:
 def split(lines: Iterable[str], separator: str | None, strict: bool = False) -> Iterator[list[str]]:
     """Yield the cells of each row; with `strict`, raise `csv.Error` for wrong quotation marks."""
     if separator is not None:
-        yield from csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict)
+        ended = (line + "\n" for line in lines)  # so that a line feed in quotation marks is kept
+        yield from csv.reader(ended, delimiter=separator, skipinitialspace=True, strict=strict)
         return
     for line in lines:
         text = line.replace("\t", " ").strip()
@@ -53,7 +54,7 @@ def find_separator(lines: Sequence[str], decimal: str) -> str | None:
         lines: the first lines of the file.
         decimal: the option `decimal`; a decimal comma separates no columns.
     """
-    best: str | None = ","
+    best: str | None = "," if decimal != "," else ONE_COLUMN
     best_score = -1.0
     for separator in SEPARATORS:
         if separator == "," and decimal == "," and not any('"' in line for line in lines):

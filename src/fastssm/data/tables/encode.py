@@ -98,7 +98,11 @@ def _choose(raw: Raw, options: ReadOptions, faults: list[str], notes: list[str])
     for position, name in enumerate(raw.names):
         if position in dropped:
             continue
-        if position in raw.indices and _is_index(raw, position):
+        if position == 0 and raw.implied and not _names_or_counts(raw):
+            faults.append(
+                f"the first row has {len(raw.names) - 1} names, but most rows have {len(raw.names)} cells; add a name"
+            )
+        elif position in raw.indices and _is_index(raw, position):
             notes.append(
                 f"the column without a name numbers or names the rows, so it was left out; --columns {name!r} keeps it"
             )
@@ -135,6 +139,11 @@ def _is_index(raw: Raw, position: int) -> bool:
     if texts is not None:
         return len(texts.values) == len(numbers)
     return bool((numbers == np.floor(numbers)).all()) and len(np.unique(numbers)) == len(numbers)
+
+
+def _names_or_counts(raw: Raw) -> bool:
+    """Return whether the first column has texts or consecutive whole numbers."""
+    return 0 in raw.texts or bool((np.diff(raw.values[:, 0]) == 1.0).all())
 
 
 def _counts_rows(found: Encoded) -> bool:

@@ -43,7 +43,8 @@ class Raw:
         texts: by column, the cells that are not plain numbers.
         decimal: the decimal sign.
         certain: whether the decimal sign is beyond doubt, so that the other sign groups thousands.
-        indices: columns that only count or name the rows.
+        indices: columns without a name, which may count or name the rows.
+        implied: whether the header is one name short, so that the first column has none.
         notes: sentences for the user.
         faults: sentences about faults that belong to no column.
         image: `(height, width)` of a stack of images.
@@ -58,6 +59,7 @@ class Raw:
     decimal: str = "."
     certain: bool = True
     indices: tuple[int, ...] = ()
+    implied: bool = False
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     image: tuple[int, int] | None = None
