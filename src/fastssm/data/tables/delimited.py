@@ -97,7 +97,7 @@ class _Layout:
         self.notes: list[str] = []
         head, below = rows[0], rows[1:]
         counts = [len(row) for row in below] or [len(head)]
-        width = max(set(counts), key=counts.count)
+        width = max(set(counts), key=lambda count: (counts.count(count), count == len(head)))
         self.index_unnamed = len(head) == width - 1 and not all(is_number(cell.strip()) for cell in head)
         full = [row for row in below if len(row) == width]
         self.trailing = width > 1 and bool(full) and not any(row[-1].strip() for row in [*full, ([*head, ""])[:width]])
