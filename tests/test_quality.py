@@ -154,7 +154,7 @@ def test_figures_show_numbers_and_rows_of_the_file(tmp_path: Path, monkeypatch: 
     for place in [*places[:5].tolist(), *places[-5:].tolist()]:
         assert f"row {place + 1:,}" in shown
         for value in outcome.prepared.dataset.original[place].tolist():
-            assert f"{value:.3g}" in shown
+            assert f"{value:.4g}" in shown
 
 
 def test_the_command_prints_notes_columns_and_warnings(

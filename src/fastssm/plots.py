@@ -236,7 +236,7 @@ def _draw_rows(figure: Any, outcome: Outcome) -> None:
     image = axes.imshow(standard.numpy(), cmap="PuOr", vmin=-4, vmax=4, aspect="auto")
     for (i, j), deviation in _enumerate(standard):
         axes.text(
-            j, i, f"{rows[i, j]:.3g}", ha="center", va="center", color="w" if abs(deviation) > 2.6 else "k", fontsize=8
+            j, i, f"{rows[i, j]:.4g}", ha="center", va="center", color="w" if abs(deviation) > 2.6 else "k", fontsize=8
         )
     axes.axhline(count - 0.5, color="k", lw=1.5)
     names = [name if len(name) <= 14 else name.replace(" ", "\n", 1) for name in dataset.columns[:LARGEST_TABLE]]
