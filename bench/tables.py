@@ -21,17 +21,19 @@ ROWS, NAMES = 300_000, "abcdefghijkl"
 REPEATS = 3
 COLUMNS = (*WHO, "file", "file_MiB", "table_MiB", "reader", "min_s", "median_s", "repeats", "peak_MiB", "status")
 READERS = {
-    "fastssm": "from fastssm.data import read_table as get\ndef read(path):\n    return get(path, missing='drop').values",
-    "pandas": "import pandas\ndef read(path):\n    return pandas.{function}(path{options}).to_numpy()",
+    "fastssm": "from fastssm.data import read_table\ndef read(path):\n    return read_table(path, missing='drop')",
+    "pandas": "import pandas\ndef read(path):\n    return pandas.{function}(path{options})",
 }
 PROGRAM = """
-import resource, sys, time
+import sys, time
 {reader}
+def memory(what):  # in KiB
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(what))
 read(sys.argv[1])
-before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+before, began = memory("VmRSS"), time.perf_counter()
 values = read(sys.argv[2])
 seconds = time.perf_counter() - began
-print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, *values.shape)
+print(seconds, (memory("VmHWM") - before) / 1024)
 """
 
 

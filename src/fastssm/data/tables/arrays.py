@@ -146,23 +146,22 @@ def inexact(original: Array, values: npt.NDArray[np.float64], name: str) -> list
     return [f"{what} has whole numbers beyond 2**53, which are rounded in float64; are they identifiers?"]
 
 
-def from_frame(frame: Any, label: str, decimal: str = ".") -> Raw:
+def from_frame(frame: Any, label: str, decimal: str = "auto") -> Raw:
     """Return the rows of a pandas data frame.
 
     Args:
         frame: the data frame; its index is not read.
         label: what to call it in messages.
-        decimal: the decimal sign of numbers in columns of text.
+        decimal: the decimal sign of numbers in columns of text; a point for `"auto"`.
     """
     import pandas
 
     require_width(label, frame.shape[1])
     require_memory(label, *frame.shape)
     names, notes = unique_names([str(name) for name in frame.columns])
-    raw = Raw(
-        label, np.empty(frame.shape), names, named=not isinstance(frame.columns, pandas.RangeIndex), decimal=decimal
-    )
-    raw.notes.extend(notes)
+    named = not isinstance(frame.columns, pandas.RangeIndex)
+    raw = Raw(label, np.empty(frame.shape), names, named, certain=decimal != "auto", notes=notes)
+    raw.decimal = "," if decimal == "," else "."
     for position in range(frame.shape[1]):
         series = frame.iloc[:, position]
         if series.dtype.kind == "c":

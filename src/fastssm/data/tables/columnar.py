@@ -75,6 +75,7 @@ def _from_arrow(table: Any, source: Source, options: ReadOptions) -> Raw:
     require_memory(label, *shape)
     names, notes = unique_names(table.column_names)
     raw = Raw(label, np.empty(shape), names, named=True, decimal="," if options.decimal == "," else ".", notes=notes)
+    raw.certain = options.decimal != "auto"
     raw.indices = (0,) if shape[1] > 1 and is_unnamed(table.column_names[0]) else ()
     if shape[1] > 1 and is_unnamed(table.column_names[-1]):  # where pandas writes the index
         raw.indices = (*raw.indices, shape[1] - 1)
@@ -156,6 +157,7 @@ def _from_sheet(rows: Iterator[list[str]], label: str, decimal: str, options: Re
         cells.add_rows(batch)
     values, texts = cells.finish()
     raw = Raw(label, values, names, bool(found), texts, decimal, notes=notes)
+    raw.certain = options.decimal != "auto"
     raw.indices = (0,) if found and width > 1 and is_unnamed(head[0]) else ()
     if found is ASK:
         raw.faults.append(

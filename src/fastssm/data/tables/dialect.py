@@ -116,7 +116,7 @@ def find_decimal(rows: Sequence[Sequence[str]], separator: str | None, option: s
     if proofs["."] or proofs[","]:
         return Dialect(separator, "." if proofs["."] >= proofs[","] else ",", certain=True)
     if not proofs["maybe ,"] or proofs["maybe ."]:
-        return Dialect(separator, doubt=_doubt(rows, "."))
+        return Dialect(separator, doubt="" if separator == "," else _doubt(rows, "."))
     if separator == ";":
         return Dialect(separator, ",", True, _doubt(rows, ","), examples["maybe ,"])
     return Dialect(separator)

@@ -110,7 +110,7 @@ def _read_raw(source: Any, options: ReadOptions) -> Raw:
     if isinstance(source, (str, Path)):
         return _read_path(source, options)
     if hasattr(source, "iloc") and hasattr(source, "columns"):
-        return from_frame(source, "the data frame", "," if options.decimal == "," else ".")
+        return from_frame(source, "the data frame", options.decimal)
     raise ValueError(f"expected a path, an array, a tensor or a data frame, got {type(source).__name__}")
 
 
