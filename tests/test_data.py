@@ -205,7 +205,7 @@ def test_bad_archives_and_parquet(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a readable Parquet file"):
         data.load(tmp_path / "bad.parquet")
     pandas.DataFrame({"a": range(20), "colour": ["red"] * 20}).to_parquet(tmp_path / "text.parquet")
-    with pytest.raises(ValueError, match="column 'colour' holds text, 1 different values, first 'red' in row 1"):
+    with pytest.raises(ValueError, match="column 'colour' holds text, 1 different value, first 'red' in row 1"):
         data.load(tmp_path / "text.parquet")
     pandas.DataFrame({"a": [1.0, None] * 10}).to_parquet(tmp_path / "missing.parquet")
     with pytest.raises(ValueError, match="column 'a' has 10 missing values, first 'nan' in row 2"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -30,11 +30,14 @@ def read_parquet(source: Source, options: ReadOptions) -> Raw:
         raise _damaged(source, "Parquet", error) from None
     require_width(source.label, file.metadata.num_columns)
     require_memory(source.label, file.metadata.num_rows, file.metadata.num_columns)
-    try:
-        table = file.read()
+    names = file.schema_arrow.names
+    if len(set(names)) < len(names):
+        raise ValueError(f"{source.label}: two columns have the same name; rename one")
+    try:  # column by column, so that the file is not in memory twice
+        columns = (file.read(columns=[name], use_threads=False).column(0) for name in names)
+        return _from_arrow(names, columns, file.metadata.num_rows, source, options)
     except Exception as error:
         raise _damaged(source, "Parquet", error) from None
-    return _from_arrow(table, source, options)
 
 
 def read_feather(source: Source, options: ReadOptions) -> Raw:
@@ -48,7 +51,7 @@ def read_feather(source: Source, options: ReadOptions) -> Raw:
         table = feather.read_table(content(source))
     except Exception as error:
         raise _damaged(source, "Feather", error) from None
-    return _from_arrow(table, source, options)
+    return _from_arrow(table.column_names, table.columns, table.num_rows, source, options)
 
 
 def _module(source: Source, name: str, need: str) -> Any:
@@ -66,38 +69,52 @@ def _damaged(source: Source, kind: str, error: Exception) -> ValueError:
     return ValueError(f"{source.label}: not a readable {kind} file ({said}); write it again")
 
 
-def _from_arrow(table: Any, source: Source, options: ReadOptions) -> Raw:
+def _from_arrow(found: list[str], columns: Iterable[Any], rows: int, source: Source, options: ReadOptions) -> Raw:
+    """Return the cells of columns of Arrow, which are taken one at a time.
+
+    Args:
+        found: their names.
+        columns: the columns.
+        rows: their length.
+        source: the file.
+        options: `decimal` is used.
+    """
+    shape = (rows, len(found))
+    require_width(source.label, shape[1])
+    require_memory(source.label, *shape)
+    names, notes = unique_names(found)
+    raw = Raw(source.label, np.empty(shape), names, named=True, certain=options.decimal != "auto", notes=notes)
+    raw.decimal = "," if options.decimal == "," else "."
+    raw.indices = (0,) if shape[1] > 1 and is_unnamed(found[0]) else ()
+    if shape[1] > 1 and is_unnamed(found[-1]):  # where pandas writes the index
+        raw.indices = (*raw.indices, shape[1] - 1)
+    for position, column in enumerate(columns):
+        _put(raw, position, column)
+    return raw
+
+
+def _put(raw: Raw, position: int, column: Any) -> None:
+    """Set a column of a file to a column of Arrow."""
     import pyarrow
 
-    types = pyarrow.types
-    label, shape = source.label, (table.num_rows, table.num_columns)
-    require_width(label, shape[1])
-    require_memory(label, *shape)
-    names, notes = unique_names(table.column_names)
-    raw = Raw(label, np.empty(shape), names, named=True, decimal="," if options.decimal == "," else ".", notes=notes)
-    raw.certain = options.decimal != "auto"
-    raw.indices = (0,) if shape[1] > 1 and is_unnamed(table.column_names[0]) else ()
-    if shape[1] > 1 and is_unnamed(table.column_names[-1]):  # where pandas writes the index
-        raw.indices = (*raw.indices, shape[1] - 1)
-    for position, column in enumerate(table.columns):
-        kind = column.type.value_type if types.is_dictionary(column.type) else column.type
-        column = column.cast(kind) if types.is_dictionary(column.type) else column
-        if types.is_boolean(kind):
-            column, kind = column.cast(pyarrow.uint8()), pyarrow.uint8()
-        if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
-            original = column.to_numpy() if types.is_integer(kind) and not column.null_count else None
-            raw.values[:, position] = column.cast(pyarrow.float64(), safe=False).to_numpy()
-            if original is not None:
-                raw.notes.extend(inexact(original, raw.values[:, position], names[position]))
-        elif types.is_null(kind):
-            raw.values[:, position] = np.nan
-        elif types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind):
-            raw.faults.append(f"column {names[position]!r} holds {kind}, not single numbers; take it apart first")
-            raw.values[:, position] = 0.0
-        else:
-            cells = ["" if cell is None else str(cell) for cell in column.to_pylist()]
-            put_texts(raw, position, cells)
-    return raw
+    types, kind = pyarrow.types, column.type
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+        column = column.cast(kind)
+    if types.is_boolean(kind):
+        column, kind = column.cast(pyarrow.uint8()), pyarrow.uint8()
+    values = raw.values[:, position]
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        values[:] = column.cast(pyarrow.float64(), safe=False).to_numpy()
+        if types.is_integer(kind) and not column.null_count:
+            raw.notes.extend(inexact(column.to_numpy(), values, raw.names[position]))
+    elif types.is_null(kind):
+        values[:] = np.nan
+    elif types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind):
+        raw.faults.append(f"column {raw.names[position]!r} holds {kind}, not single numbers; take it apart first")
+        values[:] = 0.0
+    else:
+        put_texts(raw, position, ["" if cell is None else str(cell) for cell in column.to_pylist()])
 
 
 def read_excel(source: Source, options: ReadOptions) -> Raw:

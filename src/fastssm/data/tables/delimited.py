@@ -21,7 +21,7 @@ from fastssm.data.tables.table import Floats
 from fastssm.text import counted
 
 SAMPLE_LINES, SAMPLE_CHARACTERS = 200, 2**18
-BATCH_CELLS = 200_000
+BATCH_CELLS = 40_000
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\n', re.IGNORECASE)
 FALLBACK = "cp1252"  # what Windows writes in Western Europe; Latin-1 where it differs is control characters
 
