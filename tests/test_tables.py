@@ -157,6 +157,10 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
     "mixed decimal signs": ("a;b\n1,5;1.25\n2,5;2\n", ["'b' has a decimal point in '1.25' in row 1", "--decimal ."]),
     "thousands or decimals, quoted": ('a,b\n"1,234",5\n"2,950",6\n', ["'1,234' in row 1, which may have", "--decimal"]),
     "thousands or decimals, beside": ("a;b\n1,234;5\n950;6\n", ["'1,234' beside '950' may have", "--decimal"]),
+    "points in thousands or decimals": ("a;b\n1.234;5\n950;6\n", ["'1.234' beside '950' may have", "--decimal"]),
+    "dollars in thousands or decimals": ('a,b\n"$1,234",5\n"$2,950",6\n', ["'$1,234' in row 1, which may have"]),
+    "ragged blanks": ("1.5 2\n3.5 1\n4.5\n5.5 1 2\n", ["2 rows have another number of cells than 2: row 3 has 1 cell"]),
+    "infinite numbers alone": ("a,b\n1,1e999\n2,3\n", ["'b' has 1 infinite or too large value, first in row 1"]),
     "one or two columns": ("9,05\n10,233\n", ["9,05 may be two numbers or one", "--decimal"]),
     "numbers or names": (
         "2019,2030,2021\n1.5,2.5,3.5\n",

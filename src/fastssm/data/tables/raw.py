@@ -94,7 +94,7 @@ class Cells:
         self._limit = largest_table()
 
     def add_numbers(self, block: Floats) -> None:
-        """Add rows `[n, width]` of finite numbers."""
+        """Add rows `[n, width]` of numbers."""
         self._blocks.append(block)
         self.count += len(block)
         require_memory(self.source, self.count, self.width, self._limit)
@@ -147,7 +147,7 @@ class Cells:
 
 
 def plain_numbers(cells: Sequence[str], decimal: str) -> Floats | None:
-    """Return the numbers of cells that are all plain and finite, or None."""
+    """Return the numbers of cells that are all plain, or None."""
     text = "\n".join(cells)
     if decimal == ",":
         if "." in text:
@@ -160,12 +160,11 @@ def plain_numbers(cells: Sequence[str], decimal: str) -> Floats | None:
 
 
 def floats(parts: Sequence[str] | Sequence[bytes]) -> Floats | None:
-    """Return the numbers of texts made of `PLAIN_BYTES`, or None if one is not a finite number."""
+    """Return the numbers of texts made of `PLAIN_BYTES`, or None if one is not a number; 1e999 is infinite."""
     try:
-        found = np.fromiter(map(float, parts), np.float64, len(parts))
+        return np.fromiter(map(float, parts), np.float64, len(parts))
     except ValueError:
         return None
-    return found if np.isfinite(found).all() else None
 
 
 def largest_table() -> float:
