@@ -65,13 +65,14 @@ def test_every_dialect_is_read_exactly(tmp_path: Path, data: st.DataObject, tabl
         found = read_table(path, **told_us)
         np.testing.assert_array_equal(found.values, rows)
         assert found.names == (tuple(names) if told["header"] == 0 else found.names)
+    if len(rows[0]) == 1 and told["decimal"] == "," and told["header"] is None:
+        return  # looks like two columns of whole numbers
     try:
         guessed = read_table(path)
     except ValueError as error:
         assert "--header" in str(error) or "--decimal" in str(error), error  # noqa: PT017
         return
-    if len(rows[0]) > 1 or told["decimal"] == "." or told["header"] == 0:
-        np.testing.assert_array_equal(guessed.values, rows)
+    np.testing.assert_array_equal(guessed.values, rows)
 
 
 CELLS = st.one_of(
@@ -82,6 +83,7 @@ CELLS = st.one_of(
 )
 
 
+@pytest.mark.filterwarnings("ignore:The 'float_precision' argument is deprecated")
 @settings(quick, max_examples=400)
 @given(data=st.data())
 def test_what_pandas_reads_is_read_alike_or_refused(tmp_path: Path, data: st.DataObject) -> None:

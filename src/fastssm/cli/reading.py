@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import csv
+import textwrap
 from typing import Any
 
-from fastssm.data import READERS, ReadOptions
+from fastssm.data import COMPRESSED, READERS, ReadOptions
 
-FORMATS = ", ".join(READERS)
+FORMATS = textwrap.fill(
+    f"A file is one of {', '.join(READERS)}, possibly compressed ({', '.join(COMPRESSED)}). Separators, encoding, "
+    "decimal sign and header of a text are found out.",
+    width=112,
+)
 
 
 def names(text: str) -> tuple[str, ...]:

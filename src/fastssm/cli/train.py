@@ -14,7 +14,7 @@ from fastssm.cli.options import add_backend, add_command, integers, join_integer
 from fastssm.cli.progress import reporter
 from fastssm.cli.reading import FORMATS, add_reading
 from fastssm.cli.threads import threads
-from fastssm.data import COMPRESSED, NAMES, SCALES, STANDARD_INPUT, base_name
+from fastssm.data import NAMES, SCALES, STANDARD_INPUT, base_name
 from fastssm.text import table
 from fastssm.training import KINDS, LOSSES, OBJECTIVES, Outcome, Ranks, TrainConfig, choose_device, join, train
 
@@ -26,8 +26,7 @@ DATA is a file, a folder of files with the same columns, - for standard input, o
   {", ".join(NAMES[:6])} (two dimensions)
   {", ".join(NAMES[6:])}
 
-A file is one of {FORMATS},
-possibly compressed ({", ".join(COMPRESSED)}). Separators, encoding, decimal sign and header of a text are found out.
+{FORMATS}
 
 Writes checkpoint.pt, metrics.jsonl, result.json and figure.png to the folder --out.
 """
