@@ -90,7 +90,7 @@ def test_train_prints_the_table_and_writes_the_files(
     assert "160 training, 20 validation and 20 test rows of 3 features" in text
     assert f"figure: {tmp_path / 'out' / 'figure.png'}" in text
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["checkpoint.pt", "figure.png", "metrics.jsonl", "result.json"]
+    assert names == ["checkpoint.pt", "figure.png", "metrics.jsonl", "model.json", "model.safetensors", "result.json"]
     assert_drawn(tmp_path / "out" / "figure.png")
 
 

@@ -317,17 +317,6 @@ def test_bad_settings(config: TrainConfig) -> None:
             replace(config, **change)
 
 
-def test_load_trained_gives_the_best_network_back(config: TrainConfig, tmp_path: Path) -> None:
-    outcome = run(config, tmp_path)
-    trained = training.load_trained(tmp_path)
-    rows = outcome.prepared.dataset.rows[:5]
-    assert trained.config == config
-    torch.testing.assert_close(trained.scaler.scale(rows), outcome.prepared.scaler.scale(rows), rtol=0, atol=0)
-    assert torch.equal(trained.net(outcome.prepared.test), outcome.net(outcome.prepared.test))
-    with pytest.raises(ValueError, match=r"must contain checkpoint\.pt"):
-        training.load_trained(tmp_path / "absent")
-
-
 def test_devices() -> None:
     assert training.choose_device("cpu") == torch.device("cpu")
     assert training.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from fastssm.data import Prepared, list_names, load, prepare
 from fastssm.text import counted
-from fastssm.training import checkpoint
+from fastssm.training import checkpoint, model_files
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks
 from fastssm.training.evaluate import Mean, Measure
+from fastssm.training.model import Model
 from fastssm.training.trainer import Training
 
 RESULT = "result.json"
@@ -56,6 +57,7 @@ class Outcome:
         ending: why training stopped.
         folder: folder of the checkpoint, metrics and result.
         metrics: one row per evaluation, with step, losses, learning rate and seconds.
+        model: the trained model, in data units.
     """
 
     config: TrainConfig
@@ -71,6 +73,7 @@ class Outcome:
     ending: str
     folder: Path
     metrics: list[dict[str, Any]]
+    model: Model
 
     def summary(self) -> dict[str, Any]:
         """Return the results and the settings as a dictionary for JSON."""
@@ -109,7 +112,8 @@ def train(
 
     Args:
         config: the settings.
-        folder: output folder for `checkpoint.pt`, `metrics.jsonl` and `result.json`; created if necessary.
+        folder: output folder for `checkpoint.pt`, `metrics.jsonl`, `result.json` and the model, `model.safetensors` and
+            `model.json`; created if necessary.
         ranks: the rank of this process, from `fastssm.training.join`.
         reporter: reports the progress.
         resume: continue from the checkpoint in `folder` if it exists; the result is bitwise the same.
@@ -146,6 +150,7 @@ def _start(folder: Path, training: Training) -> None:
     """Make `folder` consistent with the current step, in an order that is safe if the process is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
+    model_files.remove(folder)
     checkpoint.save(folder, training.state())
     checkpoint.truncate_metrics(folder, training.step)
 
@@ -204,11 +209,28 @@ def _finish(training: Training, folder: Path) -> Outcome:
         ending=training.ending,
         folder=folder,
         metrics=checkpoint.read_metrics(folder) if ranks.first else [],
+        model=trained_model(training),
     )
     if ranks.first:
         text = json.dumps(outcome.summary(), indent=2)
+        outcome.model.info["result"] = json.loads(text)
+        model_files.save(outcome.model, folder)
         checkpoint.write_atomically(folder / RESULT, lambda file: file.write(text.encode()))
     return outcome
+
+
+def trained_model(training: Training) -> Model:
+    """Return the model with the best weights, which knows the energies of the test rows."""
+    prepared, dataset = training.prepared, training.prepared.dataset
+    info = {
+        "device": str(training.ranks.device),
+        "data": {"name": dataset.name, "rows": len(dataset.rows), "fingerprint": training.fingerprint},
+    }
+    net = training.best_net()
+    model = Model(net, training.config, training.facts, prepared.scaler, dataset.columns, None, info)
+    if model.kind == "energy" or model.normalised:
+        model.held_out = model.unlikeliness(dataset.original[prepared.test_index]).sort().values
+    return model
 
 
 @contextmanager
