@@ -152,7 +152,7 @@ def test_other_models_say_that_they_have_no_log_prob(trained: Any) -> None:
     model = trained().model
     with pytest.raises(fastssm.UnsupportedError, match='normalised model, of loss "composite" or "likelihood"'):
         model.log_prob(some_rows(trained()))
-    with pytest.raises(fastssm.UnsupportedError, match="a score network has no energy; score does"):
+    with pytest.raises(fastssm.UnsupportedError, match="a score network knows no density"):
         trained("sliced", "score").model.anomaly(some_rows(trained()))
     with pytest.raises(fastssm.UnsupportedError, match='elbo needs a model of loss "likelihood"'):
         model.elbo(some_rows(trained()))

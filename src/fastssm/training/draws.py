@@ -126,8 +126,8 @@ def _warn_if_still(model: Trained, before: Tensor, after: Tensor) -> None:
     moved = (after - before).square().sum(1).mean().item() / (2.0 * variance)
     if moved < STILL:
         warnings.warn(
-            f"the chains moved {moved:.1%} of the squared distance between independent rows in the second half of their "
-            "steps, so the samples still resemble the Gaussian that they started from; pass more steps.",
+            f"the chains moved {moved:.1%} of the squared distance between independent rows in the second half of "
+            "their steps, so the samples still resemble the Gaussian that they started from; pass more steps.",
             FastSSMWarning,
             stacklevel=5,
         )

@@ -163,9 +163,10 @@ class Model:
             >>> fastssm.load("runs/white-wine").anomaly(rows)  # doctest: +SKIP
         """
         given = read_rows(rows, self.columns)
-        found = self.unlikeliness(given.values)
         if self.held_out is None:
-            raise UnsupportedError("the model was made without held-out rows, which anomaly compares with; use energy.")
+            why = "a score network knows no density" if self.kind == "score" else "the model was made without them"
+            raise UnsupportedError(f"anomaly compares the densities of rows with those of held-out rows, and {why}.")
+        found = self.unlikeliness(given.values)
         below = torch.searchsorted(self.held_out, found)
         until = torch.searchsorted(self.held_out, found, right=True)
         return given.one_each(50.0 * (below + until) / len(self.held_out), "anomaly")

@@ -211,7 +211,7 @@ def _net(config: TrainConfig, features: int, weights: dict[str, Tensor]) -> nn.M
         with torch.device("meta"):
             expected = build_net(config, features).state_dict()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise _BadModelError(f"its settings make no network ({error})") from None
+        raise _BadModelError(f"its settings make no network ({str(error).splitlines()[0]})") from None
     for name, tensor in expected.items():
         found = weights.get(name)
         if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:

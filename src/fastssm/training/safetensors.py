@@ -39,7 +39,8 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     header: dict[str, Any] = {}
     parts, end = [], 0
     for name, tensor in sorted(tensors.items()):
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        data = flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
         header[name] = {
             "dtype": NAMES[tensor.dtype],
             "shape": list(tensor.shape),
@@ -68,7 +69,7 @@ def from_bytes(data: bytes) -> dict[str, Tensor]:
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise FormatError(f"{name!r} has {end - begin} bytes for shape {tuple(shape)} of {dtype}")
         raw = torch.from_numpy(np.frombuffer(body, np.uint8, end - begin, begin).copy())
-        found[name] = raw.view(dtype).reshape(shape)
+        found[name] = (raw.view(dtype) if len(raw) else raw.to(dtype)).reshape(shape)
         covered = end
     if covered != len(body):
         raise FormatError(f"{len(body) - covered} bytes follow the last tensor")
@@ -99,13 +100,14 @@ def _start(name: str, entry: Any) -> tuple[int, int]:
 
 def _entry(name: str, entry: Any) -> tuple[torch.dtype, list[int], int, int]:
     """Return type, shape and range of one tensor, with every value of the right kind."""
-    if not isinstance(entry, dict) or entry.get("dtype") not in TYPES:
+    dtype = entry.get("dtype") if isinstance(entry, dict) else None
+    if not isinstance(dtype, str) or dtype not in TYPES:
         raise FormatError(f"{name!r} has no type that is known here ({', '.join(TYPES)})")
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise FormatError(f"{name!r} needs a shape and two offsets of whole numbers from 0 on")
-    return TYPES[entry["dtype"]], shape, offsets[0], offsets[1]
+    return TYPES[dtype], shape, offsets[0], offsets[1]
 
 
 def _sizes(values: Any) -> bool:
