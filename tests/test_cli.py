@@ -159,8 +159,8 @@ EXPECTED_ERRORS = [
     (["demo", "sun"], "NAME must be one of moons"),
     (["bench", "--batch", "0"], "--batch must be at least 1"),
     (["check", "--model", "math:tau", "--batch", "0"], "--batch must be at least 1"),
-    (["check", "--model", "nonsense"], "module:factory"),
-    (["check", "--model", "no.such.module:factory"], "No module named"),
+    (["check", "--model", "nonsense"], "module:name"),
+    (["check", "--model", "no.such.module:name"], "No module named"),
     (["check", "--model", "math:tau"], "math:tau"),
 ]
 
@@ -264,6 +264,26 @@ def test_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "loss -2.50" in text
     assert "validation -3.125" in text
     assert "10/10" in text
+
+
+def test_lines_tell_the_rate_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without what comes before the first step: reading the data, imports, compiling."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    with progress.reporter("moons", 1000, first=True, json=False) as report:
+        now[0] += 60.0
+        report.step(501, torch.zeros(()))  # resumed at step 500
+        report.evaluation({"train_loss": 1.0, "validation_loss": 2.0})
+        for step in range(502, 522):
+            now[0] += 0.25
+            report.step(step, torch.zeros(()))
+        report.evaluation({"train_loss": 1.0, "validation_loss": 2.0})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("validation     2.0000")
+    assert second.startswith("step  521/1000")
+    assert second.endswith("      4.0 steps/s  ETA 0:02:00")
 
 
 def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ ARROWS = 24
 POINTS = 5000
 EXTREMES = 5  # number of most and of least likely rows shown
 PICTURES = 16  # the same, if the rows are images
+ALIKE = ("sliced", "exact", "finite-difference", "composite")  # losses that estimate what is measured
 LARGEST_TABLE = 16  # maximum number of columns shown
 
 
@@ -161,20 +162,45 @@ def _draw_tabular(outcome: Outcome, path: Path) -> None:
 
 
 def _draw_losses(axes: Axes, outcome: Outcome) -> None:
+    """Draw both curves and the baseline; a training loss that measures something else has its own axis."""
     steps = [row["step"] for row in outcome.metrics]
     train = [row["train_loss"] for row in outcome.metrics]
     validation = [row["validation_loss"] for row in outcome.metrics]
-    measure = outcome.measure.name.split()[0]
-    axes.plot(steps, train, color=VERMILION, lw=1.3, label=f"training ({outcome.config.loss} loss)")
-    axes.plot(steps, validation, color=BLUE, lw=1.8, label=f"validation ({measure} loss, averaged weights)")
-    axes.plot([outcome.best_step], [outcome.validation], "o", color=BLUE, label=f"best, step {outcome.best_step:,}")
-    axes.axhline(outcome.baseline.value, color=GREY, ls="--", lw=1.2, label="fitted Gaussian (test rows)")
-    low, high = min(validation), max(outcome.baseline.value, *validation)
-    margin = 0.08 * max(high - low, 1e-3)
-    axes.set(ylim=(low - 2 * margin, high + 2 * margin), xlabel="step", ylabel="score matching loss")
-    axes.set_title(f"{outcome.prepared.dataset.name}: test loss {outcome.test.value:.2f} ± {outcome.test.error:.2f}")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    measure, alike = outcome.measure.name.split()[0], outcome.config.loss in ALIKE
+    beside = axes if alike else axes.twinx()
+    curves = [
+        *beside.plot(steps, train, color=VERMILION, lw=1.3, label=f"training ({outcome.config.loss} loss)"),
+        *axes.plot(steps, validation, color=BLUE, lw=1.8, label=f"validation ({measure} loss, averaged weights)"),
+        *axes.plot(
+            [outcome.best_step], [outcome.validation], "o", color=BLUE, label=f"best, step {outcome.best_step:,}"
+        ),
+        axes.axhline(outcome.baseline.value, color=GREY, ls="--", lw=1.2, label="fitted Gaussian (test rows)"),
+    ]
+    axes.set(
+        ylim=loss_limits([validation, *([train] if alike else [])], outcome.baseline.value),
+        xlabel="step",
+        ylabel="score matching loss",
+    )
+    if not alike:
+        beside.set_ylim(loss_limits([train]))
+        beside.set_ylabel(f"{outcome.config.loss} loss", color=VERMILION)
+    worse = "" if outcome.beats_gaussian else f",\nworse than the Gaussian ({outcome.baseline.value:.2f})"
+    test = f"test loss {outcome.test.value:.2f} ± {outcome.test.error:.2f}{worse}"
+    axes.set_title(f"{outcome.prepared.dataset.name}: {test}", color="k" if outcome.beats_gaussian else VERMILION)
+    axes.legend(handles=curves, frameon=False, fontsize=8)
+    for each in {axes, beside}:
+        each.spines[["top", "right"] if alike else ["top"]].set_visible(False)
+
+
+def loss_limits(curves: Sequence[Sequence[float]], *also: float) -> tuple[float, float]:
+    """Return limits that show some values and the later half of every curve, with what was before as far as it fits."""
+    late = [value for curve in curves for value in curve[len(curve) // 2 :]] + [*also]
+    early = [value for curve in curves for value in curve]
+    low, high = min(late), max(late)
+    room = max(high - low, 1e-3)
+    low, high = max(min(early + late), low - 0.5 * room), min(max(early + late), high + 0.5 * room)
+    margin = 0.1 * max(high - low, 1e-3)
+    return low - margin, high + margin
 
 
 def gaussian_rows(outcome: Outcome) -> Tensor:

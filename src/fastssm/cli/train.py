@@ -37,6 +37,10 @@ examples:
   fastssm train patients.csv --drop id --missing mean --categorical onehot
   torchrun --nproc_per_node=2 -m fastssm train white-wine
 """
+WORSE = (
+    "\nThe network is worse than the Gaussian: do not use it. Train longer (--steps, --patience), with a lower --lr, "
+    "or with more --noise.\n"
+)
 HELP: dict[str, dict[str, Any]] = {
     "kind": {"choices": KINDS, "help": "output of the network: an energy E (log p = -E + const) or the score"},
     "loss": {"choices": LOSSES, "help": "; ".join(f"{name}: {row.about}" for name, row in OBJECTIVES.items())},
@@ -148,9 +152,10 @@ def summary_text(outcome: Outcome) -> str:
             (f"{outcome.config.kind} network {shape}", f"{test.value:.3f}", f"{test.error:.3f}"),
         ]
     )
+    worse = "" if outcome.beats_gaussian else WORSE
     return (
         f"\n{summary['data']}: {rows['train']:,} training, {rows['validation']:,} validation and {rows['test']:,} test "
-        f"rows of {summary['features']} features; {summary['parameters']:,} parameters\n\n{losses}\n\n"
+        f"rows of {summary['features']} features; {summary['parameters']:,} parameters\n\n{losses}\n{worse}\n"
         f"best weights at step {outcome.best_step:,} of {outcome.steps:,} ({outcome.ending}); "
         f"{outcome.seconds:.1f} s, {speed:.0f} steps/s"
     )

@@ -89,8 +89,8 @@ def domain_loss(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices or names do not fit, a row lies outside the domain, a weight is not finite, or the
-            loss is not finite in a row on the boundary.
+        ValueError: if shapes, devices or names do not fit, a row lies outside the domain, a weight is not finite, or
+            the loss of a row on the boundary is not finite.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
@@ -125,7 +125,7 @@ def _check_boundary(metric: Metric, losses: Tensor) -> None:
     checks.check_rows(
         losses.isfinite() | (metric.root > 0).all(1),
         "the loss of a row on the boundary must be finite",
-        "the model's score or its derivative is infinite there, and its product with the vanishing weight unknown; move "
+        "the model's score or its derivative is infinite there, and its product with a weight of zero unknown; move "
         "such rows inside by a little, or drop them",
     )
 

@@ -75,6 +75,11 @@ class Outcome:
     metrics: list[dict[str, Any]]
     model: Model
 
+    @property
+    def beats_gaussian(self) -> bool:
+        """Return whether the network's test loss is below that of the fitted Gaussian."""
+        return self.test.value < self.baseline.value
+
     def summary(self) -> dict[str, Any]:
         """Return the results and the settings as a dictionary for JSON."""
         return {
@@ -86,6 +91,7 @@ class Outcome:
             "test_loss": self.test.value,
             "test_loss_standard_error": self.test.error,
             "gaussian_test_loss": self.baseline.value,
+            "beats_gaussian": self.beats_gaussian,
             "validation_loss": self.validation,
             "best_step": self.best_step,
             "steps": self.steps,
