@@ -222,6 +222,9 @@ BAD_DESCRIPTIONS = [
     (put("noise", -1), "noise must be a number from 0 on"),
     (put("noise", "1"), "noise must be a number from 0 on"),
     (put("noise", float("nan")), "noise must be a number from 0 on"),
+    (put("reading", {"version": 1}), "how its file was read is not told rightly"),
+    (put("reading", [1]), "how its file was read is not told rightly"),
+    (lambda saved: saved["reading"]["columns"][0].__setitem__("name", "z"), "reading a file gives columns ['z', 'b'"),
     (drop("weights"), "is not the file that model.json beside it describes"),
     (put("weights", {"file": "../../etc/passwd", "sha256": "0"}), "is not the file that model.json"),
 ]

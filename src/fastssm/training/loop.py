@@ -233,7 +233,7 @@ def trained_model(training: Training) -> Model:
         "data": {"name": dataset.name, "rows": len(dataset.rows), "fingerprint": training.fingerprint},
     }
     net = training.best_net()
-    model = Model(net, training.config, training.facts, prepared.scaler, dataset.columns, None, info)
+    model = Model(net, training.config, training.facts, prepared.scaler, dataset.columns, None, info, dataset.schema)
     if model.kind == "energy" or model.normalised:
         model.held_out = model.unlikeliness(dataset.original[prepared.test_index]).sort().values
     return model

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fastssm import checks, score
-from fastssm.data import Scaler
+from fastssm.data import Scaler, Schema
 from fastssm.diffusion import elbo, flow_log_prob
 from fastssm.errors import UnsupportedError
 from fastssm.options import NetworkKind
@@ -33,8 +33,8 @@ class Model:
     `exp(-E)` is a density of x wherever the network's is one of z. With noise on the training rows, the density is that
     of the noisy rows.
 
-    Rows may be a NumPy array, a tensor, a list, or a table of pandas, whose columns are found by name. Results have the
-    kind, the precision and the index of the rows.
+    Rows may be a NumPy array, a tensor, a list, or a table of pandas, whose columns are found by name and encoded as in
+    training. Results have the kind, the precision and the index of the rows.
 
     Args:
         net: the trained network.
@@ -44,6 +44,7 @@ class Model:
         columns: one name per column.
         held_out: energies of rows that the training did not see, in ascending order; None if the model has none.
         info: versions, data and results, as in the file `model.json`.
+        schema: how the rows of the training were read from a file, so that others are read alike.
 
     Attributes:
         evaluated: the energy or score of the rows' density, as a network of z.
@@ -63,9 +64,10 @@ class Model:
         columns: tuple[str, ...],
         held_out: Tensor | None = None,
         info: dict[str, Any] | None = None,
+        schema: Schema | None = None,
     ) -> None:
         self.net, self.config, self.facts, self.scaler = net.eval().requires_grad_(False), config, facts, scaler
-        self.columns, self.held_out, self.info = columns, held_out, dict(info or {})
+        self.columns, self.held_out, self.info, self.schema = columns, held_out, dict(info or {}), schema
         self.evaluated = OBJECTIVES[config.loss].evaluated(self.net, config, facts).eval().requires_grad_(False)
         self.device = next(self.net.parameters()).device
         self.log_det = float(torch.linalg.slogdet(scaler.matrix).logabsdet)
@@ -93,7 +95,7 @@ class Model:
         """
         place = choose_device(str(device))
         net = copy.deepcopy(self.net).to(place)
-        return Model(net, self.config, self.facts, self.scaler, self.columns, self.held_out, self.info)
+        return Model(net, self.config, self.facts, self.scaler, self.columns, self.held_out, self.info, self.schema)
 
     def energy(self, rows: Any) -> Any:
         """Return the energy of every row: `log p(x) = -E(x) + const`, lower is more likely.
@@ -114,12 +116,12 @@ class Model:
         Example:
             >>> fastssm.load("runs/white-wine").energy(rows)  # doctest: +SKIP
         """
-        given = read_rows(rows, self.columns)
+        given = self._read(rows)
         return given.one_each(self._energy(given), "energy")
 
     def log_density_unnormalised(self, rows: Any) -> Any:
         """Return `-E` of every row, the logarithm of its density up to a constant; see `energy`."""
-        given = read_rows(rows, self.columns)
+        given = self._read(rows)
         return given.one_each(-self._energy(given), "log_density")
 
     def score(self, rows: Any) -> Any:
@@ -138,7 +140,7 @@ class Model:
         Example:
             >>> fastssm.load("runs/white-wine").score(rows)  # doctest: +SKIP
         """
-        given = read_rows(rows, self.columns)
+        given = self._read(rows)
         scaled = self._over_batches(given, self._scaled_score)
         return given.like_rows(_numbers(scaled @ self.scaler.matrix.T, "score"), self.columns)
 
@@ -162,14 +164,14 @@ class Model:
         Example:
             >>> fastssm.load("runs/white-wine").anomaly(rows)  # doctest: +SKIP
         """
-        given = read_rows(rows, self.columns)
+        given = self._read(rows)
         if self.held_out is None:
             why = "a score network knows no density" if self.kind == "score" else "the model was made without them"
             raise UnsupportedError(f"anomaly compares the densities of rows with those of held-out rows, and {why}.")
         found = self.unlikeliness(given.values)
         below = torch.searchsorted(self.held_out, found)
         until = torch.searchsorted(self.held_out, found, right=True)
-        return given.one_each(50.0 * (below + until) / len(self.held_out), "anomaly")
+        return given.one_each(50.0 * (below + until).double() / len(self.held_out), "anomaly")
 
     def log_prob(self, rows: Any) -> Any:
         """Return the log density of every row, in nats.
@@ -190,7 +192,7 @@ class Model:
         Example:
             >>> fastssm.load("runs/composite").log_prob(rows)  # doctest: +SKIP
         """
-        given = read_rows(rows, self.columns)
+        given = self._read(rows)
         return given.one_each(self._log_prob(given), "log_prob")
 
     def elbo(self, rows: Any, *, n_times: int = 100, seed: int = 0) -> Any:
@@ -212,7 +214,7 @@ class Model:
         Example:
             >>> fastssm.load("runs/diffusion").elbo(rows)  # doctest: +SKIP
         """
-        given, sde = read_rows(rows, self.columns), self.options.get("sde")
+        given, sde = self._read(rows), self.options.get("sde")
         if sde is None:
             raise UnsupportedError(f'elbo needs a model of loss "likelihood", and this is of "{self.config.loss}".')
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -256,6 +258,9 @@ class Model:
         """Return what `anomaly` ranks rows `[n, D]` in data units by: the energy, or minus the log density."""
         given = Rows(values, values)
         return self._energy(given) if self.kind == "energy" else -self._log_prob(given)
+
+    def _read(self, rows: Any) -> Rows:
+        return read_rows(rows, self.columns, self.schema)
 
     def _energy(self, given: Rows) -> Tensor:
         if self.kind != "energy":

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssm
-from fastssm.data import Scaler
+from fastssm.data import Scaler, Schema
 from fastssm.training import checkpoint, safetensors
 from fastssm.training.config import TrainConfig
 from fastssm.training.facts import Facts
@@ -24,6 +24,7 @@ from fastssm.training.trainer import build_net
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 FORMAT = 1
+OWN = ("config", "columns", "noise", "reading", "weights")  # what a model has of its own, not only as information
 FACTS = ("low", "high", "mean", "covariance")
 SCALER = ("mean", "matrix")
 
@@ -112,6 +113,7 @@ def _description(model: Model, digest: str) -> dict[str, Any]:
         "config": vars(model.config),
         "columns": list(model.columns),
         "noise": model.facts.noise,
+        "reading": None if model.schema is None else model.schema.to_json(),
         "weights": {"file": WEIGHTS, "sha256": digest},
     }
 
@@ -174,8 +176,22 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
     if held_out is not None and (held_out.ndim != 1 or not len(held_out) or held_out.dtype != torch.float64):
         raise _BadModelError("held_out must hold the energies of at least one row in float64")
     net = _net(config, features, {name[4:]: t for name, t in tensors.items() if name.startswith("net.")})
-    info = {name: value for name, value in description.items() if name not in ("config", "columns", "noise", "weights")}
-    return Model(net, config, facts, scaler, tuple(columns), None if held_out is None else held_out.sort()[0], info)
+    info = {name: value for name, value in description.items() if name not in OWN}
+    held_out = None if held_out is None else held_out.sort().values
+    schema = _schema(description.get("reading"), columns)
+    return Model(net, config, facts, scaler, tuple(columns), held_out, info, schema)
+
+
+def _schema(saved: Any, columns: list[str]) -> Schema | None:
+    if saved is None:
+        return None
+    try:
+        schema = Schema.from_json(saved)
+    except ValueError as error:
+        raise _BadModelError(f"how its file was read is not told rightly ({error})") from None
+    if list(schema.names) != columns:
+        raise _BadModelError(f"reading a file gives columns {list(schema.names)}, but the model has {columns}")
+    return schema
 
 
 def _require_finite(tensors: dict[str, Tensor]) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastssm.data import Schema, read_table
+
 OUTPUTS = ("numpy", "pandas", "torch")
 PRECISE = (torch.float32, torch.float64)
 
@@ -19,7 +21,7 @@ class Rows:
     """Rows to evaluate, and how results go back.
 
     Attributes:
-        values: `[n, D]`, float64, finite, on the CPU or where they came from.
+        values: `[n, D]`, float64, finite, on the CPU.
         given: what the caller passed.
     """
 
@@ -43,18 +45,19 @@ class Rows:
         return _pandas().DataFrame(array, index=self.given.index, columns=columns) if is_frame(self.given) else array
 
 
-def read_rows(rows: Any, columns: tuple[str, ...]) -> Rows:
+def read_rows(rows: Any, columns: tuple[str, ...], schema: Schema | None = None) -> Rows:
     """Return rows in data units as a tensor.
 
     Args:
         rows: `[n, D]`: an array, a tensor, a list of rows, or a table of pandas, whose columns are found by name.
         columns: names of the D columns of the model.
+        schema: how a table with the columns of the training's file becomes those columns; None if there was no file.
 
     Raises:
         TypeError: if the rows are not numbers.
         ValueError: if columns are missing, the shape is wrong, or a value is not finite; the message names the row.
     """
-    values = _frame_values(rows, columns) if is_frame(rows) else _tensor(rows)
+    values = _frame_values(rows, columns, schema) if is_frame(rows) else _tensor(rows)
     if values.ndim != 2 or values.shape[1] != len(columns):
         hint = "; pass one row as rows[None]" if tuple(values.shape) == (len(columns),) else ""
         raise ValueError(
@@ -91,8 +94,15 @@ def made(values: Tensor, kind: str, columns: tuple[str, ...]) -> Any:
     return _pandas().DataFrame(array, columns=columns) if kind == "pandas" else array
 
 
-def _frame_values(frame: Any, columns: tuple[str, ...]) -> Tensor:
+def _frame_values(frame: Any, columns: tuple[str, ...], schema: Schema | None) -> Tensor:
     names = [str(name) for name in frame.columns]
+    if schema is not None and not set(columns) <= set(names):
+        table = read_table(frame, like=schema)
+        if len(table.values) != len(frame):
+            raise ValueError(
+                f"{len(frame) - len(table.values)} row(s) have missing values, which training dropped; drop them first."
+            )
+        return table.tensor()
     missing = [name for name in columns if name not in names]
     if missing:
         raise ValueError(
@@ -110,7 +120,7 @@ def _tensor(rows: Any) -> Tensor:
     if isinstance(rows, Tensor):
         if rows.is_complex():
             raise TypeError(f"rows must be real numbers, got a tensor of {rows.dtype}.")
-        return rows.detach().double()
+        return rows.detach().cpu().double()  # not every device has float64
     return torch.from_numpy(_floats(rows))
 
 
