@@ -25,7 +25,7 @@ ROWS = [
     {"__init__"},  # the public names
     {"data"},
     {"training"},
-    {"plots"},
+    {"plots", "sklearn"},
     {"cli"},
     {"__main__"},
 ]

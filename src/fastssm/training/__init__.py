@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks, choose_device, join
 from fastssm.training.evaluate import COMPOSITE, EXACT, Mean, Measure
-from fastssm.training.loop import Outcome, Reporter, train
+from fastssm.training.loop import Outcome, Reporter, fit, train
 from fastssm.training.model import Model
 from fastssm.training.model_files import load, save
 from fastssm.training.objectives import KINDS, LOSSES, OBJECTIVES, Objective
@@ -28,6 +28,7 @@ __all__ = [
     "TrainConfig",
     "Training",
     "choose_device",
+    "fit",
     "join",
     "load",
     "save",

@@ -33,6 +33,7 @@ class Trained(Protocol):
     config: TrainConfig
     facts: Facts
     device: torch.device
+    dtype: torch.dtype
 
     @property
     def options(self) -> dict[str, Any]:
@@ -59,7 +60,8 @@ def _autoregressive(net: Autoregressive, count: int, generator: Generator) -> Te
 
 
 def _diffusion(model: Trained, sde: SDE, count: int, steps: int, generator: Generator) -> Tensor:
-    start = sde.prior_sample((count, model.facts.features), device=model.device, generator=generator)
+    shape = (count, model.facts.features)
+    start = sde.prior_sample(shape, dtype=model.dtype, device=model.device, generator=generator)
     kind = model.config.kind
     return euler_maruyama(model.net, start, sde=sde, kind=kind, steps=steps, denoise=False, generator=generator)
 
@@ -86,7 +88,7 @@ def _gaussian(model: Trained, count: int, noise: float, generator: Generator) ->
     white = torch.randn(count, facts.features, generator=generator, dtype=torch.float64)
     deviation = (variance.clamp(min=0) + noise**2).sqrt()
     rows: Tensor = facts.mean + (white * deviation) @ axes.T
-    return rows.float().to(model.device)
+    return rows.to(model.device, model.dtype)
 
 
 def _start(model: Trained, count: int, domain: Domain | None, generator: Generator) -> Tensor:

@@ -225,6 +225,34 @@ def _finish(training: Training, folder: Path) -> Outcome:
     return outcome
 
 
+def fit(config: TrainConfig, prepared: Prepared, ranks: Ranks) -> Model:
+    """Train in memory, without a folder and without reports.
+
+    Args:
+        config: the settings.
+        prepared: the prepared data.
+        ranks: the rank and device of this process.
+
+    Returns:
+        The model with the best weights.
+
+    Raises:
+        DivergedError: if the loss becomes NaN or infinite.
+
+    Example:
+        >>> from fastssm.data import load, prepare
+        >>> config = TrainConfig("moons", steps=10, hidden=(16,))
+        >>> fit(config, prepare(load("moons")), Ranks(torch.device("cpu"))).columns
+        ('x', 'y')
+    """
+    training = Training(config, prepared, ranks)
+    while not training.ending:
+        training.advance()
+        if training.evaluation_is_due():
+            training.evaluate()
+    return trained_model(training)
+
+
 def trained_model(training: Training) -> Model:
     """Return the model with the best weights, which knows the energies of the test rows."""
     prepared, dataset = training.prepared, training.prepared.dataset

@@ -49,6 +49,7 @@ class Model:
     Attributes:
         evaluated: the energy or score of the rows' density, as a network of z.
         device: where the network is; `to` moves it.
+        dtype: what it computes in.
 
     Example:
         >>> model = fastssm.load("runs/white-wine")  # doctest: +SKIP
@@ -69,7 +70,8 @@ class Model:
         self.net, self.config, self.facts, self.scaler = net.eval().requires_grad_(False), config, facts, scaler
         self.columns, self.held_out, self.info, self.schema = columns, held_out, dict(info or {}), schema
         self.evaluated = OBJECTIVES[config.loss].evaluated(self.net, config, facts).eval().requires_grad_(False)
-        self.device = next(self.net.parameters()).device
+        weight = next(self.net.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
         self.log_det = float(torch.linalg.slogdet(scaler.matrix).logabsdet)
 
     @property
@@ -87,14 +89,14 @@ class Model:
         """Return whether the model has a `log_prob`."""
         return self.config.loss in ("composite", "likelihood")
 
-    def to(self, device: str | torch.device) -> Model:
-        """Return the model on another device; "auto" is CUDA if there is one.
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Model:
+        """Return the model on another device, or in another precision; "auto" is CUDA if there is one.
 
         Raises:
             ValueError: if there is no such device.
         """
         place = choose_device(str(device))
-        net = copy.deepcopy(self.net).to(place)
+        net = copy.deepcopy(self.net).to(place, dtype)
         return Model(net, self.config, self.facts, self.scaler, self.columns, self.held_out, self.info, self.schema)
 
     def energy(self, rows: Any) -> Any:
@@ -290,14 +292,14 @@ class Model:
     def _over_batches(self, given: Rows, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply a function of scaled rows on the device, and return its results in float64 on the CPU."""
         size = QUADRATURE_ROWS if isinstance(self.net, Autoregressive) else BATCH_ROWS
-        scaled = self.scaler.scale(given.values).float()
+        scaled = self.scaler.scale(given.values).to(self.dtype)
         parts = [function(part.to(self.device)).double().cpu() for part in torch.split(scaled, size) if len(part)]
         return torch.cat(parts) if parts else function_of_none(self, function)
 
 
 def function_of_none(model: Model, function: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the result for no rows, by the shape of the result for one."""
-    one = function(torch.zeros(1, model.facts.features, device=model.device))
+    one = function(torch.zeros(1, model.facts.features, device=model.device, dtype=model.dtype))
     return one[:0].double().cpu()
 
 
