@@ -281,6 +281,17 @@ def test_nothing_is_executed(folder: Path) -> None:
     assert not (folder / "exploded").exists()
 
 
+def test_a_model_of_another_version_takes_the_defaults_of_new_settings(folder: Path) -> None:
+    def older(saved: dict[str, Any]) -> None:
+        saved["versions"]["fastssm"] = "0.0.9"
+        del saved["config"]["clip"]
+
+    rewrite(folder, change=older)
+    assert training.load(folder).config.clip == training.TrainConfig("x").clip
+    rewrite(folder, change=setting("more", 1))
+    assert_refused(folder, "other settings than this version (more)")
+
+
 def test_weights_of_another_run_are_refused(folder: Path) -> None:
     data = bytearray((folder / WEIGHTS).read_bytes())
     data[-1] ^= 1

@@ -203,6 +203,8 @@ class OutlierDetector(OutlierMixin, ScoreMatchingDensity):  # type: ignore[misc]
 
     Args:
         contamination: the share of the training rows that are taken for outliers, from 0 to 0.5.
+        loss: as for `ScoreMatchingDensity`; "annealed-denoising" learns the density far from the rows too, where outliers
+            are.
         options: as for `ScoreMatchingDensity`.
 
     Attributes:
@@ -219,7 +221,7 @@ class OutlierDetector(OutlierMixin, ScoreMatchingDensity):  # type: ignore[misc]
         self,
         *,
         contamination: float = 0.1,
-        loss: str = "sliced",
+        loss: str = "annealed-denoising",
         hidden: tuple[int, ...] = (64, 64),
         activation: str = "softplus",
         steps: int = 2000,

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 import fastssm
-from fastssm.cli import bench, check, demo, info, sample, score, train
+from fastssm.cli import bench, check, demo, export, info, sample, score, train
 from fastssm.errors import UnsupportedError
 from fastssm.training import DivergedError
 
-COMMANDS = (train, score, sample, demo, bench, check, info)
+COMMANDS = (train, score, sample, export, demo, bench, check, info)
 EXPECTED_ERRORS = (ValueError, DivergedError, UnsupportedError)
 
 

@@ -159,7 +159,8 @@ def _read_tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor
 
 def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
     _require_finite(tensors)
-    config = _config(description.get("config"))
+    made = description.get("versions")
+    config = _config(description.get("config"), made.get("fastssm") if isinstance(made, dict) else None)
     columns, noise = description.get("columns"), description.get("noise")
     if not isinstance(columns, list) or not columns or not all(isinstance(name, str) for name in columns):
         raise _BadModelError(f"{DESCRIPTION} needs a list of column names, got {columns!r:.60}")
@@ -200,11 +201,16 @@ def _require_finite(tensors: dict[str, Tensor]) -> None:
             raise _BadModelError(f"{name} holds values that are NaN or infinite")
 
 
-def _config(saved: Any) -> TrainConfig:
+def _config(saved: Any, version: Any) -> TrainConfig:
+    """Return the settings; those that an earlier version did not have yet take their defaults."""
     names = {field.name for field in fields(TrainConfig)}
-    if not isinstance(saved, dict) or set(saved) != names:
-        differ = sorted(names.symmetric_difference(saved)) if isinstance(saved, dict) else ["all of them"]
-        raise _BadModelError(f"{DESCRIPTION} has other settings than this version ({', '.join(map(str, differ))})")
+    wrong = names.symmetric_difference(saved) if isinstance(saved, dict) else names
+    if version != fastssm.__version__:
+        wrong = wrong - names
+    if wrong or not isinstance(saved, dict):
+        raise _BadModelError(
+            f"{DESCRIPTION} has other settings than this version ({', '.join(sorted(map(str, wrong)))})"
+        )
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
     try:
         return TrainConfig(**values)
