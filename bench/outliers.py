@@ -2,7 +2,8 @@
 
 Real outliers in data sets that scikit-learn and river ship, found without labels by fastssm and by three detectors of
 scikit-learn, each with its default settings, on standardised columns. The default loss of fastssm's detector was chosen
-on these sets. Every seed draws other outliers and other random numbers. The area under the ROC curve (AUC) is 1 if every outlier ranks above every other row, and 0.5 for guesses.
+on these sets. Every seed draws other outliers and other random numbers. The area under the ROC curve (AUC) is 1 if
+every outlier ranks above every other row, and 0.5 for guesses.
 """
 
 import argparse
@@ -25,9 +26,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KernelDensity, LocalOutlierFactor
 from sklearn.preprocessing import StandardScaler
 
+from bench.outliers_table import OUT
 from fastssm.sklearn import OutlierDetector
 
-OUT = Path(__file__).parent / "results" / "outliers.csv"
 COLUMNS = (
     *("date", "machine", "torch", "sklearn", "data", "rows", "columns", "outliers", "seed", "method", "auc", "seconds"),
 )

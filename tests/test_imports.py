@@ -26,6 +26,7 @@ ROWS = [
     {"data"},
     {"training"},
     {"plots", "sklearn"},
+    {"report"},
     {"cli"},
     {"__main__"},
 ]

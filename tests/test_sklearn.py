@@ -110,6 +110,15 @@ def test_tables_of_pandas_keep_their_names() -> None:
         density.score_samples(frame[["b", "a", "c"]])
 
 
+def test_columns_that_vary_in_one_row_are_kept() -> None:
+    """Wherever that row falls in the split."""
+    for place in range(0, 100, 9):
+        rare = np.zeros(100)
+        rare[place] = 1.0
+        detector = OutlierDetector(**QUICK).fit(np.c_[rows(100), rare])
+        assert np.isfinite(detector.score_samples(np.c_[rows(100), rare])).all()
+
+
 def test_bad_parameters_are_refused() -> None:
     for options, message in (
         ({"loss": "magic"}, "loss must be one of"),
@@ -126,7 +135,7 @@ def test_bad_parameters_are_refused() -> None:
             OutlierDetector(contamination=contamination).fit(rows())
     with pytest.raises(ValueError, match="minimum of 10 is required"):
         ScoreMatchingDensity(**QUICK).fit(rows()[:9])
-    with pytest.raises(ValueError, match="column 'x1' is constant"):
+    with pytest.raises(ValueError, match="every column must vary, but 'x1' is constant, one of 1; remove"):
         ScoreMatchingDensity(**QUICK).fit(np.c_[rows()[:, 0], np.ones(300)])
 
 

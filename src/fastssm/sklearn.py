@@ -103,10 +103,16 @@ class ScoreMatchingDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """
         rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=LEAST_ROWS)
         columns = tuple(map(str, getattr(self, "feature_names_in_", [f"x{i}" for i in range(rows.shape[1])])))
+        constant = np.flatnonzero(np.ptp(rows, axis=0) == 0)
+        if len(constant):
+            raise ValueError(
+                f"every column must vary, but {columns[constant[0]]!r} is constant, one of {len(constant)}; remove "
+                "such columns, for instance by sklearn.feature_selection.VarianceThreshold"
+            )
         dataset = Dataset("X", torch.tensor(rows), columns, scale=self.scale, noise=float(self.noise))
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         ranks = Ranks(choose_device(self.device))
-        model = fit(self._config(int(seed)), prepare(dataset), ranks)
+        model = fit(self._config(int(seed)), prepare(dataset, scale_by_all=True), ranks)
         self.model_ = model.to(model.device, torch.float64)
         self.deviation_ = rows.std(0)
         return self
@@ -157,7 +163,7 @@ class ScoreMatchingDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         if self._model.normalised:
             return float(np.mean(self._model.log_prob(rows)))
         net = self._standardised()
-        scaled = torch.tensor(rows / np.where(self.deviation_ > 0, self.deviation_, 1.0))
+        scaled = torch.tensor(rows / self.deviation_)
         parts = [exact_loss(net, part, kind="energy", reduction="sum") for part in torch.split(scaled, ROWS)]
         return -float(torch.stack(parts).sum()) / len(rows)
 
@@ -165,7 +171,7 @@ class ScoreMatchingDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _standardised(self) -> nn.Module:
         """Return the energy as a network of rows divided by their standard deviations."""
         model, features = self._model.to("cpu"), self.n_features_in_
-        deviation = torch.tensor(np.where(self.deviation_ > 0, self.deviation_, 1.0))
+        deviation = torch.tensor(self.deviation_)
         first = nn.Linear(features, features, dtype=torch.float64)
         first.weight.copy_((deviation[:, None] * model.scaler.matrix).T)
         first.bias.copy_(-model.scaler.mean @ model.scaler.matrix)
@@ -203,8 +209,8 @@ class OutlierDetector(OutlierMixin, ScoreMatchingDensity):  # type: ignore[misc]
 
     Args:
         contamination: the share of the training rows that are taken for outliers, from 0 to 0.5.
-        loss: as for `ScoreMatchingDensity`; "annealed-denoising" learns the density far from the rows too, where outliers
-            are.
+        loss: as for `ScoreMatchingDensity`; "annealed-denoising" learns the density far from the rows too, where the
+            outliers are.
         options: as for `ScoreMatchingDensity`.
 
     Attributes:

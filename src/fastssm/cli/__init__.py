@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 import fastssm
-from fastssm.cli import bench, check, demo, export, info, sample, score, train
+from fastssm.cli import bench, check, demo, export, info, report, sample, score, train
 from fastssm.errors import UnsupportedError
 from fastssm.training import DivergedError
 
-COMMANDS = (train, score, sample, export, demo, bench, check, info)
+COMMANDS = (train, score, sample, report, export, demo, bench, check, info)
 EXPECTED_ERRORS = (ValueError, DivergedError, UnsupportedError)
 
 
@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastssm",
         description="Train energy and score models by score matching.",
-        epilog="Without a command, run info. To start, try `fastssm demo moons` or `fastssm train white-wine`.",
+        epilog="Without a command, run info. To start, try `fastssm train moons` or `fastssm demo`.",
     )
     parser.add_argument("--version", action="version", version=f"fastssm {fastssm.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")

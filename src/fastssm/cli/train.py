@@ -28,10 +28,12 @@ DATA is a file, a folder of files with the same columns, - for standard input, o
 
 {FORMATS}
 
-Writes checkpoint.pt, metrics.jsonl, result.json and figure.png to the folder --out.
+Writes the model (model.safetensors, model.json), checkpoint.pt, metrics.jsonl, result.json and figure.png to the
+folder --out. Then use it: `fastssm score`, `sample`, `report` and `export`.
 """
 EPILOG = """\
 examples:
+  fastssm train moons
   fastssm train white-wine
   fastssm train measurements.csv --hidden 256,256 --steps 20000
   fastssm train patients.csv --drop id --missing mean --categorical onehot

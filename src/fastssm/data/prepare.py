@@ -57,7 +57,9 @@ class Prepared:
     warnings: tuple[str, ...] = ()
 
 
-def prepare(dataset: Dataset, *, scale: str | None = None, noise: float | None = None) -> Prepared:
+def prepare(
+    dataset: Dataset, *, scale: str | None = None, noise: float | None = None, scale_by_all: bool = False
+) -> Prepared:
     """Shuffle and split a data set, scale it by the statistics of the training rows, and add noise.
 
     The split follows the sliced score matching paper (Song et al., 2019): shuffled with seed 2019,
@@ -68,6 +70,7 @@ def prepare(dataset: Dataset, *, scale: str | None = None, noise: float | None =
         scale: `"standardise"` (zero mean, unit variance), `"whiten"` (also uncorrelated) or `"none"`;
             the data set's default if None.
         noise: standard deviation of the Gaussian noise added after scaling; the data set's default if None.
+        scale_by_all: scale by the statistics of all rows, for columns that vary in few of them.
 
     Returns:
         The three sets and the scaler.
@@ -94,7 +97,9 @@ def prepare(dataset: Dataset, *, scale: str | None = None, noise: float | None =
     held_out = min(LARGEST_TEST, len(rows) // 10)
     test, validation, train = rows[:held_out], rows[held_out : 2 * held_out], rows[2 * held_out :]
     warnings = remarks(dataset.rows, dataset.columns, dataset.row_numbers, scaled=scale != "none")
-    scaler, dependent = _fit(train, scale, dataset, require_full_rank=noise == 0 or scale == "whiten")
+    scaler, dependent = _fit(
+        rows if scale_by_all else train, scale, dataset, require_full_rank=noise == 0 or scale == "whiten"
+    )
 
     def with_noise(part: Tensor) -> Tensor:
         scaled = scaler.scale(part)

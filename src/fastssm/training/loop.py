@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from fastssm.data import Prepared, list_names, load, prepare
@@ -225,27 +226,28 @@ def _finish(training: Training, folder: Path) -> Outcome:
     return outcome
 
 
-def fit(config: TrainConfig, prepared: Prepared, ranks: Ranks) -> Model:
-    """Train in memory, without a folder and without reports.
+def fit(config: TrainConfig, prepared: Prepared | None = None, ranks: Ranks | None = None) -> Model:
+    """Train in memory, without a folder and without reports; `save` writes the model.
 
     Args:
         config: the settings.
-        prepared: the prepared data.
-        ranks: the rank and device of this process.
+        prepared: the prepared data; those that `config` names if None.
+        ranks: the rank and device of this process; one process on the CPU if None.
 
     Returns:
         The model with the best weights.
 
     Raises:
+        ValueError: if data or settings are invalid.
         DivergedError: if the loss becomes NaN or infinite.
 
     Example:
-        >>> from fastssm.data import load, prepare
-        >>> config = TrainConfig("moons", steps=10, hidden=(16,))
-        >>> fit(config, prepare(load("moons")), Ranks(torch.device("cpu"))).columns
-        ('x', 'y')
+        >>> fit(TrainConfig("moons", steps=10, hidden=(16,))).sample(5, steps=20).shape
+        (5, 2)
     """
-    training = Training(config, prepared, ranks)
+    if prepared is None:
+        prepared = prepare(load(config.data, config.reading), scale=config.scale, noise=config.noise)
+    training = Training(config, prepared, ranks or Ranks(torch.device("cpu")))
     while not training.ending:
         training.advance()
         if training.evaluation_is_due():
