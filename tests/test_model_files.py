@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import fastssm
 from fastssm import training
 from fastssm.training import Model, safetensors
+from fastssm.training.model import _numbers
 from tests.test_model import SMALL, table
 from tests.test_training import ALONE, Recorder, replace
 
@@ -373,6 +374,21 @@ def test_a_process_killed_between_any_two_writes_leaves_none_or_a_whole_model(tm
     assert kinds <= {"whole", "is not a folder; pass", "must contain model.json, but it", "holds a run that has"}
     assert rows[-1][2] == "whole"
     assert {"whole", "holds a run that has"} <= kinds
+
+
+def test_odd_results_do_not_lose_a_model(
+    finished: training.Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = finished.model.to("cpu")
+    model.info = {"result": {"test_loss": float("nan"), "rows": (1, float("inf"))}, "device": "cpu"}
+    training.save(model, tmp_path / "a")
+    assert training.load(tmp_path / "a").info["result"] == {"test_loss": None, "rows": [1, None]}
+    for energy, expected in ((float("nan"), None), (float("inf"), torch.finfo(torch.float64).max)):
+        monkeypatch.setattr(Model, "_energy", lambda self, given, e=energy: _numbers(torch.full((3,), e).double(), "e"))
+        fitted = training.fit(finished.config, finished.prepared)
+        assert fitted.held_out is None if expected is None else (fitted.held_out == expected).all()
+        training.save(fitted, tmp_path / "b")
+        assert ("anomaly" in training.load(tmp_path / "b").info) == (expected is None)
 
 
 def test_a_score_network_is_saved_without_held_out_energies(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from fastssm.training.model import Model
 from fastssm.training.trainer import Training
 
 RESULT = "result.json"
+FLOW_ROWS = 200  # held-out rows of a score network, whose log density takes a probability flow
 
 
 class Reporter(Protocol):
@@ -265,7 +266,12 @@ def trained_model(training: Training) -> Model:
     net = training.best_net()
     model = Model(net, training.config, training.facts, prepared.scaler, dataset.columns, None, info, dataset.schema)
     if model.kind == "energy" or model.normalised:
-        model.held_out = model.unlikeliness(dataset.original[prepared.test_index]).sort().values
+        held_out = dataset.original[prepared.test_index if model.kind == "energy" else prepared.test_index[:FLOW_ROWS]]
+        try:
+            found = model.unlikeliness(held_out).clamp(max=torch.finfo(torch.float64).max)
+            model.held_out = found.sort().values
+        except ValueError as error:  # of a row whose energy is no number: the run is not lost for that
+            model.info["anomaly"] = f"not available: {error}"
     return model
 
 

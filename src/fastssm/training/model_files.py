@@ -45,7 +45,8 @@ def save(model: Model, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     remove(folder)
     data = safetensors.to_bytes(_tensors(model))
-    text = json.dumps(_description(model, hashlib.sha256(data).hexdigest()), indent=2, allow_nan=False)
+    description = _plain(_description(model, hashlib.sha256(data).hexdigest()))
+    text = json.dumps(description, indent=2, allow_nan=False)
     checkpoint.write_atomically(folder / WEIGHTS, lambda file: file.write(data))
     checkpoint.write_atomically(folder / DESCRIPTION, lambda file: file.write(text.encode()))
 
@@ -116,6 +117,15 @@ def _description(model: Model, digest: str) -> dict[str, Any]:
         "reading": None if model.schema is None else model.schema.to_json(),
         "weights": {"file": WEIGHTS, "sha256": digest},
     }
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with null for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
