@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import pickle
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import fastssm
+from bench.outliers_table import OUT
 
 pytest.importorskip("sklearn", minversion="1.6")
 
@@ -117,6 +119,20 @@ def test_columns_that_vary_in_one_row_are_kept() -> None:
         rare[place] = 1.0
         detector = OutlierDetector(**QUICK).fit(np.c_[rows(100), rare])
         assert np.isfinite(detector.score_samples(np.c_[rows(100), rare])).all()
+
+
+def test_the_page_says_what_the_file_of_the_comparison_says() -> None:
+    with OUT.open(newline="") as file:
+        measured = list(csv.DictReader(file))
+    auc: dict[str, dict[str, list[float]]] = {}
+    for row in measured:
+        auc.setdefault(row["method"], {}).setdefault(row["data"], []).append(float(row["auc"]))
+    means = {method: {data: np.mean(values) for data, values in found.items()} for method, found in auc.items()}
+    best = {data: max(found[data] for found in means.values()) for data in means["fastssm"]}
+    behind = {method: max(best[data] - found[data] for data in best) for method, found in means.items()}
+    assert len(best) >= 4
+    assert all(means["fastssm"][data] < value for data, value in best.items())
+    assert behind.pop("fastssm") < 0.015 < min(behind.values())
 
 
 def test_bad_parameters_are_refused() -> None:
