@@ -81,7 +81,10 @@ def add(commands: Any) -> None:
         if field.name in HELP:
             default = join_integers(TrainConfig.hidden) if field.name == "hidden" else field.default
             parser.add_argument(f"--{field.name.replace('_', '-')}", default=default, **HELP[field.name])
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, command=parser)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="JSON or YAML file of options, such as steps: 4000; these here win"
+    )
     add_reading(parser)
     add_backend(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda; auto uses CUDA if it is available")
