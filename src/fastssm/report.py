@@ -227,5 +227,6 @@ class _Axes:
         ticks.append(f'<text x="{WIDTH // 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(label)}</text>')
         names = ", ".join(f'<span style="color:{colour}">■</span> {escape(name)}' for name, colour in legend)
         drawing = "".join([*ticks, *marks])
-        svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">{drawing}</svg>'
+        size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}"'
+        svg = f'<svg {size} role="img" aria-label="{escape(label)}">{drawing}</svg>'
         return f"<figure>{svg}<figcaption>{names}</figcaption></figure>"
