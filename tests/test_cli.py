@@ -90,7 +90,7 @@ def test_train_prints_the_table_and_writes_the_files(
     assert "160 training, 20 validation and 20 test rows of 3 features" in text
     assert f"figure: {tmp_path / 'out' / 'figure.png'}" in text
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["checkpoint.pt", "figure.png", "metrics.jsonl", "result.json"]
+    assert names == ["checkpoint.pt", "figure.png", "metrics.jsonl", "model.json", "model.safetensors", "result.json"]
     assert_drawn(tmp_path / "out" / "figure.png")
 
 
@@ -159,8 +159,8 @@ EXPECTED_ERRORS = [
     (["demo", "sun"], "NAME must be one of moons"),
     (["bench", "--batch", "0"], "--batch must be at least 1"),
     (["check", "--model", "math:tau", "--batch", "0"], "--batch must be at least 1"),
-    (["check", "--model", "nonsense"], "module:factory"),
-    (["check", "--model", "no.such.module:factory"], "No module named"),
+    (["check", "--model", "nonsense"], "module:name"),
+    (["check", "--model", "no.such.module:name"], "No module named"),
     (["check", "--model", "math:tau"], "math:tau"),
 ]
 
@@ -211,7 +211,7 @@ def test_resume_of_the_command(table: str, tmp_path: Path, capsys: pytest.Captur
     first = capsys.readouterr().out.splitlines()
     assert main([*arguments, "--resume"]) == 0
     again = capsys.readouterr().out.splitlines()
-    assert again[0] == "already finished at step 20: all steps done"
+    assert again[:2] == ["training on 3 columns: a, b, c", "already finished at step 20: all steps done"]
     assert first[-6:] == again[-6:]
     assert main([*arguments, "--resume", "--lr", "0.5"]) == 2
     assert "lr is 0.5, the checkpoint has" in capsys.readouterr().err
@@ -264,6 +264,26 @@ def test_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "loss -2.50" in text
     assert "validation -3.125" in text
     assert "10/10" in text
+
+
+def test_lines_tell_the_rate_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without what comes before the first step: reading the data, imports, compiling."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    with progress.reporter("moons", 1000, first=True, json=False) as report:
+        now[0] += 60.0
+        report.step(501, torch.zeros(()))  # resumed at step 500
+        report.evaluation({"train_loss": 1.0, "validation_loss": 2.0})
+        for step in range(502, 522):
+            now[0] += 0.25
+            report.step(step, torch.zeros(()))
+        report.evaluation({"train_loss": 1.0, "validation_loss": 2.0})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("validation     2.0000")
+    assert second.startswith("step  521/1000")
+    assert second.endswith("      4.0 steps/s  ETA 0:02:00")
 
 
 def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,23 @@ class Sets(nn.Module):
     def forward(self, x):
         return self.last(self.attention(x, x, x, need_weights=False)[0].mean(1))
 def sets(): return Sets()
+def conditional(): return MLP(3, [8], cond_dim=2)
 def one(): return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
 def no_network(): return 3
+instance = mlp()
+class Flat(nn.Module):
+    def __init__(self, side=20, channels=3):
+        super().__init__()
+        self.last = nn.Linear(4 * (side - 2) ** 2, 1)  # before the convolution, though it is used after
+        self.first = nn.Conv2d(channels, 4, 3)
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x)).flatten(1))
+def pooled():
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+def series(): return nn.Sequential(nn.Conv1d(2, 3, 5), nn.SiLU(), nn.Flatten(), nn.Linear(3 * 30, 1))
+def needs(width): return mlp()
+def classes(): return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 5))
+number = 3
 def bad_batch(): return mlp(), [1, 2]
 """
 
@@ -69,6 +85,7 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"nets_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     return name
 
 
@@ -84,6 +101,9 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ("one", ["--kind", "score"]),
         ("one", ["--kind", "energy"]),
         ("mlp", ["--backend", "reference"]),
+        ("instance", []),
+        ("pooled", []),
+        ("series", []),
     ],
 )
 def test_check_of_right_networks(
@@ -120,9 +140,15 @@ def test_check_finds_a_wrong_library(
     ("factory", "options", "message"),
     [
         ("one", [], "pass --kind energy or --kind score"),
-        ("no_network", [], "must return an nn.Module"),
+        ("no_network", [], "must be a network or return one"),
         ("bad_batch", [], "must return tensors after the network, got list"),
         ("absent", [], "has no attribute 'absent'"),
+        ("number", [], "must be a network or return one, alone or first in a tuple, got int"),
+        ("needs", [], "is called without arguments, but that fails (missing a required argument: 'width')"),
+        ("classes", [], "no shape of a sample that the layers of the network suggest gives energies or scores; pass"),
+        ("sets", [], "pass --shape, such as --shape 10"),
+        ("conditional", [], "pass --shape"),
+        ("mlp", ["--shape", "4"], "the network fails on a batch of shape (8, 4) (RuntimeError: mat1 and mat2"),
     ],
 )
 def test_check_refusals(
@@ -151,6 +177,18 @@ def test_the_oracle_against_explicit_jacobians() -> None:
     for directions, variance_reduced, expected in ((v, False, plain), (v, True, reduced), (basis(x), True, exact)):
         found = autograd_loss(net, x, directions, kind="energy", variance_reduced=variance_reduced)
         torch.testing.assert_close(found, expected.mean())
+
+
+def test_the_shape_of_a_sample_is_found(nets: str) -> None:
+    found = importlib.import_module(nets)
+    expected = {
+        "mlp": (3,), "score": (3,), "Flat": (3, 20, 20), "pooled": (2, 8, 8), "series": (2, 34), "pictures": (2, 4, 4)
+    }  # fmt: skip
+    for name, shape in expected.items():
+        assert check.guess_shape(getattr(found, name)().double().eval()) == shape, name
+    large, state = found.Flat(64, 1).double(), torch.random.get_rng_state()
+    assert check.guess_shape(large) == (1, 64, 64)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_relative_error() -> None:

@@ -141,15 +141,21 @@ def test_stack_of_pictures_is_flattened(tmp_path: Path) -> None:
 
 GOOD_LINES = "".join(f"{i},{i * i}\n" for i in range(20))
 BAD_TEXT = {
-    "nan": (GOOD_LINES + "nan,1\n", "row 21, column 'column 1' is nan"),
-    "infinite": ("a,b\n" + GOOD_LINES + "1,-inf\n", "row 21, column 'b' is -inf"),
-    "text column": ("a,grade\n" + GOOD_LINES + "3,good\n", "column 'grade' is 'good' in row 21"),
-    "text in the first column": ("1,2\nx,3\n" + GOOD_LINES, "column 'column 1' is 'x' in row 2"),
-    "empty cell": ("a,b\n1,\n" + GOOD_LINES, "column 'b' is empty in row 1"),
-    "ragged": (GOOD_LINES + "1,2,3\n", "must have 2 columns, but row 21 has 3"),
-    "short row": ("a,b\n" + GOOD_LINES + "1\n", "must have 2 columns, but row 21 has 1"),
+    "nan": (GOOD_LINES + "nan,1\n", "column 'column 1' has 1 missing value, first 'nan' in row 21"),
+    "infinite": ("a,b\n" + GOOD_LINES + "1,-inf\n", "column 'b' has 1 infinite or too large value, first in row 21"),
+    "text cell": (
+        "a,grade\n" + GOOD_LINES + "3,good\n",
+        "'grade' has text in 1 cell among its numbers, first 'good' in row 21",
+    ),
+    "text in the first column": (
+        "1,2\nx,3\n" + GOOD_LINES,
+        "'column 1' has text in 1 cell among its numbers, first 'x' in row 2",
+    ),
+    "empty cell": ("a,b\n1,\n" + GOOD_LINES, "'b' has 1 missing value, first the empty cell in row 1"),
+    "ragged": (GOOD_LINES + "1,2,3\n", "row 21 has 3 cells instead of 2"),
+    "short row": ("a,b\n" + GOOD_LINES + "1\n", "row 21 has 1 cell instead of 2"),
     "one row": ("1,2\n", "at least 10 rows are required for the split, got 1"),
-    "header alone": ("a,b\n", "the file is empty"),
+    "header alone": ("a,b\n", "expected rows of numbers, but it has none"),
     "empty": ("", "the file is empty"),
     "blank": ("\n \n", "the file is empty"),
 }
@@ -165,11 +171,11 @@ def test_bad_text_files_name_row_and_column(tmp_path: Path) -> None:
 
 
 BAD_ARRAYS = {
-    "nan": (np.where(np.eye(20, 3) > 0, np.nan, 1.0), "row 1, column 'column 1' is nan"),
+    "nan": (np.where(np.eye(20, 3) > 0, np.nan, 1.0), "column 'column 1' has 1 missing value, first 'nan' in row 1"),
     "objects": (np.array([["a", "b"]] * 20), "expected a real numeric array, got dtype"),
     "complex": (np.ones((20, 2), dtype=complex), "expected a real numeric array, got dtype"),
     "a number": (np.array(3.0), "expected an array of rows, got a single number"),
-    "no rows": (np.empty((0, 3)), "the file is empty"),
+    "no rows": (np.empty((0, 3)), "expected rows of numbers, but it has none"),
     "one row": (np.ones((1, 3)), "at least 10 rows are required for the split, got 1"),
 }
 
@@ -187,7 +193,7 @@ def test_bad_archives_and_parquet(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected one array, or one named 'x' or 'data', got \['a', 'b'\]"):
         data.load(tmp_path / "two.npz")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"binary\.csv: not a text file in UTF-8"):
+    with pytest.raises(ValueError, match=r"binary\.csv: its first bytes say utf-16, but it is damaged"):
         data.load(tmp_path / "binary.csv")
     for name, content in {"bad.npy": b"not numpy", "bad.npz": b"PK\x03\x04 cut short"}.items():
         (tmp_path / name).write_bytes(content)
@@ -199,10 +205,10 @@ def test_bad_archives_and_parquet(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a readable Parquet file"):
         data.load(tmp_path / "bad.parquet")
     pandas.DataFrame({"a": range(20), "colour": ["red"] * 20}).to_parquet(tmp_path / "text.parquet")
-    with pytest.raises(ValueError, match="column 'colour' has dtype"):
+    with pytest.raises(ValueError, match="column 'colour' holds text, 1 different value, first 'red' in row 1"):
         data.load(tmp_path / "text.parquet")
     pandas.DataFrame({"a": [1.0, None] * 10}).to_parquet(tmp_path / "missing.parquet")
-    with pytest.raises(ValueError, match="row 2, column 'a' is nan"):
+    with pytest.raises(ValueError, match="column 'a' has 10 missing values, first 'nan' in row 2"):
         data.load(tmp_path / "missing.parquet")
 
 
@@ -211,11 +217,11 @@ def test_unknown_names_files_and_extensions(tmp_path: Path) -> None:
         data.load("moon")
     with pytest.raises(ValueError, match="no such file"):
         data.load(tmp_path / "absent.csv")
-    (tmp_path / "table.xlsx").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"unknown extension '.xlsx'; a data file is one of .csv"):
-        data.load(tmp_path / "table.xlsx")
+    (tmp_path / "table.ods").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"unknown extension '.ods'; a data file is one of .csv"):
+        data.load(tmp_path / "table.ods")
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="no table is in this folder"):
         data.load(tmp_path / "folder.csv")
 
 

@@ -325,3 +325,30 @@ def test_compiled_code_still_refuses_what_lies_outside() -> None:
     with pytest.raises(RuntimeError, match="must lie in the domain"):
         compiled(3 * x, v=v)
     torch._dynamo.reset()
+
+
+class Gamma(nn.Module):
+    """`E = a x - a log x`, whose score is infinite at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.a * x - self.a * x.log()).sum(1)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_rows_on_the_boundary_give_their_limit_or_are_named(exact: bool) -> None:
+    inside = torch.tensor([[0.5, 1.0], [1e-6, 2.0], [0.0, 2.0]], dtype=torch.float64)
+    options = {"domain": Positive(), "kind": "energy", "exact": exact, "reduction": "none"}
+    options |= {} if exact else {"v": torch.ones(1, 3, 2).double()}
+    for h in (Weight("power"), Weight("power", 2.0), Weight("log_power"), Weight("scad")):
+        losses = fastssm.domain_loss(MLP(2, [8]).double(), inside, h=h, **options)
+        torch.testing.assert_close(losses[2], losses[1], rtol=1e-4, atol=1e-4)
+        with pytest.raises(
+            ValueError, match=r"on the boundary must be finite, .* 1 of 3 row\(s\), first in row 2; the"
+        ):
+            fastssm.domain_loss(Gamma().double(), inside, h=h, **options)
+        options_inside = options if exact else {**options, "v": torch.ones(1, 2, 2).double()}
+        assert fastssm.domain_loss(Gamma().double(), inside[:2], h=h, **options_inside).isfinite().all()

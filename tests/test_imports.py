@@ -25,12 +25,23 @@ ROWS = [
     {"__init__"},  # the public names
     {"data"},
     {"training"},
-    {"plots"},
+    {"plots", "sklearn"},
+    {"report"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, row in enumerate(ROWS) for module in row}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def source_of(path: Path) -> str:
+    """Return the source of a file of the package; of its `__init__`, without the names that it imports on first use."""
+    source = (PACKAGE / path).read_text()
+    if path == Path("__init__.py"):
+        before, block, after = source.partition("\nif TYPE_CHECKING:")
+        assert block, "nothing is imported on first use"
+        source = before + after[after.index("\n\n") :]
+    return source
 
 
 def imported(source: str, package: tuple[str, ...]) -> Iterator[str]:
@@ -53,7 +64,7 @@ def test_imports_run_one_way():
     for path in MODULES:
         module = path.parts[0].removesuffix(".py")
         assert module in RANK, f"give {module} its row in this file"
-        others = set(imported((PACKAGE / path).read_text(), ("fastssm", *path.parts[:-1]))) - {module}
+        others = set(imported(source_of(path), ("fastssm", *path.parts[:-1]))) - {module}
         wrong[str(path)] = {other for other in others if RANK[other] >= RANK[module]}
     assert {path: others for path, others in wrong.items() if others} == {}
 
@@ -105,7 +116,7 @@ def circle(sources: dict[str, str]) -> list[str]:
 
 def test_no_modules_import_each_other_in_a_circle():
     """Inside a package too."""
-    sources = {name_of(path): (PACKAGE / path).read_text() for path in MODULES}
+    sources = {name_of(path): source_of(path) for path in MODULES}
     assert circle(sources) == []
     sources["fastssm.options"] += "\nif TYPE_CHECKING:\n    from fastssm.losses.sliced import sliced_loss\n"
     assert {"fastssm.options", "fastssm.losses.sliced"} <= set(circle(sources))
@@ -135,3 +146,27 @@ def test_import_starts_no_build_and_no_compiler():
     code = "import sys, fastssm; assert not {'torch.utils.cpp_extension', 'torch._inductor'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+LAZY = """
+import sys, fastssm
+assert not {name for name in sys.modules if name.startswith(("fastssm.training", "fastssm.data", "fastssm.diffusion"))}
+for name in ("diffusion", "sampling", "diagnostics", "data", "training", "integrations"):
+    assert name in dir(fastssm)
+    assert getattr(fastssm, name) is sys.modules[f"fastssm.{name}"]
+    assert vars(fastssm)[name] is getattr(fastssm, name)
+assert fastssm.diffusion.VP and fastssm.load is fastssm.training.load
+from fastssm import *
+assert load is fastssm.load and data is fastssm.data
+try:
+    fastssm.diffusoin
+except AttributeError as error:
+    assert str(error) == "module 'fastssm' has no attribute 'diffusoin'"
+else:
+    raise AssertionError("a misspelt name was found")
+"""
+
+
+def test_parts_of_the_package_are_imported_on_first_use():
+    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -58,7 +58,7 @@ def test_losses_that_learn_from_noise_need_some(prepared: Any, loss: str) -> Non
 def test_the_tempered_network_is_evaluated_without_noise(prepared: Any) -> None:
     training = Training(config(loss="tempered"), prepared, Ranks(CPU))
     x = torch.randn(5, 2)
-    found = OBJECTIVES["tempered"].evaluated(training.net, training.config, prepared)
+    found = OBJECTIVES["tempered"].evaluated(training.net, training.config, training.facts)
     torch.testing.assert_close(found(x), training.net(nn.functional.pad(x, (0, 1))))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssm
+from fastssm.domains import Ball, Box, Halfspaces, Positive, Simplex
 from fastssm.nn import MLP
 from fastssm.sampling import annealed_langevin, langevin
 
@@ -143,3 +144,62 @@ def test_metropolis_never_leaves_the_domain() -> None:
 def test_chains_that_leave_the_numbers_are_told_of() -> None:
     with pytest.warns(fastssm.FastSSMWarning, match="6 of 6 Langevin chains"):
         langevin(Gaussian(False), torch.randn(6, 2, dtype=torch.float64), step=1e200, n_steps=5)
+
+
+DOMAINS = {
+    "positive": (Positive(), lambda u: u.abs()),
+    "box": (Box(-0.5, 1.0), lambda u: (u / 4).clamp(-0.5, 1.0)),
+    "ball": (Ball(1.0), lambda u: u / (1 + u.norm(dim=1, keepdim=True))),
+    "simplex": (Simplex(), lambda u: u.abs() / (1 + u.abs().sum(1, keepdim=True))),
+    "halfspace": (Halfspaces(torch.tensor([[1.0, 2.0]]), torch.tensor([0.5])), lambda u: -u.abs()),
+}
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+@pytest.mark.parametrize("energy", [True, False])
+def test_chains_never_leave_their_domain(name: str, energy: bool) -> None:
+    domain, into = DOMAINS[name]
+    x = into(torch.randn(500, 2, generator=generator()))
+    net = Gaussian(energy, mean=1.0)  # whose mass lies outside in part
+    net.variance = net.variance.float()
+    ways = [lambda d: langevin(net, x, step=0.02, n_steps=90, domain=d, generator=generator(1)).x]
+    if energy:
+        ways.append(
+            lambda d: langevin(net, x, step=0.02, n_steps=90, metropolis=True, domain=d, generator=generator(1)).x
+        )
+    for denoise in (False, True):
+        ways.append(
+            lambda d, denoise=denoise: annealed_langevin(
+                net, x, sigmas=[1.0, 0.3], n_steps=40, step=0.05, denoise=denoise, domain=d, generator=generator(1)
+            )
+        )
+    for way in ways:
+        found = way(domain)
+        assert domain.contains(found).all()
+        assert (found != x).any(1).float().mean() > 0.5
+        assert not domain.contains(way(None)).all()
+
+
+def test_mala_on_a_domain_leaves_the_truncated_law_as_it_is() -> None:
+    """The half normal, whose energy knows nothing of the boundary."""
+    x = torch.randn(CHAINS, 1, generator=generator(), dtype=torch.float64).abs()
+    net = Gaussian(True, deviation=(1.0,))
+    options = {"step": 0.3, "n_steps": 40, "kind": "energy"}
+    found = langevin(net, x, metropolis=True, domain=Positive(), generator=generator(1), **options)
+    mean, variance = math.sqrt(2 / math.pi), 1 - 2 / math.pi
+    assert float(found.x.mean()) == pytest.approx(mean, abs=5 * math.sqrt(variance / CHAINS))
+    assert float(found.x.var()) == pytest.approx(variance, rel=0.05)
+    assert 0.5 < float(found.acceptance.mean()) < 0.95
+    plain = langevin(net, x, domain=Positive(), generator=generator(1), **options)
+    assert 0.5 < float(plain.acceptance.mean()) < 1.0
+
+
+def test_chains_must_start_in_their_domain() -> None:
+    x = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    for sampler, options in ((langevin, {"step": 0.1}), (annealed_langevin, {"sigmas": [1.0]})):
+        with pytest.raises(ValueError, match=r"x must start in the domain Positive, .* first in row 1; drop"):
+            sampler(Gaussian(False), x, n_steps=1, domain=Positive(), **options)
+        with pytest.raises(TypeError, match="domain must be a domain of"):
+            sampler(Gaussian(False), x, n_steps=1, domain=(0.0, 1.0), **options)
+        with pytest.raises(ValueError, match="points of 3 coordinate"):
+            sampler(Gaussian(False), x, n_steps=1, domain=Box(torch.zeros(3), 1.0), **options)

@@ -15,6 +15,7 @@ last bar, which contenders:
     <!-- table: networks | time | SSM -->                  from networks.csv: loss; also: memory, targets
     <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
+    <!-- table: outliers -->                               from outliers.csv
     <!-- table: rules -->                                  the functions that jets know, from fastssm.jets.table
     <!-- table: gpu | time | gpu_nvidia_h200 | event | SSM --> from gpu_<device>.csv; also: checks, ceilings, kernels
     <!-- end -->
@@ -36,6 +37,7 @@ from bench import (  # noqa: E402
     networks,
     networks_table,
     operators,
+    outliers_table,
     score,
     table,
     torch_path,
@@ -82,6 +84,8 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
     parts = [part.strip() for part in which.split("|")]
     if parts[0] == "rules":
         return "\n".join(rules_table.markdown())
+    if parts[0] == "outliers":
+        return "\n".join(outliers_table.markdown())
     if parts[0] == "operators":
         return "\n".join(operators.markdown(read(operators.OUT), *parts[1:]))
     if parts[0] == "score":

@@ -1,5 +1,10 @@
 """fastssm: energy-based and score-based models trained by sliced score matching, exactly and fast."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fastssm import domains, nn
 from fastssm.backends import Plan, backend, explain
 from fastssm.conditionals import composite_log_prob, composite_sample
@@ -35,7 +40,19 @@ from fastssm.losses import (
 from fastssm.operators import Terms, divergence, hvp_form, jacobian_diag, laplacian, score, terms
 from fastssm.recognition import Network, Refusal, recognize
 
+if TYPE_CHECKING:  # what follows is imported on first use, by `__getattr__`
+    from fastssm import data, diagnostics, diffusion, integrations, sampling, training
+    from fastssm.training import Model, load
+
 __version__ = "0.1.0"
+
+_LAZY = {  # names by the module that is imported on their first use
+    **{
+        name: f"fastssm.{name}" for name in ("data", "diagnostics", "diffusion", "integrations", "sampling", "training")
+    },
+    "Model": "fastssm.training",
+    "load": "fastssm.training",
+}
 
 __all__ = [
     "AnnealedDenoisingLoss",
@@ -51,6 +68,7 @@ __all__ = [
     "GeometricTempering",
     "GraphedStep",
     "LossTerms",
+    "Model",
     "Network",
     "Plan",
     "PreconditionedLoss",
@@ -65,7 +83,10 @@ __all__ = [
     "composite_log_prob",
     "composite_loss",
     "composite_sample",
+    "data",
     "denoising_loss",
+    "diagnostics",
+    "diffusion",
     "divergence",
     "domain_loss",
     "domains",
@@ -75,13 +96,32 @@ __all__ = [
     "finite_difference_loss",
     "graphed",
     "hvp_form",
+    "integrations",
     "jacobian_diag",
     "laplacian",
+    "load",
     "nn",
     "preconditioned_loss",
     "recognize",
+    "sampling",
     "score",
     "sliced_loss",
     "tempered_loss",
     "terms",
+    "training",
 ]
+
+if not TYPE_CHECKING:  # type checkers know the names above, and no others
+
+    def __getattr__(name: str) -> Any:
+        """Import a part of the package, or a name from it, on first use."""
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = importlib.import_module(_LAZY[name])
+        value = found if _LAZY[name] == f"{__name__}.{name}" else getattr(found, name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        """Return the public names, those that are not imported yet included."""
+        return sorted({*globals(), *_LAZY})

@@ -25,6 +25,7 @@ ARROWS = 24
 POINTS = 5000
 EXTREMES = 5  # number of most and of least likely rows shown
 PICTURES = 16  # the same, if the rows are images
+ALIKE = ("sliced", "exact", "finite-difference", "composite")  # losses that estimate what is measured
 LARGEST_TABLE = 16  # maximum number of columns shown
 
 
@@ -161,20 +162,45 @@ def _draw_tabular(outcome: Outcome, path: Path) -> None:
 
 
 def _draw_losses(axes: Axes, outcome: Outcome) -> None:
+    """Draw both curves and the baseline; a training loss that measures something else has its own axis."""
     steps = [row["step"] for row in outcome.metrics]
     train = [row["train_loss"] for row in outcome.metrics]
     validation = [row["validation_loss"] for row in outcome.metrics]
-    measure = outcome.measure.name.split()[0]
-    axes.plot(steps, train, color=VERMILION, lw=1.3, label=f"training ({outcome.config.loss} loss)")
-    axes.plot(steps, validation, color=BLUE, lw=1.8, label=f"validation ({measure} loss, averaged weights)")
-    axes.plot([outcome.best_step], [outcome.validation], "o", color=BLUE, label=f"best, step {outcome.best_step:,}")
-    axes.axhline(outcome.baseline.value, color=GREY, ls="--", lw=1.2, label="fitted Gaussian (test rows)")
-    low, high = min(validation), max(outcome.baseline.value, *validation)
-    margin = 0.08 * max(high - low, 1e-3)
-    axes.set(ylim=(low - 2 * margin, high + 2 * margin), xlabel="step", ylabel="score matching loss")
-    axes.set_title(f"{outcome.prepared.dataset.name}: test loss {outcome.test.value:.2f} ± {outcome.test.error:.2f}")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    measure, alike = outcome.measure.name.split()[0], outcome.config.loss in ALIKE
+    beside = axes if alike else axes.twinx()
+    curves = [
+        *beside.plot(steps, train, color=VERMILION, lw=1.3, label=f"training ({outcome.config.loss} loss)"),
+        *axes.plot(steps, validation, color=BLUE, lw=1.8, label=f"validation ({measure} loss, averaged weights)"),
+        *axes.plot(
+            [outcome.best_step], [outcome.validation], "o", color=BLUE, label=f"best, step {outcome.best_step:,}"
+        ),
+        axes.axhline(outcome.baseline.value, color=GREY, ls="--", lw=1.2, label="fitted Gaussian (test rows)"),
+    ]
+    axes.set(
+        ylim=loss_limits([validation, *([train] if alike else [])], outcome.baseline.value),
+        xlabel="step",
+        ylabel="score matching loss",
+    )
+    if not alike:
+        beside.set_ylim(loss_limits([train]))
+        beside.set_ylabel(f"{outcome.config.loss} loss", color=VERMILION)
+    worse = "" if outcome.beats_gaussian else f",\nworse than the Gaussian ({outcome.baseline.value:.2f})"
+    test = f"test loss {outcome.test.value:.2f} ± {outcome.test.error:.2f}{worse}"
+    axes.set_title(f"{outcome.prepared.dataset.name}: {test}", color="k" if outcome.beats_gaussian else VERMILION)
+    axes.legend(handles=curves, frameon=False, fontsize=8)
+    for each in {axes, beside}:
+        each.spines[["top", "right"] if alike else ["top"]].set_visible(False)
+
+
+def loss_limits(curves: Sequence[Sequence[float]], *also: float) -> tuple[float, float]:
+    """Return limits that show some values and the later half of every curve, with what was before as far as it fits."""
+    late = [value for curve in curves for value in curve[len(curve) // 2 :]] + [*also]
+    early = [value for curve in curves for value in curve]
+    low, high = min(late), max(late)
+    room = max(high - low, 1e-3)
+    low, high = max(min(early + late), low - 0.5 * room), min(max(early + late), high + 0.5 * room)
+    margin = 0.1 * max(high - low, 1e-3)
+    return low - margin, high + margin
 
 
 def gaussian_rows(outcome: Outcome) -> Tensor:
@@ -213,32 +239,37 @@ def _draw_histograms(axes: Axes, outcome: Outcome) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _ranked_test_rows(outcome: Outcome) -> tuple[Tensor, Tensor]:
-    """Return the scaled test rows from most to least likely, and their energies."""
-    energies, order = evaluate(outcome.net, outcome.prepared.test).flatten().sort()
-    return outcome.prepared.test[order], energies
+def ranked_test_rows(outcome: Outcome) -> tuple[Tensor, Tensor]:
+    """Return the places of the test rows in the data set, from most to least likely, and their energies.
+
+    The rows are those of the file, without the noise that is added to measure losses.
+    """
+    prepared = outcome.prepared
+    original = prepared.dataset.original[prepared.test_index]
+    energies, order = evaluate(outcome.net, prepared.scaler.scale(original)).flatten().sort()
+    return prepared.test_index[order], energies
 
 
 def _draw_rows(figure: Any, outcome: Outcome) -> None:
-    ranked, _ = _ranked_test_rows(outcome)
+    ranked, _ = ranked_test_rows(outcome)
     dataset = outcome.prepared.dataset
     count = min(EXTREMES, len(ranked) // 2)
-    shown = torch.cat([ranked[:count], ranked[-count:]])
-    rows = outcome.prepared.scaler.unscale(shown)[:, :LARGEST_TABLE]
-    every = dataset.rows[:, :LARGEST_TABLE]
+    shown = torch.cat([ranked[:count], ranked[len(ranked) - count :]])
+    rows = dataset.original[shown, :LARGEST_TABLE]
+    every = dataset.original[:, :LARGEST_TABLE]
     standard = (rows - every.mean(0)) / every.std(0)
     axes = figure.subplots()
     image = axes.imshow(standard.numpy(), cmap="PuOr", vmin=-4, vmax=4, aspect="auto")
     for (i, j), deviation in _enumerate(standard):
         axes.text(
-            j, i, f"{rows[i, j]:.3g}", ha="center", va="center", color="w" if abs(deviation) > 2.6 else "k", fontsize=8
+            j, i, f"{rows[i, j]:.4g}", ha="center", va="center", color="w" if abs(deviation) > 2.6 else "k", fontsize=8
         )
     axes.axhline(count - 0.5, color="k", lw=1.5)
     names = [name if len(name) <= 14 else name.replace(" ", "\n", 1) for name in dataset.columns[:LARGEST_TABLE]]
     axes.set_xticks(range(len(names)), names, fontsize=8, rotation=0 if len(names) <= 12 else 30)
-    axes.set_yticks(
-        [(count - 1) / 2, count + (count - 1) / 2], ["most likely", "least likely"], rotation=90, va="center"
-    )
+    axes.set_yticks(range(2 * count), [f"row {number:,}" for number in dataset.row_numbers[shown].tolist()], fontsize=8)
+    for place, name in ((0.75, "most likely"), (0.25, "least likely")):
+        axes.text(-0.08, place, name, transform=axes.transAxes, rotation=90, ha="center", va="center")
     axes.tick_params(length=0)
     wide = "" if len(dataset.columns) <= LARGEST_TABLE else f", first {LARGEST_TABLE} of {len(dataset.columns)} columns"
     axes.set_title(f"most and least likely test rows{wide}")
@@ -250,15 +281,15 @@ def _enumerate(matrix: Tensor) -> Any:
 
 
 def _draw_pictures(figure: Any, outcome: Outcome) -> None:
-    ranked, energies = _ranked_test_rows(outcome)
+    ranked, energies = ranked_test_rows(outcome)
     image = outcome.prepared.dataset.image or (1, 1)
     count = min(PICTURES, len(ranked) // 2)
-    every = outcome.prepared.dataset.rows
+    every = outcome.prepared.dataset.original
     low, high = every.quantile(0.002).item(), every.quantile(0.998).item()
     figure.suptitle("most (above) and least likely test rows, with E(x) − lowest energy", fontsize=12)
     axes = figure.subplots(2, count, squeeze=False)
     for strip, part in zip(axes, (slice(0, count), slice(len(ranked) - count, None)), strict=True):
-        pictures = outcome.prepared.scaler.unscale(ranked[part]).reshape(-1, *image)
+        pictures = outcome.prepared.dataset.original[ranked[part]].reshape(-1, *image)
         for cell, picture, energy in zip(strip, pictures, energies[part] - energies[0], strict=True):
             cell.imshow(picture.numpy(), cmap="gray", vmin=low, vmax=high)
             cell.set_title(f"{energy:.0f}", fontsize=8)

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from fastssm import backends, checks
 from fastssm.directions import gaussian
+from fastssm.domains import Domain
 from fastssm.errors import FastSSMWarning
 from fastssm.noise import check_sigmas, condition_value
 from fastssm.options import CONDITIONS, BackendName, Cond, Condition, Kind, Model
@@ -24,7 +25,7 @@ class Samples(NamedTuple):
 
     Attributes:
         x: the last point of each chain, `[B, ...]`.
-        acceptance: fraction of accepted proposals of each chain, `[B]`; 1 without a Metropolis test.
+        acceptance: fraction of accepted proposals of each chain, `[B]`; 1 without a Metropolis test and a domain.
     """
 
     x: Tensor
@@ -39,6 +40,7 @@ def langevin(
     step: float,
     n_steps: int,
     metropolis: bool = False,
+    domain: Domain | None = None,
     cond: Cond = None,
     kind: Kind = "auto",
     generator: Generator | None = None,
@@ -51,12 +53,16 @@ def langevin(
     distribution is exactly `p`. Without it, the stationary distribution has an error of order `step`: for `N(0, 1)`,
     its variance is `1 / (1 - step / 2)`.
 
+    On a domain, proposals outside are rejected, so that no chain leaves it. With the Metropolis test this is exact for
+    the density `p` on the domain.
+
     Args:
         model: an energy `E` (`log p = -E + const`) or a score; the Metropolis test requires an energy.
         x: starting points `[B, ...]`, float32 or float64, one per chain. Not modified.
         step: `dt` of `dx = s dt + sqrt(2) dW`, in squared units of x. Some papers call `2 dt` the step.
         n_steps: number of steps.
         metropolis: accept or reject each proposal. Proposals with NaN energy are rejected.
+        domain: where `p` lives, such as `fastssm.domains.Positive()`; x must lie in it. All of space if None.
         cond: further arguments, passed as `model(x, *cond)`.
         kind: "energy", "score", or "auto" (by the shape of the output).
         generator: source of randomness; the default generator of torch if None.
@@ -67,7 +73,8 @@ def langevin(
 
     Raises:
         TypeError: if an argument has the wrong type, or x is in half precision.
-        ValueError: if shapes, devices or names do not match, or the Metropolis test is used with a score.
+        ValueError: if shapes, devices or names do not match, a row of x lies outside the domain, or the Metropolis test
+            is used with a score.
         UnsupportedError: if the backend, or every backend with "auto", cannot run the call.
 
     Example:
@@ -82,7 +89,8 @@ def langevin(
     _check_step("step", step)
     checks.check_count("n_steps", n_steps)
     checks.check_generator(generator)
-    chains = _Chains(request, backends.select(request, "score", backend), generator)
+    _check_domain(domain, request.x.flatten(1))
+    chains = _Chains(request, backends.select(request, "score", backend), generator, domain)
     advance = chains.metropolis if metropolis else chains.unadjusted
     state = chains.start(metropolis)
     accepted = torch.zeros_like(state.x[:, 0])
@@ -102,6 +110,7 @@ def annealed_langevin(
     n_steps: int = 100,
     condition: Condition = "sigma",
     denoise: bool = False,
+    domain: Domain | None = None,
     cond: Cond = None,
     kind: Kind = "auto",
     generator: Generator | None = None,
@@ -119,6 +128,7 @@ def annealed_langevin(
         n_steps: number of steps per level.
         condition: what the model receives: "sigma", "log_sigma" or "level", as in training.
         denoise: finally replace x by its denoised mean, `x + sigma_L^2 s(x; sigma_L)`.
+        domain: where the data live; proposals outside are rejected, and denoised points outside are left as they were.
         cond: further arguments, before the level.
         kind: "energy", "score", or "auto" (by the shape of the output).
         generator: source of randomness; the default generator of torch if None.
@@ -129,7 +139,8 @@ def annealed_langevin(
 
     Raises:
         TypeError: if an argument has the wrong type, or x is in half precision.
-        ValueError: if shapes, devices or names do not match, or the levels do not decrease.
+        ValueError: if shapes, devices or names do not match, the levels do not decrease, or a row of x lies outside the
+            domain.
         UnsupportedError: if the backend, or every backend with "auto", cannot run the call.
 
     Example:
@@ -152,14 +163,15 @@ def annealed_langevin(
     _check_step("step", step)
     checks.check_count("n_steps", n_steps)
     checks.check_generator(generator)
+    _check_domain(domain, request.x.flatten(1))
     chosen = backends.select(request, "score", backend)
     point = request.x.flatten(1)
     for sigma, value in zip(levels.tolist(), conditions, strict=True):
-        chains = _Chains(request._replace(cond=(*request.cond[:-1], value)), chosen, generator)
+        chains = _Chains(request._replace(cond=(*request.cond[:-1], value)), chosen, generator, domain)
         for _ in range(n_steps):
-            point = chains.proposal(point, chains.score(point), step * sigma**2)[0]
+            point = chains.unadjusted(_State(point), step * sigma**2)[0].x
     if denoise:
-        point = point + sigma**2 * chains.score(point)
+        point = chains.inside(point + sigma**2 * chains.score(point), point)[0]
     return _warn_if_non_finite(point).reshape(x.shape)
 
 
@@ -177,6 +189,7 @@ class _Chains(NamedTuple):
     request: backends.Request
     backend: backends.Backend
     generator: Generator | None
+    domain: Domain | None
 
     def at(self, x: Tensor) -> backends.Request:
         """Return the request at other points."""
@@ -207,9 +220,16 @@ class _Chains(NamedTuple):
         return x + step * score + math.sqrt(2 * step) * noise, noise
 
     def unadjusted(self, state: _State, step: float) -> tuple[_State, Tensor]:
-        """Take one step and accept every proposal."""
-        x, _ = self.proposal(state.x, self.score(state.x), step)
-        return _State(x), torch.ones_like(x[:, 0])
+        """Take one step and accept every proposal in the domain."""
+        x, moved = self.inside(self.proposal(state.x, self.score(state.x), step)[0], state.x)
+        return _State(x), moved.to(x.dtype)
+
+    def inside(self, new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+        """Return new points `[B, D]`, the old ones in place of those outside the domain, and which are new, `[B]`."""
+        if self.domain is None:
+            return new, torch.ones_like(new[:, 0], dtype=torch.bool)
+        moved = self.domain.contains(new)
+        return torch.where(moved[:, None], new, old), moved
 
     def metropolis(self, state: _State, step: float) -> tuple[_State, Tensor]:
         """Take one step with a Metropolis-Hastings test; return the state and which chains moved, `[B]`."""
@@ -222,6 +242,8 @@ class _Chains(NamedTuple):
         reverse = (state.x - new.x - step * new.score).square().sum(1) / (4 * step)
         log_ratio = state.energy - new.energy + noise.square().sum(1) / 2 - reverse
         moved = self._uniform(log_ratio).log() < log_ratio  # False for NaN
+        if self.domain is not None:
+            moved = moved & self.domain.contains(new.x)
         kept = [
             torch.where(moved if a.ndim == 1 else moved[:, None], a, b)
             for a, b in zip((new.x, new.energy, new.score), (state.x, state.energy, state.score), strict=True)
@@ -247,6 +269,16 @@ def _check_step(name: str, step: object) -> None:
         raise TypeError(f"{name} must be a positive number, got {type(step).__name__}.")
     if not 0 < step < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {step}.")
+
+
+def _check_domain(domain: object, x: Tensor) -> None:
+    """Raise unless the starting points `[B, D]` lie in the domain."""
+    if domain is None:
+        return
+    if not isinstance(domain, Domain):
+        raise TypeError(f"domain must be a domain of fastssm.domains, such as Positive(), got {type(domain).__name__}.")
+    domain.check_width(x.shape[1])
+    checks.check_rows(domain.contains(x), f"x must start in the domain {type(domain).__name__}", domain.advice)
 
 
 def _condition_values(condition: Condition, levels: Tensor, index: int, x: Tensor) -> Tensor:

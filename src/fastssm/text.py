@@ -16,3 +16,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, as in `1 row` and `1,200 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 import fastssm
-from fastssm.cli import bench, check, demo, info, train
+from fastssm.cli import bench, check, config, demo, export, info, report, sample, score, train
 from fastssm.errors import UnsupportedError
 from fastssm.training import DivergedError
 
-COMMANDS = (train, demo, bench, check, info)
+COMMANDS = (train, score, sample, report, export, demo, bench, check, info)
 EXPECTED_ERRORS = (ValueError, DivergedError, UnsupportedError)
 
 
@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastssm",
         description="Train energy and score models by score matching.",
-        epilog="Without a command, run info. To start, try `fastssm demo moons` or `fastssm train white-wine`.",
+        epilog="Without a command, run info. To start, try `fastssm train moons` or `fastssm demo`.",
     )
     parser.add_argument("--version", action="version", version=f"fastssm {fastssm.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -38,10 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 success, 1 failed check, 2 invalid input, 130 interrupted.
     """
-    parsed = build_parser().parse_args(arguments)
-    run = getattr(parsed, "run", info.run)
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
     try:
-        return int(run(parsed))
+        if getattr(parsed, "config", None) is not None:  # its settings are defaults, which the arguments override
+            config.set_defaults(parsed.command, parsed.config)
+            parsed = parser.parse_args(arguments)
+        return int(getattr(parsed, "run", info.run)(parsed))
     except EXPECTED_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,13 +28,17 @@ every parameter. Layers whose third derivative PyTorch gets wrong or lacks, such
 computed from means, products and softmax. Compare the derivatives of the network with finite differences. The exit
 status is 0 if all agree and 1 otherwise.
 
-FACTORY is called without arguments and returns the network, or (network, x), or (network, x, cond, ...) with an
-example batch x and further arguments of the network. Without x, the batch is Gaussian and has the shape --shape.
+NAME is a network, or a class or function that is called without arguments and returns the network, or (network, x), or
+(network, x, cond, ...) with an example batch x and further arguments of the network. Without x, the batch is Gaussian
+and has the shape --shape, or a shape that the first convolution or linear layer suggests and the network takes.
 """
 EPILOG = "example: fastssm check --model mypackage.nets:make_energy --shape 3,32,32"
 LOSSES = ("sliced", "variance-reduced", "exact")
 DIFFERENCE_STEP = 1e-5
 DIFFERENCE_TOLERANCE = 1e-5
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+SIZES = (8, 16, 28, 32)  # lengths of the sides that are tried first, then all others up to 64, then large ones
+LARGE = ((100, 128, 256, 512, 1000, 1024), (96, 112, 128, 224, 256), ())
 FLOOR = 1e-6  # gradients below this fraction of the largest are rounding errors; their errors are relative to it
 
 
@@ -64,10 +70,8 @@ def add(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, "check", "compare with autograd on your own network", DESCRIPTION)
     parser.epilog = EPILOG
-    parser.add_argument("--model", required=True, metavar="MODULE:FACTORY", help="function that returns the network")
-    parser.add_argument(
-        "--shape", type=integers, metavar="D,...", help="shape of one sample (default: from the first nn.Linear)"
-    )
+    parser.add_argument("--model", required=True, metavar="MODULE:NAME", help="the network, or what returns it")
+    parser.add_argument("--shape", type=integers, metavar="D,...", help="shape of one sample (default: found by trial)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="number of samples")
     parser.add_argument("--projections", type=int, default=2, metavar="M", help="directions per sample")
     parser.add_argument(
@@ -107,15 +111,23 @@ def make_case(model: str, shape: tuple[int, ...] | None, batch: int, kind: Kind)
     Raises:
         ValueError: if the factory cannot be imported, returns something else, or the shape or kind is ambiguous.
     """
-    made = _factory(model)()
-    net, *arguments = made if isinstance(made, tuple) else (made,)
+    net, *arguments = _made(model)
     if not isinstance(net, nn.Module):
-        raise ValueError(f"{model} must return an nn.Module, or a tuple that starts with one, got {type(net).__name__}")
+        raise ValueError(
+            f"--model {model} must be a network or return one, alone or first in a tuple, got {type(net).__name__}"
+        )
     net = net.double().eval()
-    x, *cond = [_double(argument) for argument in arguments] or [
-        torch.randn(batch, *(shape or _guess_shape(net))).double()
-    ]
-    return Case(net, x, tuple(cond), _kind(net, x, tuple(cond), kind))
+    if not arguments:
+        arguments = [torch.randn(batch, *(shape or guess_shape(net)))]
+    x, *cond = [_double(argument) for argument in arguments]
+    try:
+        output = net(x, *cond)
+    except Exception as error:
+        raise ValueError(
+            f"the network fails on a batch of shape {tuple(x.shape)} ({type(error).__name__}: {error}); pass --shape, "
+            "or return (network, x) or (network, x, cond, ...)"
+        ) from error
+    return Case(net, x, tuple(cond), _kind(output, x, kind))
 
 
 def _double(argument: Any) -> Tensor:
@@ -124,32 +136,71 @@ def _double(argument: Any) -> Tensor:
     return argument.double() if argument.is_floating_point() else argument
 
 
-def _factory(model: str) -> Callable[[], Any]:
+def _made(model: str) -> tuple[Any, ...]:
+    """Return what `--model` names, called if it is no network: the network, and the arguments that come with it."""
     module, _, name = model.partition(":")
     if not module or not name:
-        raise ValueError(f"--model must look like module:factory, got {model!r}")
+        raise ValueError(f"--model must look like module:name, got {model!r}")
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--model {model}: {error}") from error
-    if not callable(found):
-        raise ValueError(f"--model {model}: expected a function that returns the network, got {type(found).__name__}")
-    factory: Callable[[], Any] = found
-    return factory
+    if callable(found) and not isinstance(found, nn.Module):
+        found = _called(model, found)
+    return found if isinstance(found, tuple) else (found,)
 
 
-def _guess_shape(net: nn.Module) -> tuple[int, ...]:
+def _called(model: str, factory: Callable[..., Any]) -> Any:
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"--model {model} is called without arguments, but that fails ({error}); name a network, or a function "
+            "that needs none"
+        ) from None
+    except ValueError:  # a signature that Python cannot tell
+        pass
+    return factory()
+
+
+@torch.no_grad()
+def guess_shape(net: nn.Module) -> tuple[int, ...]:
+    """Return the shape of one sample: the first that its layers suggest and the network takes.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    with torch.random.fork_rng(devices=[]):
+        for shape in _suggested(net):
+            try:
+                output = net(torch.randn(2, *shape, dtype=torch.float64))
+            except Exception:
+                continue
+            if isinstance(output, Tensor) and output.numel() in (2, 2 * math.prod(shape)):
+                return shape
+    raise ValueError(
+        "no shape of a sample that the layers of the network suggest gives energies or scores; pass --shape, such as "
+        "--shape 10 or --shape 3,32,32"
+    )
+
+
+def _suggested(net: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Yield shapes, those of convolutions first, as linear layers mostly follow them."""
+    first = next((layer for layer in net.modules() if isinstance(layer, CONVOLUTIONS)), None)
+    if first is not None:
+        dims = len(first.kernel_size)
+        for size in (*SIZES, *(size for size in range(1, 65) if size not in SIZES), *LARGE[dims - 1]):
+            yield (first.in_channels, *(size,) * dims)
     for layer in net.modules():
         if isinstance(layer, nn.Linear):
-            return (layer.in_features,)
-    raise ValueError("the network has no nn.Linear to infer the shape of a sample from; pass --shape")
+            yield (layer.in_features,)
 
 
-def _kind(net: nn.Module, x: Tensor, cond: tuple[Tensor, ...], kind: Kind) -> NetworkKind:
+def _kind(output: Tensor, x: Tensor, kind: Kind) -> NetworkKind:
     if kind != "auto":
         return kind
-    output, features = net(x, *cond), x[0].numel()
+    features = x[0].numel()
     energy, scores = output.numel() == len(x), output.numel() == x.numel()
     if energy == scores:
         raise ValueError(

@@ -13,7 +13,8 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
     """A formatter that shows informative defaults and keeps the line breaks of examples."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+        silent = action.default in (None, False, ()) or "(default: " in (action.help or "")
+        return action.help if silent else super()._get_help_string(action)
 
 
 def add_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:

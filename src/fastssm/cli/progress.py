@@ -32,25 +32,32 @@ class Lines:
 
     def __init__(self, steps: int, stream: TextIO) -> None:
         self.steps, self.stream = steps, stream
-        self.began, self.first, self.done = time.perf_counter(), -1, 0
+        self.began, self.first, self.done = 0.0, -1, 0
 
     def message(self, text: str) -> None:
         """Print the message."""
         print(text, file=self.stream, flush=True)
 
     def step(self, step: int, loss: Tensor) -> None:
-        """Count the step."""
-        self.first = step - 1 if self.first < 0 else self.first
+        """Count the step; the clock starts after the first, which also imports and compiles."""
+        if self.first < 0:
+            self.first, self.began = step, time.perf_counter()
         self.done = step
 
     def evaluation(self, row: dict[str, Any]) -> None:
         """Print one line."""
-        rate = (self.done - self.first) / (time.perf_counter() - self.began)
-        left = timedelta(seconds=round((self.steps - self.done) / rate))
         self.message(
             f"step {self.done:{len(str(self.steps))}d}/{self.steps}  loss {row['train_loss']:10.4f}  "
-            f"validation {row['validation_loss']:10.4f}  {rate:7.1f} steps/s  ETA {left}"
+            f"validation {row['validation_loss']:10.4f}{self._pace()}"
         )
+
+    def _pace(self) -> str:
+        """Return the rate since the first step of this process and the time left, once there are two steps."""
+        taken, seconds = self.done - self.first, time.perf_counter() - self.began
+        if not taken or not seconds:
+            return ""
+        left = timedelta(seconds=round((self.steps - self.done) * seconds / taken))
+        return f"  {taken / seconds:7.1f} steps/s  ETA {left}"
 
 
 class Bar:

@@ -12,8 +12,9 @@ from fastssm import plots
 from fastssm.activations import BY_NAME
 from fastssm.cli.options import add_backend, add_command, integers, join_integers
 from fastssm.cli.progress import reporter
+from fastssm.cli.reading import FORMATS, add_reading
 from fastssm.cli.threads import threads
-from fastssm.data import NAMES, SCALES
+from fastssm.data import NAMES, SCALES, STANDARD_INPUT, base_name
 from fastssm.text import table
 from fastssm.training import KINDS, LOSSES, OBJECTIVES, Outcome, Ranks, TrainConfig, choose_device, join, train
 
@@ -21,18 +22,27 @@ DESCRIPTION = f"""\
 Train an energy or score network on a data set by score matching, and compare its exact score matching loss on
 held-out rows with that of a fitted Gaussian. Lower is better.
 
-DATA is a CSV, NPY, NPZ or Parquet file of numbers, or one of
+DATA is a file, a folder of files with the same columns, - for standard input, or one of
   {", ".join(NAMES[:6])} (two dimensions)
   {", ".join(NAMES[6:])}
 
-Writes checkpoint.pt, metrics.jsonl, result.json and figure.png to the folder --out.
+{FORMATS}
+
+Writes the model (model.safetensors, model.json), checkpoint.pt, metrics.jsonl, result.json and figure.png to the
+folder --out. Then use it: `fastssm score`, `sample`, `report` and `export`.
 """
 EPILOG = """\
 examples:
+  fastssm train moons
   fastssm train white-wine
   fastssm train measurements.csv --hidden 256,256 --steps 20000
+  fastssm train patients.csv --drop id --missing mean --categorical onehot
   torchrun --nproc_per_node=2 -m fastssm train white-wine
 """
+WORSE = (
+    "\nThe network is worse than the Gaussian: do not use it. Train longer (--steps, --patience), with a lower --lr, "
+    "or with more --noise.\n"
+)
 HELP: dict[str, dict[str, Any]] = {
     "kind": {"choices": KINDS, "help": "output of the network: an energy E (log p = -E + const) or the score"},
     "loss": {"choices": LOSSES, "help": "; ".join(f"{name}: {row.about}" for name, row in OBJECTIVES.items())},
@@ -66,12 +76,16 @@ def add(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, "train", "train on a data set and plot the result", DESCRIPTION)
     parser.epilog = EPILOG
-    parser.add_argument("data", metavar="DATA", help="built-in data set or file")
+    parser.add_argument("data", metavar="DATA", help="built-in data set, file, folder, or -")
     for field in fields(TrainConfig):
         if field.name in HELP:
             default = join_integers(TrainConfig.hidden) if field.name == "hidden" else field.default
             parser.add_argument(f"--{field.name.replace('_', '-')}", default=default, **HELP[field.name])
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, command=parser)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="JSON or YAML file of options, such as steps: 4000; these here win"
+    )
+    add_reading(parser)
     add_backend(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda; auto uses CUDA if it is available")
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/DATA)")
@@ -83,8 +97,12 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
-    folder = args.out or Path("runs") / Path(args.data).stem
+    folder = args.out or Path("runs") / base_name(args.data)
     with join(choose_device(args.device)) as ranks:
+        if args.data == STANDARD_INPUT and ranks.world > 1:
+            raise ValueError(
+                f"standard input can be read once, but there are {ranks.world} processes; write it to a file first"
+            )
         outcome = train_with_progress(
             config, folder, ranks, resume=args.resume, overwrite=args.overwrite, json=args.json
         )
@@ -139,9 +157,10 @@ def summary_text(outcome: Outcome) -> str:
             (f"{outcome.config.kind} network {shape}", f"{test.value:.3f}", f"{test.error:.3f}"),
         ]
     )
+    worse = "" if outcome.beats_gaussian else WORSE
     return (
         f"\n{summary['data']}: {rows['train']:,} training, {rows['validation']:,} validation and {rows['test']:,} test "
-        f"rows of {summary['features']} features; {summary['parameters']:,} parameters\n\n{losses}\n\n"
+        f"rows of {summary['features']} features; {summary['parameters']:,} parameters\n\n{losses}\n{worse}\n"
         f"best weights at step {outcome.best_step:,} of {outcome.steps:,} ({outcome.ending}); "
         f"{outcome.seconds:.1f} s, {speed:.0f} steps/s"
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastssm.data import files, toys
 from fastssm.data.dataset import Dataset, dataset_generator, dequantise
+from fastssm.data.tables import ReadOptions
 
 TOY_ROWS = 20_000
 SOURCE_DATA = Path(__file__).parents[3] / "data"  # in a source checkout
@@ -30,16 +31,19 @@ def _toy(name: str) -> Dataset:
 
 
 def _wine(colour: str) -> Dataset:
-    rows = files.read(_find(f"winequality-{colour}.csv")).rows[:, : len(WINE_COLUMNS)]  # the last column is the quality
-    return Dataset(f"{colour}-wine", dequantise(rows, dataset_generator()), WINE_COLUMNS, noise=0.05)
+    path = _find(f"winequality-{colour}.csv")  # has no header, and its last column is the quality
+    table = files.read(path, ReadOptions([str(number) for number in range(1, len(WINE_COLUMNS) + 1)]))
+    rows = dequantise(table.rows, dataset_generator())
+    schema = table.schema and table.schema.renamed(WINE_COLUMNS)
+    return replace(table, name=f"{colour}-wine", rows=rows, columns=WINE_COLUMNS, noise=0.05, schema=schema)
 
 
 def _parkinsons(_: str) -> Dataset:
-    table = files.read(_find("parkinsons_updrs.data"))
-    kept = [index for index, name in enumerate(table.columns) if name not in ("subject#", "age", "sex")]
-    kept = _drop_correlated(table.rows, kept)
-    columns = tuple(table.columns[index] for index in kept)
-    return Dataset("parkinsons", table.rows[:, kept], columns, noise=0.05)
+    path = _find("parkinsons_updrs.data")
+    table = files.read(path, ReadOptions(drop=("subject#", "age", "sex")))
+    kept = _drop_correlated(table.rows, list(range(len(table.columns))))
+    table = files.read(path, ReadOptions([table.columns[index] for index in kept]))
+    return replace(table, name="parkinsons", noise=0.05)
 
 
 def _drop_correlated(rows: Tensor, kept: list[int], limit: float = 0.98) -> list[int]:

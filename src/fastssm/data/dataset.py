@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
 
-MINIMUM_ROWS = 10  # one tenth is held out for testing and one tenth for validation
+from fastssm.data.tables import Schema
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,10 @@ class Dataset:
         image: `(height, width)` if each row is a greyscale image.
         scale: `"standardise"`, `"whiten"` or `"none"`; the default of `prepare`.
         noise: standard deviation of the Gaussian noise that `prepare` adds after scaling by default.
+        original: the rows before noise of rounding was added; `rows` if left out.
+        row_numbers: the number `[n]` of each row in its file, from 1 after the header; 1, 2, ... if left out.
+        notes: sentences about how the file was read.
+        schema: how the file was read, so that other rows can be read alike; None if there is no file.
     """
 
     name: str
@@ -30,6 +33,17 @@ class Dataset:
     image: tuple[int, int] | None = None
     scale: str = "whiten"
     noise: float = 0.0
+    original: Tensor = field(default=None)  # type: ignore[assignment]
+    row_numbers: Tensor = field(default=None)  # type: ignore[assignment]
+    notes: tuple[str, ...] = ()
+    schema: Schema | None = None
+
+    def __post_init__(self) -> None:
+        """Fill in what was left out."""
+        if self.original is None:
+            object.__setattr__(self, "original", self.rows)
+        if self.row_numbers is None:
+            object.__setattr__(self, "row_numbers", torch.arange(1, len(self.rows) + 1))
 
 
 def dataset_generator() -> Generator:
@@ -58,23 +72,3 @@ def _median_gap(column: Tensor) -> Tensor:
     gaps = column.sort().values.diff()
     gaps = gaps[gaps > 0]
     return gaps.quantile(0.5) if len(gaps) else column.new_zeros(())
-
-
-def checked(rows: Tensor, columns: tuple[str, ...], source: str | Path) -> Tensor:
-    """Return `rows` if they are finite and sufficient.
-
-    Raises:
-        ValueError: if a value is NaN or infinite, with its row and column, or if there are too few rows.
-    """
-    bad = (~rows.isfinite()).nonzero()
-    if len(bad):
-        row, column = bad[0].tolist()
-        raise ValueError(
-            f"{source}: every value must be finite, but row {row + 1}, column {columns[column]!r} is "
-            f"{rows[row, column].item()}; remove or impute such values first"
-        )
-    if len(rows) < MINIMUM_ROWS:
-        raise ValueError(
-            f"{source}: at least {MINIMUM_ROWS} rows are required for the split, got {len(rows)}; add rows"
-        )
-    return rows

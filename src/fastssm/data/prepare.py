@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastssm.data.dataset import Dataset, dataset_generator
+from fastssm.data.quality import SINGULAR, dependencies, remarks
 
 SCALES = ("standardise", "whiten", "none")
 LARGEST_TEST = 1000
@@ -41,6 +42,9 @@ class Prepared:
 
     The validation and test rows contain noise `N(0, noise^2)`, drawn once. The training rows contain none, because
     each batch draws its own. The model therefore learns the density of the noisy rows.
+
+    `dataset.original[test_index]` and `dataset.row_numbers[test_index]` are the test rows as they are in the file, and
+    their numbers. `warnings` has a sentence for each column that is hard to train on.
     """
 
     dataset: Dataset
@@ -49,9 +53,13 @@ class Prepared:
     test: Tensor
     scaler: Scaler
     noise: float
+    test_index: Tensor
+    warnings: tuple[str, ...] = ()
 
 
-def prepare(dataset: Dataset, *, scale: str | None = None, noise: float | None = None) -> Prepared:
+def prepare(
+    dataset: Dataset, *, scale: str | None = None, noise: float | None = None, scale_by_all: bool = False
+) -> Prepared:
     """Shuffle and split a data set, scale it by the statistics of the training rows, and add noise.
 
     The split follows the sliced score matching paper (Song et al., 2019): shuffled with seed 2019,
@@ -62,6 +70,7 @@ def prepare(dataset: Dataset, *, scale: str | None = None, noise: float | None =
         scale: `"standardise"` (zero mean, unit variance), `"whiten"` (also uncorrelated) or `"none"`;
             the data set's default if None.
         noise: standard deviation of the Gaussian noise added after scaling; the data set's default if None.
+        scale_by_all: scale by the statistics of all rows, for columns that vary in few of them.
 
     Returns:
         The three sets and the scaler.
@@ -83,35 +92,52 @@ def prepare(dataset: Dataset, *, scale: str | None = None, noise: float | None =
     if not 0 <= noise < float("inf"):
         raise ValueError(f"noise must be finite and at least 0, got {noise}")
     generator = dataset_generator()
-    rows = dataset.rows[torch.randperm(len(dataset.rows), generator=generator)]
+    order = torch.randperm(len(dataset.rows), generator=generator)
+    rows = dataset.rows[order]
     held_out = min(LARGEST_TEST, len(rows) // 10)
     test, validation, train = rows[:held_out], rows[held_out : 2 * held_out], rows[2 * held_out :]
-    scaler = _fit(train, scale, dataset, require_full_rank=noise == 0 or scale == "whiten")
+    warnings = remarks(dataset.rows, dataset.columns, dataset.row_numbers, scaled=scale != "none")
+    scaler, dependent = _fit(
+        rows if scale_by_all else train, scale, dataset, require_full_rank=noise == 0 or scale == "whiten"
+    )
 
     def with_noise(part: Tensor) -> Tensor:
         scaled = scaler.scale(part)
         return (scaled + noise * torch.randn(scaled.shape, generator=generator, dtype=scaled.dtype)).float()
 
-    return Prepared(dataset, scaler.scale(train).float(), with_noise(validation), with_noise(test), scaler, noise)
+    return Prepared(
+        dataset=dataset,
+        train=scaler.scale(train).float(),
+        validation=with_noise(validation),
+        test=with_noise(test),
+        scaler=scaler,
+        noise=noise,
+        test_index=order[:held_out],
+        warnings=(*warnings, *dependent),
+    )
 
 
-def _fit(train: Tensor, scale: str, dataset: Dataset, require_full_rank: bool) -> Scaler:
-    """Fit the scaler; with `require_full_rank`, refuse a singular covariance."""
+def _fit(train: Tensor, scale: str, dataset: Dataset, require_full_rank: bool) -> tuple[Scaler, list[str]]:
+    """Fit the scaler, and say which columns are dependent; with `require_full_rank`, refuse them."""
     features = train.shape[1]
     mean, deviation = train.mean(0), train.std(0)
     constant = (deviation <= 1e-12 * train.abs().amax(0)).nonzero().flatten()
     if len(constant):
-        column = dataset.columns[int(constant[0])]
-        raise ValueError(f"{dataset.name}: every column must vary, but column {column!r} is constant; drop it")
+        names = ", ".join(repr(dataset.columns[column]) for column in constant.tolist())
+        what = f"column {names} is" if len(constant) == 1 else f"columns {names} are"
+        raise ValueError(
+            f"{dataset.name}: every column must vary, but {what} constant in the training rows; leave out by --drop"
+        )
     standard = (train - mean) / deviation
     variance, axes = torch.linalg.eigh(torch.cov(standard.T).reshape(features, features))
-    if require_full_rank and variance[0] <= 1e-10:
+    dependent = dependencies(standard, dataset.columns) if variance[0] <= SINGULAR else []
+    if require_full_rank and variance[0] <= SINGULAR:
+        why = "; ".join(dependent) or f"its {features} columns are linearly dependent or the rows are too few"
         raise ValueError(
-            f"{dataset.name}: the covariance of the {len(train)} training rows is singular: its {features} columns "
-            "are linearly dependent or the rows are too few; drop columns, or standardise and add noise"
+            f"{dataset.name}: the covariance of the {len(train)} training rows is singular: {why}; leave columns out "
+            "by --drop, or standardise and add noise by --scale standardise --noise 0.1"
         )
     if scale == "none":
-        return Scaler(train.new_zeros(features), torch.eye(features, dtype=train.dtype))
-    return Scaler(
-        mean, torch.diag(1 / deviation) if scale == "standardise" else axes * variance.rsqrt() / deviation[:, None]
-    )
+        return Scaler(train.new_zeros(features), torch.eye(features, dtype=train.dtype)), dependent
+    matrix = torch.diag(1 / deviation) if scale == "standardise" else axes * variance.rsqrt() / deviation[:, None]
+    return Scaler(mean, matrix), dependent

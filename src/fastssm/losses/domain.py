@@ -89,7 +89,8 @@ def domain_loss(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices or names do not fit, a row lies outside the domain, or a weight is not finite.
+        ValueError: if shapes, devices or names do not fit, a row lies outside the domain, a weight is not finite, or
+            the loss of a row on the boundary is not finite.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
@@ -114,8 +115,19 @@ def domain_loss(
             rows_of(request.x), options["domain"], _CAPPED if options["h"] is None else options["h"], weighting
         )
     directions = None if exact else directions_of(x, options)
-    terms = generalized.terms(chosen, request, metric, directions, options["variance_reduced"])
-    return finish(*terms, reduced, return_terms)
+    trace, rest = generalized.terms(chosen, request, metric, directions, options["variance_reduced"])
+    _check_boundary(metric, (trace + rest).detach())
+    return finish(trace, rest, reduced, return_terms)
+
+
+def _check_boundary(metric: Metric, losses: Tensor) -> None:
+    """Raise if the loss of a row where a weight vanishes is not finite: zero times an infinite score."""
+    checks.check_rows(
+        losses.isfinite() | (metric.root > 0).all(1),
+        "the loss of a row on the boundary must be finite",
+        "the model's score or its derivative is infinite there, and its product with a weight of zero unknown; move "
+        "such rows inside by a little, or drop them",
+    )
 
 
 def _metric(x: Tensor, domain: object, h: object, weighting: Weighting) -> Metric:

@@ -1,13 +1,14 @@
-"""Training as in `fastssm train`: `train` with a `TrainConfig`, and `load_trained` to load the result."""
+"""Training as in `fastssm train`: `train` with a `TrainConfig`, and `load` to load the model that it wrote."""
 
 from __future__ import annotations
 
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks, choose_device, join
 from fastssm.training.evaluate import COMPOSITE, EXACT, Mean, Measure
-from fastssm.training.loop import Outcome, Reporter, train
+from fastssm.training.loop import Outcome, Reporter, fit, train
+from fastssm.training.model import Model
+from fastssm.training.model_files import load, save
 from fastssm.training.objectives import KINDS, LOSSES, OBJECTIVES, Objective
-from fastssm.training.trained import Trained, load_trained
 from fastssm.training.trainer import DivergedError, Training
 
 __all__ = [
@@ -19,15 +20,17 @@ __all__ = [
     "DivergedError",
     "Mean",
     "Measure",
+    "Model",
     "Objective",
     "Outcome",
     "Ranks",
     "Reporter",
     "TrainConfig",
-    "Trained",
     "Training",
     "choose_device",
+    "fit",
     "join",
-    "load_trained",
+    "load",
+    "save",
     "train",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastssm import composite_log_prob
+from fastssm.conditionals import Grid, pairs
 from fastssm.nn import MLP, MADEContext
 
 CONTEXT = 16  # features of the context, which encodes the preceding coordinates
@@ -32,16 +32,21 @@ class Autoregressive(nn.Module):
         self.head = MLP(1, widths, 1, activation, cond_dim=CONTEXT)
         self.register_buffer("bounds", torch.tensor([[-1.0], [1.0]]).repeat(1, features))
 
-    def include(self, rows: Tensor) -> None:
+    def include(self, low: Tensor, high: Tensor) -> None:
         """Set the bounds to the range of the rows, extended by a quarter on either side."""
-        low, high = rows.aminmax(dim=0)
         margin = 0.25 * (high - low)
         self.bounds.copy_(torch.stack((low - margin, high + margin)))
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Return the energies `[B, 1]` without gradients; the composite loss trains the networks."""
-        low, high = x.aminmax(dim=0)
-        bounds = torch.stack((torch.minimum(self.bounds[0], low), torch.maximum(self.bounds[1], high)))
-        log_prob = composite_log_prob(self.context_net, self.head, x, bounds, points=POINTS)
-        return -log_prob[:, None].to(x.dtype)
+        """Return the energies `[B, 1]`, normalised between the bounds; outside, the same formula goes on.
+
+        A row's energy does not depend on the others of its batch.
+        """
+        coordinates, contexts = pairs(self.context_net, x, "energy")
+        coordinates, contexts = coordinates.view(len(x), -1), contexts.view(*x.shape, -1)
+        low, high = self.bounds.double().tolist()
+        total = x.new_zeros(len(x), dtype=torch.float64)
+        for d in range(x.shape[1]):
+            grid = Grid(self.head, contexts[:, d], low[d], high[d], POINTS, "energy")
+            total = total - grid.log_prob(coordinates[:, d])
+        return total[:, None].to(x.dtype)

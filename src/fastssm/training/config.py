@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from fastssm.data import Categorical, Decimal, Header, Missing, ReadOptions
 from fastssm.options import BackendName, NetworkKind
 from fastssm.training.objectives import KINDS, LOSSES, OBJECTIVES
 
@@ -32,6 +33,12 @@ class TrainConfig:
         scale: `"standardise"`, `"whiten"`, `"none"`; None for the data set's own choice.
         seed: of the initial weights, the batches and the directions. The data split does not depend on it.
         backend: which fastssm backend runs the loss.
+        columns: columns of a file to train on, in this order; None for all.
+        drop: columns of a file to leave out.
+        header: whether the first row of a file holds names, or `"auto"`.
+        decimal: the decimal sign of a file, or `"auto"`.
+        missing: what to do with missing values, as in `fastssm.data.read_table`.
+        categorical: what to do with columns of text, as in `fastssm.data.read_table`.
 
     Raises:
         ValueError: a value outside its range, naming it.
@@ -54,6 +61,17 @@ class TrainConfig:
     scale: str | None = None
     seed: int = 0
     backend: BackendName = "auto"
+    columns: tuple[str, ...] | None = None
+    drop: tuple[str, ...] = ()
+    header: Header = "auto"
+    decimal: Decimal = "auto"
+    missing: Missing = "refuse"
+    categorical: Categorical = "refuse"
+
+    @property
+    def reading(self) -> ReadOptions:
+        """How to read the file."""
+        return ReadOptions(**{field.name: getattr(self, field.name) for field in fields(ReadOptions)})
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with."""
@@ -67,6 +85,7 @@ class TrainConfig:
             _require(name, value, 0 < value < math.inf, "positive and finite")
         _require("ema", self.ema, 0 <= self.ema < 1, "at least 0 and below 1")
         _require("hidden", self.hidden, all(width >= 1 for width in self.hidden), "widths of at least 1")
+        _ = self.reading  # refuses wrong options
         _require("seed", self.seed, 0 <= self.seed < 2**63, "at least 0 and below 2**63")
 
     def lr_at(self, step: int) -> float:

@@ -12,16 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from fastssm.data import Prepared, load, prepare
-from fastssm.training import checkpoint
+from fastssm.data import Prepared, list_names, load, prepare
+from fastssm.text import counted
+from fastssm.training import checkpoint, model_files
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks
 from fastssm.training.evaluate import Mean, Measure
+from fastssm.training.model import Model
 from fastssm.training.trainer import Training
 
 RESULT = "result.json"
+FLOW_ROWS = 200  # held-out rows of a score network, whose log density takes a probability flow
 
 
 class Reporter(Protocol):
@@ -55,6 +59,7 @@ class Outcome:
         ending: why training stopped.
         folder: folder of the checkpoint, metrics and result.
         metrics: one row per evaluation, with step, losses, learning rate and seconds.
+        model: the trained model, in data units.
     """
 
     config: TrainConfig
@@ -70,6 +75,12 @@ class Outcome:
     ending: str
     folder: Path
     metrics: list[dict[str, Any]]
+    model: Model
+
+    @property
+    def beats_gaussian(self) -> bool:
+        """Return whether the network's test loss is below that of the fitted Gaussian."""
+        return self.test.value < self.baseline.value
 
     def summary(self) -> dict[str, Any]:
         """Return the results and the settings as a dictionary for JSON."""
@@ -82,6 +93,7 @@ class Outcome:
             "test_loss": self.test.value,
             "test_loss_standard_error": self.test.error,
             "gaussian_test_loss": self.baseline.value,
+            "beats_gaussian": self.beats_gaussian,
             "validation_loss": self.validation,
             "best_step": self.best_step,
             "steps": self.steps,
@@ -108,7 +120,8 @@ def train(
 
     Args:
         config: the settings.
-        folder: output folder for `checkpoint.pt`, `metrics.jsonl` and `result.json`; created if necessary.
+        folder: output folder for `checkpoint.pt`, `metrics.jsonl`, `result.json` and the model, `model.safetensors` and
+            `model.json`; created if necessary.
         ranks: the rank of this process, from `fastssm.training.join`.
         reporter: reports the progress.
         resume: continue from the checkpoint in `folder` if it exists; the result is bitwise the same.
@@ -123,7 +136,7 @@ def train(
         DivergedError: if the loss becomes NaN or infinite.
         KeyboardInterrupt: on SIGINT or SIGTERM, after the checkpoint is written.
     """
-    prepared = prepare(load(config.data), scale=config.scale, noise=config.noise)
+    prepared = prepare(load(config.data, config.reading), scale=config.scale, noise=config.noise)
     training = Training(config, prepared, ranks)
     state = ranks.broadcast(checkpoint.load(folder) if ranks.first else None)
     if resume and state is not None:
@@ -135,7 +148,7 @@ def train(
         )
     if ranks.first:
         _start(folder, training)
-        for message in _start_messages(training, resume, state is not None):
+        for message in (*data_messages(prepared), *_start_messages(training, resume, state is not None)):
             reporter.message(message)
     _run(training, folder, reporter)
     return _finish(training, folder)
@@ -145,8 +158,17 @@ def _start(folder: Path, training: Training) -> None:
     """Make `folder` consistent with the current step, in an order that is safe if the process is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
+    model_files.remove(folder)
     checkpoint.save(folder, training.state())
     checkpoint.truncate_metrics(folder, training.step)
+
+
+def data_messages(prepared: Prepared) -> Iterator[str]:
+    """Yield what was read, which columns are trained on, and what is wrong with them."""
+    dataset = prepared.dataset
+    yield from (f"note: {note}" for note in dataset.notes)
+    yield f"training on {counted(len(dataset.columns), 'column')}: {list_names(dataset.columns)}"
+    yield from (f"warning: {warning}" for warning in prepared.warnings)
 
 
 def _start_messages(training: Training, resume: bool, found: bool) -> Iterator[str]:
@@ -195,11 +217,62 @@ def _finish(training: Training, folder: Path) -> Outcome:
         ending=training.ending,
         folder=folder,
         metrics=checkpoint.read_metrics(folder) if ranks.first else [],
+        model=trained_model(training),
     )
     if ranks.first:
         text = json.dumps(outcome.summary(), indent=2)
+        outcome.model.info["result"] = json.loads(text)
+        model_files.save(outcome.model, folder)
         checkpoint.write_atomically(folder / RESULT, lambda file: file.write(text.encode()))
     return outcome
+
+
+def fit(config: TrainConfig, prepared: Prepared | None = None, ranks: Ranks | None = None) -> Model:
+    """Train in memory, without a folder and without reports; `save` writes the model.
+
+    Args:
+        config: the settings.
+        prepared: the prepared data; those that `config` names if None.
+        ranks: the rank and device of this process; one process on the CPU if None.
+
+    Returns:
+        The model with the best weights.
+
+    Raises:
+        ValueError: if data or settings are invalid.
+        DivergedError: if the loss becomes NaN or infinite.
+
+    Example:
+        >>> fit(TrainConfig("moons", steps=10, hidden=(16,))).sample(5, steps=20).shape
+        (5, 2)
+    """
+    if prepared is None:
+        prepared = prepare(load(config.data, config.reading), scale=config.scale, noise=config.noise)
+    training = Training(config, prepared, ranks or Ranks(torch.device("cpu")))
+    while not training.ending:
+        training.advance()
+        if training.evaluation_is_due():
+            training.evaluate()
+    return trained_model(training)
+
+
+def trained_model(training: Training) -> Model:
+    """Return the model with the best weights, which knows the energies of the test rows."""
+    prepared, dataset = training.prepared, training.prepared.dataset
+    info = {
+        "device": str(training.ranks.device),
+        "data": {"name": dataset.name, "rows": len(dataset.rows), "fingerprint": training.fingerprint},
+    }
+    net = training.best_net()
+    model = Model(net, training.config, training.facts, prepared.scaler, dataset.columns, None, info, dataset.schema)
+    if model.kind == "energy" or model.normalised:
+        held_out = dataset.original[prepared.test_index if model.kind == "energy" else prepared.test_index[:FLOW_ROWS]]
+        try:
+            found = model.unlikeliness(held_out).clamp(max=torch.finfo(torch.float64).max)
+            model.held_out = found.sort().values
+        except ValueError as error:  # of a row whose energy is no number: the run is not lost for that
+            model.info["anomaly"] = f"not available: {error}"
+    return model
 
 
 @contextmanager

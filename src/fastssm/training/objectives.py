@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -32,9 +32,7 @@ from fastssm.nn import MLP
 from fastssm.options import NETWORK_KINDS, BackendName, NetworkKind
 from fastssm.training.autoregressive import Autoregressive
 from fastssm.training.evaluate import COMPOSITE, EXACT, Measure
-
-if TYPE_CHECKING:
-    from fastssm.data import Prepared
+from fastssm.training.facts import Facts
 
 KINDS = NETWORK_KINDS
 LEVELS = 10  # of the noise-conditional losses
@@ -122,13 +120,13 @@ def noise_conditional(config: Settings, features: int) -> nn.Module:
     return MLP(features, config.hidden, 1 if config.kind == "energy" else features, config.activation, cond_dim=1)
 
 
-def at_smallest_level(net: nn.Module, config: Settings, prepared: Prepared) -> nn.Module:
+def at_smallest_level(net: nn.Module, config: Settings, facts: Facts) -> nn.Module:
     """Return what a noise-conditional network is at the noise that the held-out rows carry."""
     assert isinstance(net, MLP)
-    return net.at(torch.full((1, 1), math.log(_noise(prepared))).to(net.readout.weight))
+    return net.at(torch.full((1, 1), math.log(_noise(facts))).to(net.readout.weight))
 
 
-def at_the_start(net: nn.Module, config: Settings, prepared: Prepared) -> nn.Module:
+def at_the_start(net: nn.Module, config: Settings, facts: Facts) -> nn.Module:
     """Return what a network that gets the time is at time 0, where a diffusion has the held-out rows' noise."""
     assert isinstance(net, MLP)
     return net.at(torch.zeros(1, 1).to(net.readout.weight))
@@ -139,10 +137,10 @@ def with_level(config: Settings, features: int) -> nn.Module:
     return perceptron(config, features + 1)
 
 
-def at_level_zero(net: nn.Module, config: Settings, prepared: Prepared) -> nn.Module:
+def at_level_zero(net: nn.Module, config: Settings, facts: Facts) -> nn.Module:
     """Return what such a network is without noise: its last coordinate, taken for a conditioning argument, at zero."""
     assert isinstance(net, MLP)
-    conditional = MLP(prepared.train.shape[1], config.hidden, 1, config.activation, cond_dim=1).to(net.readout.weight)
+    conditional = MLP(facts.features, config.hidden, 1, config.activation, cond_dim=1).to(net.readout.weight)
     conditional.load_state_dict(net.state_dict())
     return conditional.at(torch.zeros(1, 1).to(net.readout.weight))
 
@@ -152,49 +150,48 @@ def autoregressive(config: Settings, features: int) -> nn.Module:
     return Autoregressive(features, config.hidden, config.activation)
 
 
-def normalised(net: nn.Module, config: Settings, prepared: Prepared) -> nn.Module:
+def normalised(net: nn.Module, config: Settings, facts: Facts) -> nn.Module:
     """Return an autoregressive model that knows where its conditionals have to be normalised."""
     assert isinstance(net, Autoregressive)
-    net.include(prepared.train.to(net.bounds))
+    net.include(facts.low, facts.high)
     return net
 
 
-def _noise(prepared: Prepared) -> float:
-    if prepared.noise <= 0:
+def _noise(facts: Facts) -> float:
+    if facts.noise <= 0:
         raise ValueError("this loss learns from noise on the rows, and there is none; pass --noise, say 0.1")
-    return prepared.noise
+    return facts.noise
 
 
-def _sigma(config: Settings, prepared: Prepared) -> dict[str, Any]:
-    return {"sigma": _noise(prepared)}
+def _sigma(config: Settings, facts: Facts) -> dict[str, Any]:
+    return {"sigma": _noise(facts)}
 
 
-def _sigmas(config: Settings, prepared: Prepared) -> dict[str, Any]:
-    smallest = _noise(prepared)
+def _sigmas(config: Settings, facts: Facts) -> dict[str, Any]:
+    smallest = _noise(facts)
     ratio = (max(LARGEST_SIGMA, smallest) / smallest) ** (1 / (LEVELS - 1))
     return {"sigmas": [smallest * ratio**power for power in reversed(range(LEVELS))], "condition": "log_sigma"}
 
 
-def _exploding(config: Settings, prepared: Prepared) -> dict[str, Any]:
-    smallest = _noise(prepared)
+def _exploding(config: Settings, facts: Facts) -> dict[str, Any]:
+    smallest = _noise(facts)
     return {"sde": VE(smallest, max(LARGEST_SIGMA, 2.0 * smallest))}
 
 
-def _box(config: Settings, prepared: Prepared) -> dict[str, Any]:
-    return {"domain": Box(*prepared.train.aminmax(dim=0))}
+def _box(config: Settings, facts: Facts) -> dict[str, Any]:
+    return {"domain": Box(facts.low, facts.high)}
 
 
-def _covariance(config: Settings, prepared: Prepared) -> dict[str, Any]:
-    rows, features = prepared.train.double(), prepared.train.shape[1]
-    blur = max(prepared.noise, 1e-3) ** 2 * torch.eye(features, dtype=rows.dtype)
-    return {"precond": torch.cov(rows.T).reshape(features, features) + blur}
+def _covariance(config: Settings, facts: Facts) -> dict[str, Any]:
+    blur = max(facts.noise, 1e-3) ** 2 * torch.eye(facts.features, dtype=facts.covariance.dtype)
+    return {"precond": facts.covariance + blur}
 
 
-def _no_options(config: Settings, prepared: Prepared) -> dict[str, Any]:
+def _no_options(config: Settings, facts: Facts) -> dict[str, Any]:
     return {}
 
 
-def _itself(net: nn.Module, config: Settings, prepared: Prepared) -> nn.Module:
+def _itself(net: nn.Module, config: Settings, facts: Facts) -> nn.Module:
     return net
 
 
@@ -230,17 +227,17 @@ class Objective:
     kinds: tuple[NetworkKind, ...] = KINDS
     draws: Mapping[str, Draw] = field(default_factory=dict)
     blurs: bool = False
-    options: Callable[[Settings, Prepared], dict[str, Any]] = _no_options
+    options: Callable[[Settings, Facts], dict[str, Any]] = _no_options
     network: Callable[[Settings, int], nn.Module] = perceptron
-    evaluated: Callable[[nn.Module, Settings, Prepared], nn.Module] = _itself
+    evaluated: Callable[[nn.Module, Settings, Facts], nn.Module] = _itself
     measure: Measure = EXACT
     parts: Callable[[nn.Module], tuple[nn.Module, ...]] = _alone
 
-    def module(self, net: nn.Module, config: Settings, prepared: Prepared) -> ScoreLoss:
+    def module(self, net: nn.Module, config: Settings, facts: Facts) -> ScoreLoss:
         """Return the loss that owns `net`."""
         settings = {name: getattr(config, name) for name in ("kind", "backend") if name in self.twin.option_names()}
         twin: Callable[..., ScoreLoss] = self.twin
-        return twin(*self.parts(net), **settings, **self.options(config, prepared))
+        return twin(*self.parts(net), **settings, **self.options(config, facts))
 
 
 _NOISE_CONDITIONAL: dict[str, Any] = {
@@ -311,7 +308,7 @@ OBJECTIVES: dict[str, Objective] = {
         "score matching over data and noise level together, for modes far apart",
         kinds=("energy",),
         draws={"beta": temperatures, "noise": normal, "v": directions},
-        options=lambda config, prepared: {"tempering": TEMPERING},
+        options=lambda config, facts: {"tempering": TEMPERING},
         network=with_level,
         evaluated=at_level_zero,
     ),

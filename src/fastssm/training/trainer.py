@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastssm.data import Prepared
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks
+from fastssm.training.facts import Facts
 from fastssm.training.objectives import OBJECTIVES, Batch, normal
 
 
@@ -45,12 +46,12 @@ class Training:
                 f"batch must be a multiple of the number of processes, {ranks.world}, got {config.batch}; change it"
             )
         self.config, self.prepared, self.ranks = config, prepared, ranks
-        self.objective = OBJECTIVES[config.loss]
+        self.objective, self.facts = OBJECTIVES[config.loss], Facts.of(prepared)
         self.train_rows = prepared.train.to(ranks.device)
         self.validation_rows = prepared.validation.to(ranks.device)
         self.net = build_net(config, prepared.train.shape[1]).to(ranks.device)
         self.mean_net = copy.deepcopy(self.net).requires_grad_(False)
-        self.loss = self._distributed(self.objective.module(self.net, config, prepared))
+        self.loss = self._distributed(self.objective.module(self.net, config, self.facts))
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step = 0
@@ -59,7 +60,7 @@ class Training:
         self.loss_count = 0
         self.best: dict[str, Any] = {"step": 0, "loss": math.inf, "weights": _copy(self.mean_net)}
         self.ending = ""
-        self._fingerprint = hashlib.sha256(prepared.train.numpy().tobytes()).hexdigest()
+        self.fingerprint = hashlib.sha256(prepared.train.numpy().tobytes()).hexdigest()
 
     def _distributed(self, loss: nn.Module) -> nn.Module:
         if self.ranks.world == 1:
@@ -137,7 +138,7 @@ class Training:
         """Return the complete state of the run."""
         return {
             "config": vars(self.config),
-            "fingerprint": self._fingerprint,
+            "fingerprint": self.fingerprint,
             "step": self.step,
             "net": self.net.state_dict(),
             "mean_net": self.mean_net.state_dict(),
@@ -158,7 +159,7 @@ class Training:
             ValueError: if the state has other settings or data; the message lists the differences.
         """
         differences = self.config.differences(state["config"])
-        if state["fingerprint"] != self._fingerprint:
+        if state["fingerprint"] != self.fingerprint:
             differences.append("the rows of the data differ from those of the checkpoint")
         if differences:
             raise ValueError(
@@ -175,7 +176,7 @@ class Training:
 
     def evaluated(self, net: nn.Module) -> nn.Module:
         """Return the network in the form that is evaluated, as an energy or score."""
-        return self.objective.evaluated(net, self.config, self.prepared)
+        return self.objective.evaluated(net, self.config, self.facts)
 
     def best_net(self) -> nn.Module:
         """Return a copy of the network with the weights of the best validation loss."""
