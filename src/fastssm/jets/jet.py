@@ -74,10 +74,14 @@ class Tape:
         return products if self.each or self.count == 1 else products.sum(0, keepdim=True)
 
     def curvature(self, start: Tensor | None, output: Jet) -> Tensor | None:
-        """Return the curvature of an output, `[R, ...]`, from that of the forward's input (None: zero)."""
+        """Return the curvature of an output, `[R, ...]`, from that of the forward's input (None: zero).
+
+        It takes the steps off the tape: they refer to the tape, and nothing but the garbage collector would free them.
+        """
         rows: list[Tensor | None] = [None] * self.size
         rows[0] = start
-        for curve, inputs, index in self.steps:
+        steps, self.steps = self.steps, []
+        for curve, inputs, index in steps:
             rows[index] = curve(*[rows[i] for i in inputs])
         return rows[output.place]
 
