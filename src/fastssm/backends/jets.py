@@ -171,8 +171,9 @@ def tile_size(trial: Trial, x: Tensor, count: int) -> tuple[int, int]:
     if trial.whole:
         return max(1, len(x)), max(1, count)
     rows = max(1, TILE_BYTES // max(1, trial.bytes_of_a_row))
-    chunk = min(count, max(1, rows - 2))
-    return max(1, min(len(x), rows // (chunk + 2))), max(1, chunk)
+    others = 2 if trial.kind == "energy" else 1  # the value, and the curvature of an energy
+    chunk = min(count, max(1, rows - others))
+    return max(1, min(len(x), rows // (chunk + others))), max(1, chunk)
 
 
 def _weights(request: Request) -> list[Tensor]:

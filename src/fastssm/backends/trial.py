@@ -179,7 +179,7 @@ def _try(request: Request, traced: bool = False) -> Trial:
             whole = (batch, *output.shape[1:]) if output.ndim and len(output) == len(x) else output.shape
             kind = kind_of_output(whole, request.x.shape, request.kind)
             drawn = not all(map(torch.equal, state_of(x), state))
-            tape = Tape(ROWS, False)
+            tape = Tape(ROWS, False, sized=not transformed())  # whose tensors have no storage
             reasons = _objections(model, lambda: run(tape.jet(x.clone(), _row_by_row(x))), output, moved)
             if traced and not reasons and not output.is_meta and not transformed():
                 restore(x, state)

@@ -77,7 +77,7 @@ class Curvature(Function):
         return to_z, d1 * on_k if k is not None else None, bend, None
 
 
-WIDE = 4096  # entries of a row from which rows are added up one by one, without an array of all products
+WIDE = 1 << 16  # entries of a row from which rows are added up one by one, without an array of all products
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:

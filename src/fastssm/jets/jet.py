@@ -45,15 +45,18 @@ class Tape:
         curved: whether the curvature will be asked for; without it nothing is kept.
         each: whether the curvature is wanted along every direction, R = M, instead of their sum, R = 1.
         twice: whether autograd will differentiate values twice, which functions of our own cannot.
+        sized: whether to add up the bytes of all values, but not of views.
     """
 
-    def __init__(self, count: int, curved: bool, each: bool = False, twice: bool = False) -> None:
-        self.count, self.curved, self.each, self.twice = count, curved, each, twice
+    def __init__(
+        self, count: int, curved: bool, each: bool = False, twice: bool = False, sized: bool = False
+    ) -> None:
+        self.count, self.curved, self.each, self.twice, self.sized = count, curved, each, twice, sized
         self.grad = torch.is_grad_enabled()
         self.steps: list[Step] = []
         self.shared: set[int] = set()
         self.size = 0
-        self.bytes = 0  # of all values
+        self.bytes = 0
         self.nan: Tensor | None = None
 
     def jet(self, value: Tensor, tangents: Tensor, inputs: Sequence[Jet] = (), curve: Curve | None = None) -> Jet:
@@ -63,7 +66,7 @@ class Tape:
         jet: Jet = self.nan.expand(value.shape).as_subclass(Jet)  # what passes by the rules is NaN
         jet.value, jet.tangents, jet.tape, jet.place = value, tangents, self, self.size
         self.size += 1
-        if not torch.compiler.is_compiling():  # of sizes that are symbols there
+        if self.sized and not any([torch._C._is_alias_of(value, i.value) for i in inputs]):
             self.bytes += value.nbytes
         if self.curved and curve is not None:
             self.steps.append(Step(curve, tuple([i.place for i in inputs]), jet.place))
