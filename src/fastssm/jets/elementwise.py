@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from fastssm import activations
 from fastssm.jets import smooth
 from fastssm.jets.jet import Jet, NoRule, formula_only
+from fastssm.jets.lifting import dot
 from fastssm.jets.rules import rule
 from fastssm.jets.smooth import Derivatives
 from fastssm.sweeps.pointwise import TensorFunctions
@@ -34,7 +35,7 @@ class ValueAndTangents(Function):
         """Compute them from the derivatives of f."""
         ctx.save_for_backward(tangents, *f[1:3])
         ctx.set_materialize_grads(False)
-        return f[0], f[1] * tangents, products(tangents, tangents) if curved else None
+        return f[0], f[1] * tangents, dot(tangents, tangents) if curved else None
 
     @staticmethod
     @once_differentiable
@@ -45,7 +46,7 @@ class ValueAndTangents(Function):
         tangents, d1, d2 = ctx.saved_tensors
         to_z = to_tangents = None
         if on_tangents is not None:
-            to_z = products(on_tangents, tangents).mul_(d2)
+            to_z = dot(on_tangents, tangents).mul_(d2)
             to_tangents = on_tangents * d1 if ctx.needs_input_grad[1] else None
         if on_value is not None:
             to_z = on_value * d1 if to_z is None else to_z.addcmul_(on_value, d1)
@@ -75,19 +76,6 @@ class Curvature(Function):
         if k is not None:
             to_z.addcmul_(bend, k[0])
         return to_z, d1 * on_k if k is not None else None, bend, None
-
-
-WIDE = 1 << 16  # entries of a row from which rows are added up one by one, without an array of all products
-
-
-def products(a: Tensor, b: Tensor) -> Tensor:
-    """Return `sum_m a_m b_m` of rows `[M, ...]`."""
-    if len(a) > 1 and a[0].numel() < WIDE:
-        return (a * b).sum(0)
-    out = a[0] * b[0]
-    for one, other in zip(a[1:], b[1:], strict=True):
-        out.addcmul_(one, other)
-    return out
 
 
 def elementwise(x: Jet, derivatives: Derivatives, *, curved: bool = True, formula: bool = False) -> Jet:

@@ -48,9 +48,7 @@ class Tape:
         sized: whether to add up the bytes of all values, but not of views.
     """
 
-    def __init__(
-        self, count: int, curved: bool, each: bool = False, twice: bool = False, sized: bool = False
-    ) -> None:
+    def __init__(self, count: int, curved: bool, each: bool = False, twice: bool = False, sized: bool = False) -> None:
         self.count, self.curved, self.each, self.twice, self.sized = count, curved, each, twice, sized
         self.grad = torch.is_grad_enabled()
         self.steps: list[Step] = []
@@ -66,7 +64,7 @@ class Tape:
         jet: Jet = self.nan.expand(value.shape).as_subclass(Jet)  # what passes by the rules is NaN
         jet.value, jet.tangents, jet.tape, jet.place = value, tangents, self, self.size
         self.size += 1
-        if self.sized and not any([torch._C._is_alias_of(value, i.value) for i in inputs]):
+        if self.sized and not any(torch._C._is_alias_of(value, i.value) for i in inputs):
             self.bytes += value.nbytes
         if self.curved and curve is not None:
             self.steps.append(Step(curve, tuple([i.place for i in inputs]), jet.place))
