@@ -126,7 +126,7 @@ def make_request(
     if isinstance(found, Refusal):
         if isinstance(model, nn.Module) or not torch.compiler.is_compiling():  # which cannot look into a closure
             checks.check_not_wrapped(checks.modules_of(model))
-        return Request(model, found, x, given, kind, precision, named)
+        return Request(model, found, x, given, kind, precision, named, [])
     if found.conditioned is not None:
         given = tuple([repeated(c, x) for c in given])
     assert isinstance(model, nn.Module)
