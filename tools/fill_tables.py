@@ -12,6 +12,7 @@ last bar, which contenders:
     <!-- table: score | energy | forward+backward | 1 -->  from score.csv: kind of network, mode, threads
     <!-- table: operators | value -->                          from operators.csv: value, or value+gradient
     <!-- table: networks | time | SSM -->                  from networks.csv: loss; also: memory, targets
+    <!-- table: attempts -->                               what makes jets fast, from networks_attempts.csv
     <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
     <!-- table: rules -->                                  the functions that jets know, from fastssm.jets.table
@@ -33,6 +34,7 @@ from bench import (  # noqa: E402
     examples,
     gpu_table,
     networks,
+    networks_attempts,
     networks_table,
     operators,
     score,
@@ -87,6 +89,8 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
         return "\n".join(score.markdown(read(score.OUT), *parts[1:]))
     if parts[0] == "networks":
         return "\n".join(networks_table.markdown(read(networks.OUT), *parts[1:]))
+    if parts[0] == "attempts":
+        return "\n".join(networks_attempts.markdown(read(networks_attempts.OUT)))
     if parts[0] == "examples":
         return "\n".join(examples.markdown(read(examples.OUT), parts[1]))
     if parts[0] == "cuda":
