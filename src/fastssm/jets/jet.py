@@ -64,7 +64,7 @@ class Tape:
         jet: Jet = self.nan.expand(value.shape).as_subclass(Jet)  # what passes by the rules is NaN
         jet.value, jet.tangents, jet.tape, jet.place = value, tangents, self, self.size
         self.size += 1
-        if self.sized and not any(torch._C._is_alias_of(value, i.value) for i in inputs):
+        if self.sized and not any(_memory_of(i.value) == _memory_of(value) for i in inputs):
             self.bytes += value.nbytes
         if self.curved and curve is not None:
             self.steps.append(Step(curve, tuple([i.place for i in inputs]), jet.place))
@@ -85,6 +85,10 @@ class Tape:
         for curve, inputs, index in steps:
             rows[index] = curve(*[rows[i] for i in inputs])
         return rows[output.place]
+
+
+def _memory_of(value: Tensor) -> int:
+    return value.untyped_storage()._cdata
 
 
 class Jet(Tensor):
