@@ -88,7 +88,8 @@ class Tape:
 
 
 def _memory_of(value: Tensor) -> int:
-    return value.untyped_storage()._cdata
+    address: int = value.untyped_storage()._cdata
+    return address
 
 
 class Jet(Tensor):
