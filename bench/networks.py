@@ -256,6 +256,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     measure(chosen, chosen.out or (None if chosen.smoke else OUT))
 
 
+def order(row: Row) -> tuple[int, ...]:
+    """Return what the rows of the file are sorted by: times by network, memory by number of directions."""
+    memory, M = row["mode"] == "memory", int(row["M"])
+    network = M if memory else list(NETWORKS).index(row["network"])
+    loss = [*LOSSES, EXACT_LOSS].index(row["loss"])
+    return int(memory), network, M, loss, int(row["B"]), list(CONTENDERS).index(row["contender"])
+
+
 def measure(chosen: argparse.Namespace, out: Path | None) -> None:
     """Run the chosen parts, and update the file after each process."""
     kept = read(out) if out and chosen.update else []
@@ -264,7 +272,7 @@ def measure(chosen: argparse.Namespace, out: Path | None) -> None:
         for job in parts[part](chosen):
             kept = jobs.replaced(kept, measured(job, shared), KEY)
             if out:
-                write_rows(kept, out, COLUMNS)
+                write_rows(sorted(kept, key=order), out, COLUMNS)
 
 
 if __name__ == "__main__":

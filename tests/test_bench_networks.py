@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import networks, networks_table
+from bench import networks, networks_attempts, networks_table
 from bench.networks_contenders import CONTENDERS, DOUBLE, JETS, JETS_COMPILED, Setting, exact, setting
 from bench.networks_nets import CONV, MLP, NETWORKS, SMALL, TINY, TRANSFORMER, UNET
 from bench.problems import EXACT_LOSS, LOSSES, relative_error
@@ -203,3 +203,23 @@ def test_jets_agree_with_the_answer_in_float32() -> None:
     value, gradients = CONTENDERS[JETS](s).call()
     answer = exact(s)
     assert relative_error(type(answer)(value, gradients), answer) < 1e-4
+
+
+def test_every_way_to_run_jets_is_right() -> None:
+    for network, M, loss in ((TINY[CONV], 2, "SSM-VR"), (TINY[UNET], 2, "SSM")):
+        s = setting(network, loss, M, dtype=torch.float64)
+        calls = {name: call for name, call in networks_attempts.calls_of(s).items() if "alone" not in name}
+        assert len(calls) > len(networks_attempts.WAYS)
+        expected, gradients = calls[DOUBLE]()
+        for name, call in calls.items():
+            value, found = call()
+            torch.testing.assert_close([value, *found], [expected, *gradients], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_the_table_of_ways() -> None:
+    rows = [
+        {name: str(value) for name, value in row.items()} for row in networks_attempts.rows(TINY[MLP], 1, "SSM", 0.0)
+    ]
+    table = list(networks_attempts.markdown(rows))
+    assert len(table) == len(rows) + 2
+    assert "| normalisation with its scale | yes |" in "\n".join(table)

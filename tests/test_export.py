@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import fastssm
 from fastssm.compiling import COMPILES
 from fastssm.nn import MLP
+from fastssm.options import BackendName
 
 D = 3
 
@@ -138,6 +139,19 @@ def test_directions_are_drawn_at_each_run() -> None:
 def test_strict_mode_says_what_to_do() -> None:
     with pytest.raises(Exception, match="leave strict out"):
         torch.export.export(Score(Own(1)), (torch.randn(4, D),), strict=True)
+
+
+@pytest.mark.skipif(not COMPILES, reason="before torch 2.13 no export recognises a forward")
+@pytest.mark.parametrize(("backend", "reason"), [("torch", "strict=True only"), ("jets", "does not record jets")])
+def test_a_backend_that_export_has_not_says_why(backend: BackendName, reason: str) -> None:
+    net, x = Own(1), torch.randn(4, D)
+
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return fastssm.sliced_loss(net, x, v=torch.ones_like(x)[None], backend=backend)
+
+    with pytest.raises(fastssm.UnsupportedError, match=reason):
+        torch.export.export(Named(), (x,))
 
 
 def test_a_named_backend_is_exported_as_it_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastssm
+from fastssm.recognition import Fingerprint
 from tests import oracle
 from tests.jets.networks import AttentionEnergy, Counting, data, made
 
@@ -240,3 +242,16 @@ def test_models_under_inference_mode() -> None:
     expected = fastssm.sliced_loss(net, x, v=v, kind="energy", backend="jets")
     with torch.inference_mode():
         torch.testing.assert_close(fastssm.sliced_loss(net, x, v=v, kind="energy", backend="jets"), expected)
+
+
+def test_the_state_of_a_model_is_compared_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = Outer(partial(F.layer_norm, normalized_shape=(4,))), torch.randn(5, 4)
+    fastssm.sliced_loss(net, x)
+    compared: list[int] = []
+    holds = Fingerprint.holds
+    monkeypatch.setattr(Fingerprint, "holds", lambda self: compared.append(1) or holds(self))
+    fastssm.sliced_loss(net, x, backend="jets")
+    assert len(compared) == 2  # by recognition and by the trial
+    net.inner.function = torch.floor
+    with pytest.raises(fastssm.UnsupportedError, match="cannot run this call"):
+        fastssm.sliced_loss(net, x, backend="jets")

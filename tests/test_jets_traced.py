@@ -104,7 +104,12 @@ def test_hooks_that_set_an_attribute() -> None:
 PASSED_BY: dict[str, tuple[Callable[[Any, Tensor], Tensor], str, bool]] = {
     "abs": (lambda _, h: abs(h - 0.1), re.escape(traced.UNSEEN[:40]), True),
     "relu_": (lambda _, h: torch.tanh_(h * 2.0), re.escape(traced.UNTRACED), True),
-    "iteration": (lambda _, h: torch.stack([*h.T], 1), "write|" + re.escape(traced.UNTRACED), False),
+    "iteration": (lambda _, h: torch.stack([*h.T], 1), re.escape(traced.FORMS[-75:]), False),
+    "iteration, then a product": (
+        lambda _, h: (lambda a, *_: a[:, None] * h)(*h.T),
+        re.escape(traced.FORMS[-75:]),
+        False,
+    ),
 }
 
 

@@ -13,6 +13,8 @@ last bar, which contenders:
     <!-- table: score | energy | forward+backward | 1 -->  from score.csv: kind of network, mode, threads
     <!-- table: operators | value -->                          from operators.csv: value, or value+gradient
     <!-- table: networks | time | SSM -->                  from networks.csv: loss; also: memory, targets
+    <!-- table: choice -->                                 what decides between jets and plain autograd, from choice.csv
+    <!-- table: attempts -->                               what makes jets fast, from networks_attempts.csv
     <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
     <!-- table: outliers -->                               from outliers.csv
@@ -30,11 +32,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench import (  # noqa: E402
+    choice,
     cpu,
     cuda_table,
     examples,
     gpu_table,
     networks,
+    networks_attempts,
     networks_table,
     operators,
     outliers_table,
@@ -92,6 +96,10 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
         return "\n".join(score.markdown(read(score.OUT), *parts[1:]))
     if parts[0] == "networks":
         return "\n".join(networks_table.markdown(read(networks.OUT), *parts[1:]))
+    if parts[0] == "choice":
+        return "\n".join(choice.markdown(read(choice.OUT)))
+    if parts[0] == "attempts":
+        return "\n".join(networks_attempts.markdown(read(networks_attempts.OUT)))
     if parts[0] == "examples":
         return "\n".join(examples.markdown(read(examples.OUT), parts[1]))
     if parts[0] == "cuda":

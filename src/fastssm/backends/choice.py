@@ -47,8 +47,8 @@ from fastssm.recognition import Network, Refusal, recognize_cached
 ENVIRONMENT = "FASTSSM_BACKEND"
 
 JETS_DIRECTIONS = 4  # from so many directions on jets are faster, however small the network
-JETS_BYTES = 1 << 17  # bytes of the value of an operation, on average, from which they are along one direction
-JETS_OPERATIONS = 40  # operations up to which jets may run what is smaller
+JETS_BYTES = 1 << 15  # bytes of the value of an operation, on average, from which they are along fewer
+JETS_OPERATIONS = 25  # operations up to which they lose little where they are slower, and keep their bounded memory
 
 _ALL: tuple[Backend, ...] = (Cuda(), Cpu(), Fused("torch", functions), Jets(), Reference())
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}
@@ -126,7 +126,7 @@ def make_request(
     if isinstance(found, Refusal):
         if isinstance(model, nn.Module) or not torch.compiler.is_compiling():  # which cannot look into a closure
             checks.check_not_wrapped(checks.modules_of(model))
-        return Request(model, found, x, given, kind, precision, named)
+        return Request(model, found, x, given, kind, precision, named, [])
     if found.conditioned is not None:
         given = tuple([repeated(c, x) for c in given])
     assert isinstance(model, nn.Module)
@@ -173,11 +173,9 @@ def _candidates(request: Request, what: What, count: int) -> tuple[Backend, ...]
 def _jets_first(request: Request, count: int) -> bool:
     """Say whether jets may run a network that the engines do not.
 
-    Measured on one thread with the networks of `tests/nets` (`bench/results/choice.csv`): jets spend more time in
-    Python than plain autograd, and less in every operation. They were faster along several directions, which they
-    take together, and energies where operations have enough to do. Of small operations along one direction plain
-    autograd was faster, by about a fifth in the median; of few, a fraction of a millisecond, for which jets keep their
-    bounded memory.
+    Jets spend more time in Python than plain autograd, and less in every operation. `bench/results/choice.csv` has both
+    times on one thread, with the networks of `tests/nets`. A table in docs/your_network.md says how often this rule and
+    simpler ones name the faster one, and what they lose where they do not.
     """
     if isinstance(request.recognised, Network) or not isinstance(request.model, nn.Module):
         return True

@@ -18,6 +18,7 @@ from fastssm.backends.reference import uncompiled
 from fastssm.backends.request import OnePass, Request
 from fastssm.backends.trial import Trial, called, conditions, module_of, trial_of
 from fastssm.checks import outside_inference, widened
+from fastssm.compiling import exporting
 from fastssm.directions import Directions
 from fastssm.jets import tile as tiles
 from fastssm.jets.draws import repeated, state_of
@@ -28,6 +29,7 @@ from fastssm.sweeps import Terms
 
 TILE_BYTES = 64 << 20  # of values and tangents of one tile, where their number is not given
 NO_MODULE = "the model is a function, and only a module says which parameters it has; write it as a module"
+EXPORTED = "torch.export does not record jets"
 SCORE_ALONE = "the score needs one derivative only, which plain autograd finds fastest"
 
 
@@ -107,6 +109,7 @@ class Jets(OnePass):
         reasons = [] if request.precision == "full" else [FULL_ONLY]
         reasons += [SCORE_ALONE] if what == "score" else []
         reasons += [] if isinstance(request.model, nn.Module) else [NO_MODULE]
+        reasons += [EXPORTED] if exporting() else []
         return reasons or trial_of(request).reasons
 
     def objective(
@@ -171,8 +174,9 @@ def tile_size(trial: Trial, x: Tensor, count: int) -> tuple[int, int]:
     if trial.whole:
         return max(1, len(x)), max(1, count)
     rows = max(1, TILE_BYTES // max(1, trial.bytes_of_a_row))
-    chunk = min(count, max(1, rows - 2))
-    return max(1, min(len(x), rows // (chunk + 2))), max(1, chunk)
+    others = 2 if trial.kind == "energy" else 1  # the value, and the curvature of an energy
+    chunk = min(count, max(1, rows - others))
+    return max(1, min(len(x), rows // (chunk + others))), max(1, chunk)
 
 
 def _weights(request: Request) -> list[Tensor]:

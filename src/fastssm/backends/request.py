@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class Request(NamedTuple):
         kind: "energy", "score", or "auto" where only running the model can tell.
         precision: of the products, "full", "bf16" or "tf32".
         kwargs: conditioning arguments by name.
+        tried: what was found out about the model for this call.
     """
 
     model: Model
@@ -37,6 +38,7 @@ class Request(NamedTuple):
     kind: str
     precision: str
     kwargs: Mapping[str, Tensor | None] = MappingProxyType({})
+    tried: list[Any] | None = None
 
     def differentiated(self) -> bool:
         """Say whether autograd may ask for gradients of the result."""

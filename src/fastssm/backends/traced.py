@@ -14,10 +14,8 @@ from fastssm.jets import Jet, Tape
 from fastssm.jets.draws import restore, state_of
 from fastssm.jets.jet import Seen
 
-UNSEEN = (
-    "torch.compile passes by a rule of jets in the model's forward: write abs(x) as x.abs(), pow(x, p) as x ** p, "
-    "a, b = x as x.unbind(0), and torch.relu_(x) as x.relu_()"
-)
+FORMS = "write abs(x) as x.abs(), pow(x, p) as x ** p, a, b = x as a, b = x.unbind(0), and torch.relu_(x) as x.relu_()"
+UNSEEN = f"torch.compile passes by a rule of jets in the model's forward: {FORMS}"
 UNTRACED = "torch.compile cannot trace the model on jets: "
 
 
@@ -47,7 +45,7 @@ def objections_of_dynamo(call: Callable[..., Any], x: Tensor, cond: Sequence[Ten
         compiled: Any = torch.compile(_fresh(run), fullgraph=True, backend="eager", dynamic=False)
         found = compiled(x, *cond)
     except Exception as error:
-        return [UNTRACED + _first_lines(str(error))]
+        return [f"{UNTRACED}{_first_lines(str(error))}; if the forward calls such a function, {FORMS}"]
     if expected is None or found is None:
         return [UNSEEN]
     same = [torch.allclose(a, b, equal_nan=True) for a, b in zip(found, expected, strict=True)]

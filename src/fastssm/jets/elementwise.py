@@ -7,7 +7,7 @@ would keep; torch.compile and torch.func differentiate the formula instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -19,66 +19,63 @@ from torch.autograd.function import once_differentiable
 from fastssm import activations
 from fastssm.jets import smooth
 from fastssm.jets.jet import Jet, NoRule, formula_only
+from fastssm.jets.lifting import dot
 from fastssm.jets.rules import rule
 from fastssm.jets.smooth import Derivatives
 from fastssm.sweeps.pointwise import TensorFunctions
 
 
 class ValueAndTangents(Function):
-    """`f(z)` and `f'(z) t_m`."""
+    """`f(z)`, `f'(z) t_m`, and `sum_m t_m^2` where the curvature follows."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, tangents: Tensor, rule: Derivatives) -> tuple[Tensor, Tensor]:
-        """Compute both."""
-        ctx.save_for_backward(z, tangents)
+    def forward(
+        ctx: Any, z: Tensor, tangents: Tensor, f: Sequence[Tensor], curved: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Compute them from the derivatives of f."""
+        ctx.save_for_backward(tangents, *f[1:3])
         ctx.set_materialize_grads(False)
-        ctx.rule = rule
-        f, d1 = islice(rule(z), 2)
-        return f, d1 * tangents
+        return f[0], f[1] * tangents, dot(tangents, tangents) if curved else None
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, on_value: Tensor | None, on_tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        """`f' a + f'' sum_m t_m b_m` and `f' b_m`."""
-        z, tangents = ctx.saved_tensors
-        if on_tangents is None:
-            return None if on_value is None else next(islice(ctx.rule(z), 1, 2)).mul(on_value), None, None
-        _, d1, d2 = islice(ctx.rule(z), 3)
-        to_z = total(on_tangents * tangents).mul_(d2)
+    def backward(
+        ctx: Any, on_value: Tensor | None, on_tangents: Tensor | None, on_square: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """From a, b_m and c: `f' a + f'' sum_m t_m b_m` and `f' b_m + 2 c t_m`."""
+        tangents, d1, d2 = ctx.saved_tensors
+        to_z = to_tangents = None
+        if on_tangents is not None:
+            to_z = dot(on_tangents, tangents).mul_(d2)
+            to_tangents = on_tangents * d1 if ctx.needs_input_grad[1] else None
         if on_value is not None:
-            to_z.addcmul_(d1, on_value)
-        return to_z, d1 * on_tangents if ctx.needs_input_grad[1] else None, None
+            to_z = on_value * d1 if to_z is None else to_z.addcmul_(on_value, d1)
+        if on_square is not None and ctx.needs_input_grad[1]:
+            twice = 2.0 * on_square
+            to_tangents = tangents * twice if to_tangents is None else to_tangents.addcmul_(tangents, twice)
+        return to_z, to_tangents, None, None
 
 
 class Curvature(Function):
     """`f'(z) k + f''(z) sum_m t_m^2`; k may be None."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, tangents: Tensor, k: Tensor | None, rule: Derivatives) -> Tensor:
-        """Compute it."""
-        ctx.save_for_backward(z, tangents, k)
-        ctx.rule = rule
-        _, d1, d2 = islice(rule(z), 3)
-        out = total(tangents * tangents).mul_(d2)[None]
-        return out if k is None else out.addcmul_(d1, k)
+    def forward(ctx: Any, z: Tensor, k: Tensor | None, square: Tensor, f: Sequence[Tensor]) -> Tensor:
+        """Compute it from the derivatives of f."""
+        ctx.save_for_backward(k, square, *f[1:])
+        out = (f[2] * square)[None]
+        return out if k is None else out.addcmul_(f[1], k)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, on_k: Tensor) -> tuple[Tensor | None, ...]:
-        """`(f'' k + f''' sum_m t_m^2) g`, `2 f'' t_m g` and `f' g`."""
-        z, tangents, k = ctx.saved_tensors
-        _, d1, d2, d3 = islice(ctx.rule(z), 4)
-        bend = d2 * on_k
-        to_z = total(tangents * tangents).mul_(d3).mul_(on_k[0])
+        """`(f'' k + f''' sum_m t_m^2) g`, `f' g` and `f'' g`."""
+        k, square, d1, d2, d3 = ctx.saved_tensors
+        bend, g = d2 * on_k[0], on_k[0]
+        to_z = (d3 * square).mul_(g)
         if k is not None:
-            to_z.addcmul_(bend[0], k[0])
-        to_tangents = tangents * bend.mul_(2.0) if ctx.needs_input_grad[1] else None
-        return to_z, to_tangents, d1 * on_k if k is not None else None, None
-
-
-def total(rows: Tensor) -> Tensor:
-    """Add up rows `[M, ...]`; may return a view."""
-    return rows[0] if len(rows) == 1 else rows.sum(0)
+            to_z.addcmul_(bend, k[0])
+        return to_z, d1 * on_k if k is not None else None, bend, None
 
 
 def elementwise(x: Jet, derivatives: Derivatives, *, curved: bool = True, formula: bool = False) -> Jet:
@@ -103,8 +100,12 @@ def elementwise(x: Jet, derivatives: Derivatives, *, curved: bool = True, formul
             return bent if k is None else torch.addcmul(bent, d1, k)
 
         return tape.jet(f, d1 * t, (x,), curve)
-    value, tangents = ValueAndTangents.apply(z, t, derivatives)  # type: ignore[no-untyped-call]
-    return tape.jet(value, tangents, (x,), lambda k: Curvature.apply(z, t, k, derivatives))  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        found = list(islice(derivatives(z), 4 if tape.curved else 3))
+    found[1:] = [d.detach() for d in found[1:]]  # f may be one of its derivatives, and becomes differentiable
+    value, tangents, square = ValueAndTangents.apply(z, t, found, tape.curved)  # type: ignore[no-untyped-call]
+    slopes = (None, *found[1:])
+    return tape.jet(value, tangents, (x,), lambda k: Curvature.apply(z, k, square, slopes))  # type: ignore[no-untyped-call]
 
 
 # --- the activation table ---

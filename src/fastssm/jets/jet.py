@@ -45,15 +45,16 @@ class Tape:
         curved: whether the curvature will be asked for; without it nothing is kept.
         each: whether the curvature is wanted along every direction, R = M, instead of their sum, R = 1.
         twice: whether autograd will differentiate values twice, which functions of our own cannot.
+        sized: whether to add up the bytes of all values, but not of views.
     """
 
-    def __init__(self, count: int, curved: bool, each: bool = False, twice: bool = False) -> None:
-        self.count, self.curved, self.each, self.twice = count, curved, each, twice
+    def __init__(self, count: int, curved: bool, each: bool = False, twice: bool = False, sized: bool = False) -> None:
+        self.count, self.curved, self.each, self.twice, self.sized = count, curved, each, twice, sized
         self.grad = torch.is_grad_enabled()
         self.steps: list[Step] = []
         self.shared: set[int] = set()
         self.size = 0
-        self.bytes = 0  # of all values
+        self.bytes = 0
         self.nan: Tensor | None = None
 
     def jet(self, value: Tensor, tangents: Tensor, inputs: Sequence[Jet] = (), curve: Curve | None = None) -> Jet:
@@ -63,7 +64,7 @@ class Tape:
         jet: Jet = self.nan.expand(value.shape).as_subclass(Jet)  # what passes by the rules is NaN
         jet.value, jet.tangents, jet.tape, jet.place = value, tangents, self, self.size
         self.size += 1
-        if not torch.compiler.is_compiling():  # of sizes that are symbols there
+        if self.sized and not any(_memory_of(i.value) == _memory_of(value) for i in inputs):
             self.bytes += value.nbytes
         if self.curved and curve is not None:
             self.steps.append(Step(curve, tuple([i.place for i in inputs]), jet.place))
@@ -74,12 +75,21 @@ class Tape:
         return products if self.each or self.count == 1 else products.sum(0, keepdim=True)
 
     def curvature(self, start: Tensor | None, output: Jet) -> Tensor | None:
-        """Return the curvature of an output, `[R, ...]`, from that of the forward's input (None: zero)."""
+        """Return the curvature of an output, `[R, ...]`, from that of the forward's input (None: zero).
+
+        It takes the steps off the tape: they refer to the tape, and nothing but the garbage collector would free them.
+        """
         rows: list[Tensor | None] = [None] * self.size
         rows[0] = start
-        for curve, inputs, index in self.steps:
+        steps, self.steps = self.steps, []
+        for curve, inputs, index in steps:
             rows[index] = curve(*[rows[i] for i in inputs])
         return rows[output.place]
+
+
+def _memory_of(value: Tensor) -> int:
+    address: int = value.untyped_storage()._cdata
+    return address
 
 
 class Jet(Tensor):

@@ -32,3 +32,16 @@ def broadcast(rows: Tensor, shape: Sequence[int]) -> Tensor:
     """Expand rows `[R, ...]` to `[R, *shape]`."""
     rows = aligned(rows, len(shape))
     return rows if rows.shape[1:] == torch.Size(shape) else rows.expand(rows.shape[0], *shape)
+
+
+WIDE = 1 << 16  # entries of a row from which products are added up one by one, without an array of all of them
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return `sum_m a_m b_m` of rows `[M, ...]`."""
+    if len(a) > 1 and a[0].numel() < WIDE:
+        return (a * b).sum(0)
+    out = a[0] * b[0]
+    for one, other in zip(a[1:], b[1:], strict=True):
+        out.addcmul_(one, other)
+    return out

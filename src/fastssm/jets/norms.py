@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,17 +16,39 @@ from fastssm.jets.rules import rule
 from fastssm.jets.standardise import Curvature, Group, ValueAndTangents
 
 
-def standardised(x: Jet, axes: tuple[int, ...], eps: float, *, centred: bool = True) -> Jet:
-    """Return `(x - <x>) / sqrt(<(x - <x>)^2> + eps)` over axes counted from behind; without `centred` no mean."""
-    group, tape = Group(axes, centred, eps), x.tape
-    if formula_only() or tape.twice or tape.each:
-        parts = group.parts(x.value, x.tangents)
-        return tape.jet(parts.y, group.first(parts), (x,), lambda k: group.second(parts, k, tape.total))
+def standardised(
+    x: Jet,
+    axes: tuple[int, ...],
+    eps: float,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    shape: Sequence[int] | None = None,
+    centred: bool = True,
+) -> Jet:
+    """Return `w (x - <x>) / sqrt(<(x - <x>)^2> + eps) + c`.
+
+    Args:
+        x: the jet.
+        axes: those of which means are taken, counted from behind.
+        eps: what is added to the variance.
+        weight: w, which broadcasts.
+        bias: c, which broadcasts.
+        shape: what x gets before that, with axes of their own for groups, and loses afterwards.
+        centred: whether the mean is taken away.
+    """
+    group, tape = Group(tuple(x.value.shape if shape is None else shape), axes, centred, eps), x.tape
     z, t = x.value, x.tangents
+    ours = all(w is None or (not isinstance(w, Jet) and w.dtype == z.dtype) for w in (weight, bias))
+    if not ours or formula_only() or tape.twice or tape.each:
+        parts = group.parts(z, t)
+        y = tape.jet(parts.y, group.first(parts), (x,), lambda k: group.second(parts, k, tape.total))
+        y = _scaled(y, weight, bias)
+        return y if shape is None else linear(y, lambda r: r.reshape(z.shape))
     with torch.no_grad():
         parts = group.parts(z, t)
-    value, tangents = ValueAndTangents.apply(z, t, group, parts)  # type: ignore[no-untyped-call]
-    return tape.jet(value, tangents, (x,), lambda k: Curvature.apply(z, t, k, group, parts))  # type: ignore[no-untyped-call]
+    value, tangents, bent = ValueAndTangents.apply(z, t, weight, bias, group, parts, tape.curved)  # type: ignore[no-untyped-call]
+    return tape.jet(value, tangents, (x,), lambda k: Curvature.apply(z, k, bent, weight, group, parts))  # type: ignore[no-untyped-call]
 
 
 def _scaled(y: Any, weight: Any, bias: Any) -> Jet:
@@ -42,27 +65,24 @@ def layer_norm(
     input: Jet, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
 ) -> Jet:
     """Layer normalisation."""
-    return _scaled(standardised(input, _last(normalized_shape), eps), weight, bias)
+    return standardised(input, _last(normalized_shape), eps, weight, bias)
 
 
 @rule("rms_norm")
 def rms_norm(input: Jet, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Jet:
     """Root-mean-square normalisation."""
     eps = torch.finfo(input.value.dtype).eps if eps is None else eps
-    return _scaled(standardised(input, _last(normalized_shape), eps, centred=False), weight, None)
+    return standardised(input, _last(normalized_shape), eps, weight, centred=False)
 
 
 @rule("group_norm")
 def group_norm(input: Jet, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Jet:
     """Group normalisation."""
-    shape: tuple[int, ...] = tuple(input.value.shape)
-    grouped = _reshaped(input, shape[0], num_groups, -1)
-    y = _reshaped(standardised(grouped, (-1,), eps), *shape)
-    return _scaled(y, _channels(weight, len(shape)), _channels(bias, len(shape)))
-
-
-def _reshaped(x: Jet, *shape: int) -> Jet:
-    return linear(x, lambda z: z.reshape(shape))
+    batch, channels, *sizes = input.value.shape
+    weight, bias = [None if t is None else t.reshape(num_groups, -1, 1) for t in (weight, bias)]
+    return standardised(
+        input, (-2, -1), eps, weight, bias, shape=(batch, num_groups, channels // num_groups, math.prod(sizes))
+    )
 
 
 def _channels(t: Tensor | None, rank: int) -> Tensor | None:
@@ -86,8 +106,8 @@ def instance_norm(
         return _by_running(input, running_mean, running_var, weight, bias, eps)
     if running_mean is not None:
         raise NoRule("jets do not update running statistics; use track_running_stats=False or model.eval()")
-    y = standardised(input, tuple(range(2 - input.value.ndim, 0)), eps)
-    return _scaled(y, _channels(weight, input.value.ndim), _channels(bias, input.value.ndim))
+    rank = input.value.ndim
+    return standardised(input, tuple(range(2 - rank, 0)), eps, _channels(weight, rank), _channels(bias, rank))
 
 
 @rule("batch_norm")

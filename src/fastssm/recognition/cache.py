@@ -31,6 +31,7 @@ TRANSFORMED = (
     "a torch.func transform is running, and the model was not recognised before; call the loss once outside it"
 )
 COMPILED = "the model has an own forward, and compiled code needs torch 2.13 or newer to recognise it"
+EXPORTED = "the model has an own forward, which torch.export recognises with strict=True only"
 CHANGES = "its forward changes {change}; move that out of forward"
 
 
@@ -168,7 +169,7 @@ def recognize_cached(
 def _compiled(model: nn.Module, x: Tensor, cond: Sequence[Tensor | None], names: tuple[str, ...]) -> Network | Refusal:
     """Recognise a model while torch.compile traces a call: the result is a constant of the trace."""
     if not torch.compiler.is_dynamo_compiling() or not COMPILES:
-        return Refusal((COMPILED,))
+        return Refusal((EXPORTED if COMPILES else COMPILED,))
     described = tuple([_described(t) for t in (x, *cond)])
     reasons, layers, widths, output, paths, watched = getattr(_kept, _facts(model, described, names))()
     for path, name, value in watched:  # so that torch.compile guards on them
