@@ -83,7 +83,7 @@ def prepare(
         >>> import fastssm.data
         >>> prepared = fastssm.data.prepare(fastssm.data.load("moons"))
         >>> [len(rows) for rows in (prepared.train, prepared.validation, prepared.test)]
-        [18000, 1000, 1000]
+        `[18000, 1000, 1000]`
     """
     scale = dataset.scale if scale is None else scale
     noise = dataset.noise if noise is None else noise
