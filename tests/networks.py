@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -113,6 +114,12 @@ CASES += [
     Case("score-image", False, lambda: MLP(8, [4], 8, "tanh"), (2, 2, 2)),
 ]
 BY_NAME = {case.name: case for case in CASES}
+
+
+def in_groups(cases: Sequence[Case], size: int = 4) -> list[Any]:
+    """Return parameters of tests that run several cases each: one test for each case takes pytest longer."""
+    groups = [cases[first : first + size] for first in range(0, len(cases), size)]
+    return [pytest.param(group, id=f"{group[0].name} to {group[-1].name}") for group in groups]
 
 
 def through(entry: str, monkeypatch: pytest.MonkeyPatch) -> str:
