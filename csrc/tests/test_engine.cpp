@@ -64,17 +64,8 @@ struct CpuEngine {
   }
 };
 
-// The same with the Jacobian's term of every direction, of which it takes the mean.
-struct EachEngine : CpuEngine {
-  template <class T>
-  void terms(const Problem<T>& problem, const Terms<T>& out) const {
-    const int64_t count = problem.directions.count, samples = problem.samples;
-    std::vector<T> each(count * samples);
-    cpu::terms<T>(problem, {out.projected, each.data(), out.score, true}, runtime<T>(how));
-    std::fill_n(out.projected_jacobian, samples, T(0));
-    for (int64_t i = 0; i < count * samples; i++) out.projected_jacobian[i % samples] += each[i] / T(count);
-  }
-};
+// What this engine computes: also a term of the Jacobian for every direction.
+const std::vector<Loss> kOurs = {Loss::sliced, Loss::reduced, Loss::terms, Loss::each};
 
 // Large enough for several threads, and for their sums in slices; and products of narrow numbers.
 void test_threads(cpu::Level level) {
@@ -83,7 +74,7 @@ void test_threads(cpu::Level level) {
       const reference::Network network = plain("threads", energy, 6, 2, width, kTanh);
       const reference::Problem p = reference::problem(network, width == 50 ? 150 : 20, 2, 8);
       const Cotangents on = cotangents(p, 9);
-      for (Loss loss : kLosses) {
+      for (Loss loss : kOurs) {
         const Found<double> alone = evaluate<double>(CpuEngine{{level, 1, false}}, p, loss, on);
         for (int64_t threads : {2, 3})
           compare(evaluate<double>(CpuEngine{{level, threads, false}}, p, loss, on), alone, 1e-12, "threads");
@@ -104,16 +95,13 @@ int main(int argc, char** argv) {
   }
   std::vector<CpuEngine> engines;
   for (cpu::Level level : levels) engines.push_back({{level, 1, false}});
-  test_against_reference(engines);
-  std::vector<EachEngine> each;
-  for (cpu::Level level : levels) each.push_back({{{level, 1, false}}});
-  test_against_reference(each);
+  test_against_reference(engines, kOurs);
   for (cpu::Level level : levels) {
     const CpuEngine engine{{level, 1, false}};
-    test_directions(engine);
-    test_directions(EachEngine{engine});
+    test_directions(engine, kOurs);
+    test_directions(engine, kOurs, 257);  // in turns
     test_no_directions(engine);
-    test_needs(engine);
+    test_needs(engine, kOurs);
     test_threads(level);
     test_not_finite(engine);
   }

@@ -43,6 +43,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> terms_kernel(const at::Tensor& x,
   return terms(structure, {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors, EACH);
 }
 
+template <bool EACH>
 std::vector<at::Tensor> terms_backward_kernel(const at::Tensor& on_projected, const at::Tensor& on_jacobian,
                                               const at::Tensor& on_score, const at::Tensor& x, const Optional& columns,
                                               const Optional& v, const Optional& seed, at::TensorList tensors,
@@ -53,14 +54,15 @@ std::vector<at::Tensor> terms_backward_kernel(const at::Tensor& on_projected, co
   const Structure structure(std::string(kind), activations.vec(), constants.vec(), flags.vec());
   return terms_backward(structure, on_projected, on_jacobian, on_score,
                         {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors,
-                        {needs_inputs, needs_tensors});
+                        {needs_inputs, needs_tensors}, EACH);
 }
 
 TORCH_LIBRARY_IMPL(fastssm, CPU, library) {
   library.impl("objective", objective_kernel);
   library.impl("terms", terms_kernel<false>);
   library.impl("terms_each", terms_kernel<true>);
-  library.impl("terms_backward", terms_backward_kernel);
+  library.impl("terms_backward", terms_backward_kernel<false>);
+  library.impl("terms_each_backward", terms_backward_kernel<true>);
 }
 
 // ---- for tests ---------------------------------------------------------------------------------------------------

@@ -147,17 +147,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> terms(const Structure& structure,
 
 std::vector<at::Tensor> terms_backward(const Structure& structure, const at::Tensor& on_projected,
                                        const at::Tensor& on_jacobian, const at::Tensor& on_score, const Inputs& inputs,
-                                       at::TensorList tensors, Needs needs) {
+                                       at::TensorList tensors, Needs needs, bool each) {
   return in_dtype(inputs.x, [&](auto zero) {
     using T = decltype(zero);
     OnTensors<T> call(structure, inputs, tensors);
     const Problem<T>& p = call.problem;
-    const at::Tensor a = call.given(on_projected, p.directions.count * p.samples, "on_projected"),
-                     b = call.given(on_jacobian, p.samples, "on_jacobian"),
+    const int64_t pairs = p.directions.count * p.samples;
+    const at::Tensor a = call.given(on_projected, pairs, "on_projected"),
+                     b = call.given(on_jacobian, each ? pairs : p.samples, "on_jacobian"),
                      c = call.given(on_score, p.samples * p.dim, "on_score");
     const Terms<T> cotangents{.projected = a.template data_ptr<T>(),
                               .projected_jacobian = b.template data_ptr<T>(),
-                              .score = c.template data_ptr<T>()};
+                              .score = c.template data_ptr<T>(),
+                              .each = each};
     fastssm::cpu::terms_backward<T>(p, cotangents, call.gradients(needs), runtime<T>(inputs.bfloat16));
     return call.found(inputs, tensors, needs);
   });
