@@ -79,7 +79,8 @@ void TileSweep<T>::objective(const Tile& tile, const Objective<T>& objective) {
   const int64_t dim = model_.problem.dim;
   for (int64_t r = 0; r < tile.samples; r++) {
     const int64_t b = tile.first + r;
-    const T* s = score_.p + r * score_.ld;
+    T* s = score_.p + r * score_.ld;
+    for (int64_t j = 0; objective.target && j < dim; j++) s[j] -= objective.target[b * dim + j];
     T norm(0);
     kernels_.pair_dots(1, pad(dim), s, 0, s, 0, &norm);
     objective.projected_jacobian[b] =

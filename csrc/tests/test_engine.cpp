@@ -67,6 +67,57 @@ struct CpuEngine {
 // What this engine computes: also a term of the Jacobian for every direction.
 const std::vector<Loss> kOurs = {Loss::sliced, Loss::reduced, Loss::terms, Loss::each};
 
+// |s - target|^2 / 2 of weighted samples, and its gradients.
+template <class T>
+Found<T> denoising(const How& how, const reference::Problem& p, const Cotangents& on, const Gradients<T>* none) {
+  Found<T> out;
+  Views<T> views(p);
+  const std::vector<T> weight = as<T>(on.weight), target = as<T>(on.score);
+  const Gradients<T> all{.x = views.gradients[0].data(),
+                         .columns = p.network.extra ? views.gradients[1].data() : nullptr,
+                         .layers = views.layer_gradients.data()};
+  out.first.resize(p.samples);
+  out.second.resize(p.samples);
+  const Objective<T> objective{.variance_reduced = true,
+                               .weight = weight.data(),
+                               .projected_jacobian = out.first.data(),
+                               .square = out.second.data(),
+                               .target = target.data()};
+  cpu::objective<T>(views.problem(p, 0), objective, none ? *none : all, runtime<T>(how));
+  if (!none) out.gradients = std::move(views.gradients);
+  return out;
+}
+
+void test_denoising(cpu::Level level) {
+  const Gradients<double> none{};
+  for (const Case& c : cases::cases()) {
+    const reference::Problem p = reference::problem(c.network, c.samples, 0, 3);
+    const Cotangents on = cotangents(p, 5);
+    const auto square = [&](int b, const Blocks<Complex>& values) {
+      const std::vector<Complex> s = reference::terms(p, values, b, true).score;
+      Complex sum = 0.0;
+      for (int j = 0; j < p.network.dim; j++) {
+        const Complex off = s[j] - on.score[b * p.network.dim + j];
+        sum += off * off / 2.0;
+      }
+      return sum;
+    };
+    Found<double> wanted;
+    Blocks<Complex> values;
+    for (const auto& block : p.values) values.emplace_back(block.begin(), block.end());
+    wanted.first.resize(p.samples);
+    for (int b = 0; b < p.samples; b++) wanted.second.push_back(square(b, values).real());
+    const Found<double> alone = denoising<double>({level, 1, false}, p, on, &none);
+    expect_close(alone.second, wanted.second, 1e-3, 1e-12, std::string(c.network.name) + ", denoising, value alone");
+    wanted.gradients =
+        reference::gradient(p, [&](int b, const Blocks<Complex>& v) { return on.weight[b] * square(b, v); });
+    const std::string what = std::string(c.network.name) + ", denoising";
+    for (int64_t threads : {1, 2})
+      compare(denoising<double>({level, threads, false}, p, on, nullptr), wanted, 1e-11, what);
+    compare(denoising<float>({level, 1, false}, p, on, nullptr), wanted, 4e-5, what + ", float");
+  }
+}
+
 // Large enough for several threads, and for their sums in slices; and products of narrow numbers.
 void test_threads(cpu::Level level) {
   for (bool energy : {true, false}) {
@@ -102,6 +153,7 @@ int main(int argc, char** argv) {
     test_directions(engine, kOurs, 257);  // in turns
     test_no_directions(engine);
     test_needs(engine, kOurs);
+    test_denoising(level);
     test_threads(level);
     test_not_finite(engine);
   }

@@ -111,15 +111,22 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objectiv
   return in_dtype(inputs.x, [&](auto zero) {
     using T = decltype(zero);
     OnTensors<T> call(structure, inputs, tensors);
-    call.need_direction();
     const int64_t samples = call.problem.samples;
+    std::optional<at::Tensor> target;
+    if (inputs.target) {
+      require(call.problem.directions.count == 0, "a denoising objective has no directions.");
+      target = call.given(*inputs.target, samples * call.problem.dim, "target");
+    } else {
+      call.need_direction();
+    }
     at::Tensor jacobian = call.empty({samples}), square = call.empty({samples});
     const at::Tensor share = shares<T>(call, weight, form.mean);
     const T *w = share.const_data_ptr<T>(), *a = jacobian.const_data_ptr<T>(), *b = square.const_data_ptr<T>();
     const Objective<T> out{.variance_reduced = form.variance_reduced,
                            .weight = w,
                            .projected_jacobian = jacobian.data_ptr<T>(),
-                           .square = square.data_ptr<T>()};
+                           .square = square.data_ptr<T>(),
+                           .target = target ? target->template const_data_ptr<T>() : nullptr};
     fastssm::cpu::objective<T>(call.problem, out, call.gradients(needs), runtime<T>(inputs.bfloat16));
     double loss = 0;
     for (int64_t i = 0; i < samples; i++) loss += double(w[i]) * (double(a[i]) + double(b[i]));

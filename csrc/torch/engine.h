@@ -13,6 +13,7 @@ namespace fastssm::on_tensors {
 
 struct Inputs : fastssm::Inputs<at::Tensor> {
   bool bfloat16;
+  std::optional<at::Tensor> target = std::nullopt;  // of a denoising objective, without directions
 };
 
 bool is_bfloat16(const std::string& precision);
