@@ -52,10 +52,13 @@ def problem(energy: bool, samples: int = 300, widths: tuple[int, ...] = (64, 64)
 
 
 def computed(model: nn.Module, x: Tensor, loss: str = "ssm", **options: object) -> list[Tensor]:
-    """Return a loss and all its gradients."""
-    options = {"n_projections": 3, "generator": torch.Generator().manual_seed(1), **LOSSES[loss], **options}
+    """Return a loss, or an operator, and all its gradients."""
+    options = {"n_projections": 3, "generator": torch.Generator().manual_seed(1), **LOSSES.get(loss, {}), **options}
     x = x.clone().requires_grad_()
-    value = fastssm.sliced_loss(model, x, backend="cpu", **options)
+    if loss == "each":
+        value = fastssm.jacobian_diag(model, x, backend="cpu").square()
+    else:
+        value = fastssm.sliced_loss(model, x, backend="cpu", **options)
     return [value.detach(), *torch.autograd.grad(value.mean(), [x, *model.parameters()])]
 
 
@@ -88,7 +91,7 @@ PRELUDE = """
 
 
 @ENERGY
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [*LOSSES, "each"])
 def test_bits_depend_on_nothing_but_the_number_of_threads(loss: str, energy: bool) -> None:
     model, x = problem(energy)
     found = {}
@@ -102,7 +105,7 @@ def test_bits_depend_on_nothing_but_the_number_of_threads(loss: str, energy: boo
 
 
 @ENERGY
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [*LOSSES, "each"])
 def test_more_threads_than_samples(loss: str, energy: bool) -> None:
     for samples in (1, 2, 3):
         model, x = problem(energy, samples, (200, 200))

@@ -77,12 +77,16 @@ void TileSweep<T>::sliced_down(const T* weight) {
 }
 
 // All terms: the chain g = dE/dh runs down right after the sweep up, and gives the score. Without tangents that is all,
-// and needs one derivative less.
+// and needs one derivative less. The cotangents c2 are known before, so that with one for each direction the sweep up
+// adds up c2_m zd_m^2 instead of zd_m^2; that sweep is not asked for the Jacobian's term.
 template <class T>
 void TileSweep<T>::merged_terms() {
   const int64_t samples = tile_.samples, tangents = tile_.tangents, width = pad(model_.problem.dim);
   const int order = (options_.gradients ? 3 : 2) - (tangents == 0);
-  for (int64_t l = 0; l < depth(); l++) layer_up(l, order, false, tangents > 0 && !options_.each);
+  for (int64_t i = 0; options_.gradients && i < jacobian_rows() * samples; i++)
+    coefficients_[i] = -on_projected_jacobian_[i] / averaged();
+  for (int64_t l = 0; l < depth(); l++)
+    layer_up(l, order, false, tangents > 0 && (!options_.each || options_.gradients));
   kernels_.dots(samples, pad(model_.readout.in), top().p, top().ld, model_.readout_row, energy_);
   std::fill_n(projected_jacobian_, jacobian_rows() * samples, T(0));
   for (int64_t l = depth() - 1; l >= 0; l--) chain_step(l);
@@ -118,7 +122,7 @@ void TileSweep<T>::chain_step(int64_t l) {
                   .d2 = s.d2,
                   .q = s.q,
                   .adjoint = adjoint,
-                  .e2 = projected_jacobian_,
+                  .e2 = each_down() ? nullptr : projected_jacobian_,
                   .each = options_.each});
   if (layer.scale) {
     std::copy_n(adjoint, s.shape.kind_stride(), s.gz);
@@ -151,7 +155,7 @@ void TileSweep<T>::curvature_step(int64_t l) {
                   .d1 = s.z,
                   .d2 = s.d2,
                   .q = s.q,
-                  .c2 = coefficients_,
+                  .c2 = each_down() ? nullptr : coefficients_,
                   .entered = layer.skip ? entered : nullptr,
                   .out = s.out + curve});
 }
@@ -161,7 +165,6 @@ template <class T>
 void TileSweep<T>::merged_down() {
   const int64_t samples = tile_.samples, tangents = tile_.tangents;
   for (int64_t r = 0; r < samples; r++) {
-    coefficients_[r] = -on_projected_jacobian_[r] / averaged();
     const T* from = on_score_.p + r * on_score_.ld;
     std::transform(from, from + first_.ld, direction(tangents) + r * first_.ld, [](T s) { return -s; });
   }
@@ -182,6 +185,7 @@ void TileSweep<T>::merged_down() {
                    .chain = last ? model_.readout_row : s.g,
                    .chain_ld = last ? 0 : s.ld,
                    .c2 = coefficients_,
+                   .each = options_.each,
                    .z = s.z,
                    .d2 = s.d2,
                    .d3 = s.d3,

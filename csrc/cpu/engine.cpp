@@ -191,7 +191,7 @@ void terms(const Problem<T>& problem, const Terms<T>& out, const Runtime<T>& run
 template <class T>
 void terms_backward(const Problem<T>& problem, const Terms<T>& given, const Gradients<T>& gradients,
                     const Runtime<T>& runtime) {
-  Call<T> call(problem, gradients, runtime, true, true);
+  Call<T> call(problem, gradients, runtime, true, true, given.each);
   call.run([&](TileSweep<T>& sweep, const Tile& tile) { sweep.terms_backward(tile, given); });
 }
 

@@ -84,10 +84,8 @@ void TileSweep<T>::readout_down(bool with_score) {
   const Weights<T>& readout = model_.weights.back();
   const Rows h = top(), adjoints = adjoints_below(depth());
   T *share = coefficients_, *along = coefficients_ + samples;  // dLoss/d(v_m^T J v_m), dLoss/d(v_m . s)
-  for (int64_t r = 0; r < samples; r++) {
-    share[r] = on_projected_jacobian_[r] / averaged();
-    for (int64_t m = 0; m < tangents; m++) along[m * samples + r] = share[r] * projected_[m * samples + r];
-  }
+  for (int64_t i = 0; i < jacobian_rows() * samples; i++) share[i] = on_projected_jacobian_[i] / averaged();
+  for (int64_t i = 0; !with_score && i < tangents * samples; i++) along[i] = share[i % samples] * projected_[i];
   if (with_score) readout.down(samples, on_score_.p, on_score_.ld, adjoints.p, adjoints.ld, false, scratch_);
   typename Sums<T>::OfLayer& sum = sums_.readout;
   if (with_score && sum.weight) {
@@ -99,20 +97,35 @@ void TileSweep<T>::readout_down(bool with_score) {
   for (int64_t m = 0; m < tangents; m++) {
     T* u = pullback_.p + m * samples * pullback_.ld;
     const T *hd = h.p + (m + 1) * samples * h.ld, *c = along + m * samples;
+    const T* on = share + (options_.each ? m : 0) * samples;
     if (!with_score) kernels_.scaled(samples, width, u, pullback_.ld, c, adjoints.p, adjoints.ld, m > 0);
     if (depth() > 0)
-      kernels_.scaled(samples, width, u, pullback_.ld, share, adjoints.p + (m + 1) * samples * adjoints.ld, adjoints.ld,
+      kernels_.scaled(samples, width, u, pullback_.ld, on, adjoints.p + (m + 1) * samples * adjoints.ld, adjoints.ld,
                       false);
-    kernels_.scaled(samples, width, hd, h.ld, share, u, pullback_.ld, false);  // now the adjoint of u
+    kernels_.scaled(samples, width, hd, h.ld, on, u, pullback_.ld, false);  // now the adjoint of u
     if (!with_score) kernels_.scaled(samples, width, h.p, h.ld, c, u, pullback_.ld, true);
   }
-  if (sum.weight && tangents > 0) {
-    readout.outer(tangents * samples, direction(0), first_.ld, pullback_.p, pullback_.ld, sum.weight, sum.started,
-                  scratch_);
-    sum.started = true;
-    if (sum.bias && !with_score)
-      kernels_.weighted_sum(tangents * samples, pad(dim), direction(0), first_.ld, along, sum.bias);
+  if (sum.weight && tangents > 0) collect_readout(with_score ? nullptr : along);
+}
+
+// Adds what the tangents contribute to the gradients of the readout: v_m times the adjoint of u_m, and `along` v_m.
+template <class T>
+void TileSweep<T>::collect_readout(const T* along) {
+  const int64_t samples = tile_.samples, tangents = tile_.tangents, width = pad(model_.readout.in);
+  typename Sums<T>::OfLayer& sum = sums_.readout;
+  if (along_axes()) {
+    const int64_t in = model_.readout.in;
+    if (!sum.started) std::fill_n(sum.weight, in * model_.readout.out, T(0));
+    collect_axes(width, pullback_.p, pullback_.ld);
+    for (int64_t m = 0; m < tangents; m++)
+      kernels_.add(in, axes_.p + m * axes_.ld, sum.weight + (tile_.direction + m) * in);
+  } else {
+    model_.weights.back().outer(tangents * samples, direction(0), first_.ld, pullback_.p, pullback_.ld, sum.weight,
+                                sum.started, scratch_);
   }
+  sum.started = true;
+  if (sum.bias && along)
+    kernels_.weighted_sum(tangents * samples, pad(model_.problem.dim), direction(0), first_.ld, along, sum.bias);
 }
 
 template <class T>

@@ -50,10 +50,14 @@ TileSweep<T>::TileSweep(const Model<T>& model, const Gradients<T>& gradients, Su
   pullback_ = {model.problem.kind == Kind::score ? take(rows, pullback_ld) : nullptr, pullback_ld};
   projected_ = take(largest.tangents, samples);
   projected_jacobian_ = take(jacobian_rows(), samples);
-  on_projected_jacobian_ = take(1, samples);
+  on_projected_jacobian_ = take(jacobian_rows(), samples);
   energy_ = take(kinds, samples);
   nan_flag_ = take(1, samples);
   coefficients_ = take(kinds, samples);
+  if (along_axes() && options.gradients) {
+    axes_ = {take(largest.tangents, widest), widest};
+    turned_ = take(widest, pad(largest.tangents));
+  }
   const auto& weights = model.weights;
   if (std::any_of(weights.begin(), weights.end(), [](const Weights<T>& w) { return w.narrow(); })) {
     const int64_t most = std::max(rows, widest) + 1;
@@ -70,11 +74,13 @@ void TileSweep<T>::objective(const Tile& tile, const Objective<T>& objective) {
     if (model_.problem.kind == Kind::energy) return sliced(objective);
     return score_sliced(objective);
   }
+  if (options_.gradients) std::copy_n(objective.weight + tile.first, tile.samples, on_projected_jacobian_);
   find_terms();
   const int64_t dim = model_.problem.dim;
   for (int64_t r = 0; r < tile.samples; r++) {
     const int64_t b = tile.first + r;
-    const T* s = score_.p + r * score_.ld;
+    T* s = score_.p + r * score_.ld;
+    for (int64_t j = 0; objective.target && j < dim; j++) s[j] -= objective.target[b * dim + j];
     T norm(0);
     kernels_.pair_dots(1, pad(dim), s, 0, s, 0, &norm);
     objective.projected_jacobian[b] =
@@ -83,11 +89,9 @@ void TileSweep<T>::objective(const Tile& tile, const Objective<T>& objective) {
   }
   if (!options_.gradients) return;
   const T none(0);
-  for (int64_t r = 0; r < tile.samples; r++) {
-    on_projected_jacobian_[r] = objective.weight[tile.first + r];
+  for (int64_t r = 0; r < tile.samples; r++)
     kernels_.scaled(1, pad(dim), score_.p + r * score_.ld, 0, tile.leading() ? on_projected_jacobian_ + r : &none,
                     on_score_.p + r * on_score_.ld, 0, false);
-  }
   terms_down();
 }
 
@@ -114,17 +118,19 @@ void TileSweep<T>::terms(const Tile& tile, const Terms<T>& out) {
 template <class T>
 void TileSweep<T>::terms_backward(const Tile& tile, const Terms<T>& given) {
   enter(tile);
+  const int64_t dim = model_.problem.dim, samples = model_.problem.samples;
+  for (int64_t m = 0; m < jacobian_rows(); m++)
+    std::copy_n(given.projected_jacobian + (options_.each ? tile.direction + m : 0) * samples + tile.first,
+                tile.samples, on_projected_jacobian_ + m * tile.samples);
   find_terms();
-  const int64_t dim = model_.problem.dim;
   for (int64_t r = 0; r < tile.samples; r++) {
     T* row = on_score_.p + r * on_score_.ld;
     std::fill(row, row + pad(dim), T(0));
     if (tile.leading()) std::copy_n(given.score + (tile.first + r) * dim, dim, row);
-    on_projected_jacobian_[r] = given.projected_jacobian[tile.first + r];
   }
   for (int64_t m = 0; m < tile.tangents; m++)
     kernels_.scaled(tile.samples, pad(dim), direction(m), first_.ld,
-                    given.projected + (tile.direction + m) * model_.problem.samples + tile.first, on_score_.p,
+                    given.projected + (tile.direction + m) * samples + tile.first, on_score_.p,
                     on_score_.ld, true);
   terms_down();
 }
@@ -208,6 +214,7 @@ void TileSweep<T>::layer_up(int64_t l, int order, bool curvature, bool squares) 
                .d2 = s.d2,
                .d3 = s.d3,
                .q = squares ? s.q : nullptr,
+               .c2 = each_down() ? coefficients_ : nullptr,
                .entered = layer.skip ? entering(l).p : nullptr,
                .nan_flag = nan_flag_});
 }
@@ -268,9 +275,32 @@ void TileSweep<T>::collect(int64_t l, int64_t kinds) {
   if (modulated(l)) modulate_down(l, options_.merged ? kinds - 1 : kinds);
   if (!gradients_.layers) return;
   typename Sums<T>::OfLayer& sum = sums_.hidden[l];
-  model_.weights[l].outer(kinds * tile_.samples, s.adjoints, s.ld, entering(l).p, entering(l).ld, sum.weight,
-                          sum.started, scratch_);
+  const Weights<T>& weights = model_.weights[l];
+  const Rows in = entering(l);
+  const bool columns = l == 0 && along_axes();
+  weights.outer((columns ? 1 : kinds) * tile_.samples, s.adjoints, s.ld, in.p, in.ld, sum.weight, sum.started,
+                scratch_);
   sum.started = true;
+  if (!columns) return;
+  const int64_t curve = (tile_.tangents + 1) * tile_.samples;
+  if (kinds > tile_.tangents + 1)
+    weights.outer(tile_.samples, s.adjoints + curve * s.ld, s.ld, in.p + curve * in.ld, in.ld, sum.weight, true,
+                  scratch_);
+  const Layer<T>& layer = model_.hidden[l];
+  collect_axes(s.shape.width, s.adjoints + s.shape.kind_stride(), s.ld);
+  kernels_.transpose(tile_.tangents, layer.out, axes_.p, axes_.ld, turned_, pad(tile_.tangents));
+  for (int64_t j = 0; j < layer.out; j++)
+    kernels_.add(tile_.tangents, turned_ + j * pad(tile_.tangents), sum.weight + j * layer.in + tile_.direction);
+}
+
+// The product of a tangent's adjoints with its unit direction is their sum, which goes where the direction points.
+template <class T>
+void TileSweep<T>::collect_axes(int64_t width, const T* adjoints, int64_t ld) {
+  const int64_t samples = tile_.samples;
+  std::fill_n(axes_.p, tile_.tangents * axes_.ld, T(0));
+  std::fill_n(energy_, samples, axis());
+  for (int64_t m = 0; m < tile_.tangents; m++)
+    kernels_.weighted_sum(samples, width, adjoints + m * samples * ld, ld, energy_, axes_.p + m * axes_.ld);
 }
 
 template <class T>

@@ -43,6 +43,7 @@ class TileSweep {
   bool along_axes() const { return !model_.problem.directions.v && !model_.problem.directions.seeded; }
   T axis() const { return std::sqrt(T(model_.problem.dim)); }  // the length of a direction along one
   int64_t jacobian_rows() const { return options_.each ? tile_.tangents : 1; }
+  bool each_down() const { return options_.each && options_.gradients; }
   int64_t depth() const { return static_cast<int64_t>(stages_.size()); }
   Rows entering(int64_t l) const { return l == 0 ? first_ : Rows{stages_[l - 1].out, stages_[l - 1].ld}; }
   Rows adjoints_below(int64_t l) const { return l == 0 ? entry_ : Rows{stages_[l - 1].adjoints, stages_[l - 1].ld}; }
@@ -55,6 +56,7 @@ class TileSweep {
   void product_up(int64_t l, int64_t kinds, T* out) const;
   bool keep_above(int64_t l, int64_t kinds);
   void collect(int64_t l, int64_t kinds);
+  void collect_axes(int64_t width, const T* adjoints, int64_t ld);
   void product_down(int64_t l, int64_t kinds, bool accumulate);
   void leave();
   T* bias_sum(int64_t l) const { return modulated(l) ? nullptr : sums_.hidden[l].bias; }
@@ -76,6 +78,7 @@ class TileSweep {
   void score_up(bool with_score);
   void score_sliced(const Objective<T>& objective);
   void readout_down(bool with_score);
+  void collect_readout(const T* along);
   void score_down(bool with_score);
 
   // Computes the tile's terms, in score_, projected_ and projected_jacobian_, by the sweep of the network's kind.
@@ -99,10 +102,12 @@ class TileSweep {
   Rows pullback_;    // score nets: W^T v_m, then its adjoint
   T* projected_;     // [tangents, samples]
   T* projected_jacobian_;     // [samples], or for each direction [tangents, samples]
-  T* on_projected_jacobian_;  // [samples]
+  T* on_projected_jacobian_;  // like projected_jacobian_
   T* energy_;        // [samples]
   T* nan_flag_;      // [samples]: NaN where a number of the sample is not finite, else zero
   T* coefficients_;  // [kinds, samples]
+  Rows axes_;        // for unit directions: what each adds to a gradient of a matrix
+  T* turned_;        // their transpose
 };
 
 }  // namespace fastssm::cpu

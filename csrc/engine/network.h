@@ -71,13 +71,15 @@ struct Gradients {
   const LayerGradient<T>* layers;
 };
 
-// The sliced loss: the weights of its samples, and where its two terms per sample go.
+// The sliced loss: the weights of its samples, and where its two terms per sample go. With a target it is a denoising
+// loss instead, which has no directions.
 template <class T>
 struct Objective {
   bool variance_reduced;
   const T* weight;        // [samples]
   T* projected_jacobian;  // [samples]: mean_m v_m^T J v_m
-  T* square;              // [samples]: mean_m (v_m . s)^2 / 2, or |s|^2 / 2
+  T* square;              // [samples]: mean_m (v_m . s)^2 / 2, or |s|^2 / 2, or |s - target|^2 / 2
+  const T* target = nullptr;  // [samples, dim], with variance_reduced; CPU only
 };
 
 // The terms of every sample, or the cotangents of them.

@@ -19,7 +19,7 @@ struct Tile {
 struct SweepOptions {
   bool merged;        // an energy's merged sweep, not the stacked one
   bool gradients;     // down as well as up
-  bool each = false;  // v_m^T J v_m of every direction, not the mean; CPU only
+  bool each = false;  // v_m^T J v_m of every direction, or its cotangent, not the mean; CPU only
 };
 
 // The layout shared by all stacks of a layer in a tile. A stack holds rows of one layer, kind after kind (the value,

@@ -37,15 +37,15 @@ inline double largest(const Blocks<double>& blocks) {
 
 // ---- a call of an engine ----------------------------------------------------------------------------------------
 
-enum class Loss { sliced, reduced, terms };
+enum class Loss { sliced, reduced, terms, each };
 
 struct Cotangents {
-  std::vector<double> weight, projected, projected_jacobian, score;
+  std::vector<double> weight, projected, projected_jacobian, score, each;
 };
 
 template <class T>
 struct Found {
-  std::vector<T> first, second, third;  // projected_jacobian and square, or the three terms
+  std::vector<T> first, second, third;  // projected_jacobian and square, or the three terms, with v_m^T J v_m of each
   Blocks<T> gradients;
 };
 
@@ -116,22 +116,25 @@ Found<T> evaluate(const Engine& engine, const reference::Problem& p, Loss loss, 
   Found<T> out;
   Views<T> views(p);
   const std::vector<T> weight = as<T>(on.weight);
-  std::vector<T> cotangents[] = {as<T>(on.projected), as<T>(on.projected_jacobian), as<T>(on.score)};
+  const bool each = loss == Loss::each, terms = each || loss == Loss::terms;
+  std::vector<T> cotangents[] = {as<T>(on.projected), as<T>(each ? on.each : on.projected_jacobian), as<T>(on.score)};
   const Problem<T> problem = views.problem(p, directions);
   const Gradients<T> gradients{.x = inputs ? views.gradients[0].data() : nullptr,
                                .columns = inputs && p.network.extra ? views.gradients[1].data() : nullptr,
                                .layers = tensors ? views.layer_gradients.data() : nullptr};
-  out.first.resize(loss == Loss::terms ? p.count * p.samples : p.samples);
-  out.second.resize(p.samples);
-  out.third.resize(loss == Loss::terms ? p.samples * p.network.dim : 0);
-  if (loss == Loss::terms) {
-    engine.terms(
-        problem,
-        Terms<T>{.projected = out.first.data(), .projected_jacobian = out.second.data(), .score = out.third.data()});
+  out.first.resize(terms ? p.count * p.samples : p.samples);
+  out.second.resize(each ? p.count * p.samples : p.samples);
+  out.third.resize(terms ? p.samples * p.network.dim : 0);
+  if (terms) {
+    engine.terms(problem, Terms<T>{.projected = out.first.data(),
+                                   .projected_jacobian = out.second.data(),
+                                   .score = out.third.data(),
+                                   .each = each});
     engine.terms_backward(problem,
                           Terms<T>{.projected = cotangents[0].data(),
                                    .projected_jacobian = cotangents[1].data(),
-                                   .score = cotangents[2].data()},
+                                   .score = cotangents[2].data(),
+                                   .each = each},
                           gradients);
   } else {
     engine.objective(problem,
@@ -151,8 +154,9 @@ inline Complex loss_of(const reference::Problem& p, const Blocks<Complex>& value
                        int b) {
   const reference::SampleTerms t = reference::terms(p, values, b, loss != Loss::sliced);
   Complex square = 0.0, out = 0.0;
-  if (loss == Loss::terms) {
-    out = on.projected_jacobian[b] * t.projected_jacobian;
+  if (loss == Loss::terms || loss == Loss::each) {
+    if (loss == Loss::terms) out = on.projected_jacobian[b] * t.projected_jacobian;
+    for (int m = 0; loss == Loss::each && m < p.count; m++) out += on.each[m * p.samples + b] * t.each[m];
     for (int m = 0; m < p.count; m++) out += on.projected[m * p.samples + b] * t.projected[m];
     for (int j = 0; j < p.network.dim; j++) out += on.score[b * p.network.dim + j] * t.score[j];
     return out;
@@ -169,17 +173,20 @@ inline Found<double> expected(const reference::Problem& p, Loss loss, const Cota
   Found<double> out;
   Blocks<Complex> values;
   for (const auto& block : p.values) values.emplace_back(block.begin(), block.end());
-  out.first.resize(loss == Loss::terms ? p.count * p.samples : p.samples);
+  const bool each = loss == Loss::each, terms = each || loss == Loss::terms;
+  out.first.resize(terms ? p.count * p.samples : p.samples);
+  out.second.resize(each ? p.count * p.samples : p.samples);
   for (int b = 0; b < p.samples; b++) {
     const reference::SampleTerms t = reference::terms(p, values, b, true);
     double sliced = 0.0, norm = 0.0;
     for (Complex e : t.projected) sliced += std::norm(e) / (2.0 * p.count);
     for (Complex s : t.score) norm += std::norm(s) / 2.0;
-    for (int m = 0; loss == Loss::terms && m < p.count; m++) out.first[m * p.samples + b] = t.projected[m].real();
-    if (loss != Loss::terms) out.first[b] = t.projected_jacobian.real();
-    out.second.push_back(loss == Loss::terms ? t.projected_jacobian.real() : loss == Loss::sliced ? sliced : norm);
+    for (int m = 0; terms && m < p.count; m++) out.first[m * p.samples + b] = t.projected[m].real();
+    for (int m = 0; each && m < p.count; m++) out.second[m * p.samples + b] = t.each[m].real();
+    if (!terms) out.first[b] = t.projected_jacobian.real();
+    if (!each) out.second[b] = terms ? t.projected_jacobian.real() : loss == Loss::sliced ? sliced : norm;
     for (Complex s : t.score)
-      if (loss == Loss::terms) out.third.push_back(s.real());
+      if (terms) out.third.push_back(s.real());
   }
   out.gradients = reference::gradient(
       p, [&](int b, const Blocks<Complex>& v) { return loss_of(p, v, loss, on, b); });
@@ -205,7 +212,8 @@ inline const std::vector<double> kSoft = {1.5, 20.0};
 inline Cotangents cotangents(const reference::Problem& p, unsigned seed) {
   std::mt19937 generator(seed);
   const auto draw = [&](size_t n) { return reference::random(n, 1.0, generator); };
-  return {draw(p.samples), draw(size_t(p.count) * p.samples), draw(p.samples), draw(p.samples * p.network.dim)};
+  const size_t pairs = size_t(p.count) * p.samples;
+  return {draw(p.samples), draw(pairs), draw(p.samples), draw(p.samples * p.network.dim), draw(pairs)};
 }
 
 // Hidden layers of one width, then the readout.
@@ -256,19 +264,20 @@ inline std::vector<Case> cases() {
 }
 
 inline const char* name(Loss loss) {
-  return loss == Loss::sliced ? "sliced" : loss == Loss::reduced ? "reduced" : "terms";
+  return loss == Loss::sliced ? "sliced" : loss == Loss::reduced ? "reduced" : loss == Loss::terms ? "terms" : "each";
 }
-constexpr Loss kLosses[] = {Loss::sliced, Loss::reduced, Loss::terms};
+// What every engine computes.
+inline const std::vector<Loss> kLosses = {Loss::sliced, Loss::reduced, Loss::terms};
 
 // ---- tests -----------------------------------------------------------------------------------------------------
 
 template <class Engine>
-void test_against_reference(const std::vector<Engine>& engines) {
+void test_against_reference(const std::vector<Engine>& engines, const std::vector<Loss>& losses = kLosses) {
   unsigned seed = 1;
   for (const Case& c : cases()) {
     const reference::Problem p = reference::problem(c.network, c.samples, c.count, seed);
     const Cotangents on = cotangents(p, ++seed);
-    for (Loss loss : kLosses) {
+    for (Loss loss : losses) {
       const Found<double> wanted = expected(p, loss, on);
       for (const Engine& engine : engines) {
         const std::string what = std::string(c.network.energy ? "energy, " : "score, ") + c.network.name + ", " +
@@ -282,9 +291,9 @@ void test_against_reference(const std::vector<Engine>& engines) {
 
 // Drawn directions are those given one by one.
 template <class Engine>
-void test_directions(const Engine& engine) {
+void test_directions(const Engine& engine, const std::vector<Loss>& losses = kLosses, int dim = 5) {
   for (bool energy : {true, false}) {
-    reference::Problem p = reference::problem(plain("directions", energy, 5, 2, 9, kTanh), 6, 5, 3);
+    reference::Problem p = reference::problem(plain("directions", energy, dim, 2, 9, kTanh), 6, dim, 3);
     const Cotangents on = cotangents(p, 4);
     for (int directions : {1, 2}) {
       for (int m = 0; m < p.count; m++)
@@ -292,7 +301,7 @@ void test_directions(const Engine& engine) {
           for (int d = 0; d < p.network.dim; d++)
             p.v[(m * p.samples + b) * p.network.dim + d] =
                 directions == 1 ? rademacher<double>(7, b, m, d) : m == d ? std::sqrt(double(p.network.dim)) : 0.0;
-      for (Loss loss : kLosses) {
+      for (Loss loss : losses) {
         const Found<double> given = evaluate<double>(engine, p, loss, on);
         compare(evaluate<double>(engine, p, loss, on, directions), given, 1e-13, "drawn directions");
       }
@@ -317,14 +326,14 @@ void test_no_directions(const Engine& engine) {
 
 // Gradients that are not needed are not written, and the others are the same without them.
 template <class Engine>
-void test_needs(const Engine& engine) {
+void test_needs(const Engine& engine, const std::vector<Loss>& losses = kLosses) {
   for (bool energy : {true, false}) {
     const reference::Problem p = reference::problem(plain("needs", energy, 3, 2, 9, kSilu), 6, 2, 5);
     const Cotangents on = cotangents(p, 6);
-    for (Loss loss : kLosses) {
+    for (Loss loss : losses) {
       const Found<double> all = evaluate<double>(engine, p, loss, on);
       for (int needs = 0; needs < 3; needs++) {
-        if (needs == 0 && loss == Loss::terms) continue;
+        if (needs == 0 && (loss == Loss::terms || loss == Loss::each)) continue;
         Found<double> found = evaluate<double>(engine, p, loss, on, 0, needs == 1, needs == 2);
         for (size_t k = 0; k < found.gradients.size(); k++) {
           const bool asked = k < 2 ? needs == 1 : needs == 2;

@@ -126,20 +126,22 @@ inline std::vector<Series> run(const Problem& p, const Blocks<Complex>& values, 
 
 struct SampleTerms {
   std::vector<Complex> projected;  // [count]
+  std::vector<Complex> each;       // [count]: v_m^T J v_m
   Complex projected_jacobian;
   std::vector<Complex> score;  // [dim]
 };
 
 inline SampleTerms terms(const Problem& p, const Blocks<Complex>& values, int b, bool with_score) {
   const int dim = p.network.dim;
-  SampleTerms out{{}, 0.0, std::vector<Complex>(dim)};
+  SampleTerms out{{}, {}, 0.0, std::vector<Complex>(dim)};
   for (int m = 0; m < p.count; m++) {
     const double* v = p.v.data() + (static_cast<size_t>(m) * p.samples + b) * dim;
     const std::vector<Series> y = run(p, values, b, v);
     Complex along = 0.0, curved = 0.0;
     for (int j = 0; j < (p.network.energy ? 0 : dim); j++) along += v[j] * y[j].f, curved += v[j] * y[j].d1;
     out.projected.push_back(p.network.energy ? -y[0].d1 : along);
-    out.projected_jacobian += (p.network.energy ? -y[0].d2 : curved) / double(p.count);
+    out.each.push_back(p.network.energy ? -y[0].d2 : curved);
+    out.projected_jacobian += out.each.back() / double(p.count);
     for (int j = 0; j < (p.network.energy ? 0 : dim); j++) out.score[j] = y[j].f;
   }
   for (int j = 0; p.count == 0 && !p.network.energy && j < dim; j++)

@@ -64,17 +64,59 @@ struct CpuEngine {
   }
 };
 
-// The same with the Jacobian's term of every direction, of which it takes the mean.
-struct EachEngine : CpuEngine {
-  template <class T>
-  void terms(const Problem<T>& problem, const Terms<T>& out) const {
-    const int64_t count = problem.directions.count, samples = problem.samples;
-    std::vector<T> each(count * samples);
-    cpu::terms<T>(problem, {out.projected, each.data(), out.score, true}, runtime<T>(how));
-    std::fill_n(out.projected_jacobian, samples, T(0));
-    for (int64_t i = 0; i < count * samples; i++) out.projected_jacobian[i % samples] += each[i] / T(count);
+// What this engine computes: also a term of the Jacobian for every direction.
+const std::vector<Loss> kOurs = {Loss::sliced, Loss::reduced, Loss::terms, Loss::each};
+
+// |s - target|^2 / 2 of weighted samples, and its gradients.
+template <class T>
+Found<T> denoising(const How& how, const reference::Problem& p, const Cotangents& on, const Gradients<T>* none) {
+  Found<T> out;
+  Views<T> views(p);
+  const std::vector<T> weight = as<T>(on.weight), target = as<T>(on.score);
+  const Gradients<T> all{.x = views.gradients[0].data(),
+                         .columns = p.network.extra ? views.gradients[1].data() : nullptr,
+                         .layers = views.layer_gradients.data()};
+  out.first.resize(p.samples);
+  out.second.resize(p.samples);
+  const Objective<T> objective{.variance_reduced = true,
+                               .weight = weight.data(),
+                               .projected_jacobian = out.first.data(),
+                               .square = out.second.data(),
+                               .target = target.data()};
+  cpu::objective<T>(views.problem(p, 0), objective, none ? *none : all, runtime<T>(how));
+  if (!none) out.gradients = std::move(views.gradients);
+  return out;
+}
+
+void test_denoising(cpu::Level level) {
+  const Gradients<double> none{};
+  for (const Case& c : cases::cases()) {
+    const reference::Problem p = reference::problem(c.network, c.samples, 0, 3);
+    const Cotangents on = cotangents(p, 5);
+    const auto square = [&](int b, const Blocks<Complex>& values) {
+      const std::vector<Complex> s = reference::terms(p, values, b, true).score;
+      Complex sum = 0.0;
+      for (int j = 0; j < p.network.dim; j++) {
+        const Complex off = s[j] - on.score[b * p.network.dim + j];
+        sum += off * off / 2.0;
+      }
+      return sum;
+    };
+    Found<double> wanted;
+    Blocks<Complex> values;
+    for (const auto& block : p.values) values.emplace_back(block.begin(), block.end());
+    wanted.first.resize(p.samples);
+    for (int b = 0; b < p.samples; b++) wanted.second.push_back(square(b, values).real());
+    const Found<double> alone = denoising<double>({level, 1, false}, p, on, &none);
+    expect_close(alone.second, wanted.second, 1e-3, 1e-12, std::string(c.network.name) + ", denoising, value alone");
+    wanted.gradients =
+        reference::gradient(p, [&](int b, const Blocks<Complex>& v) { return on.weight[b] * square(b, v); });
+    const std::string what = std::string(c.network.name) + ", denoising";
+    for (int64_t threads : {1, 2})
+      compare(denoising<double>({level, threads, false}, p, on, nullptr), wanted, 1e-11, what);
+    compare(denoising<float>({level, 1, false}, p, on, nullptr), wanted, 4e-5, what + ", float");
   }
-};
+}
 
 // Large enough for several threads, and for their sums in slices; and products of narrow numbers.
 void test_threads(cpu::Level level) {
@@ -83,7 +125,7 @@ void test_threads(cpu::Level level) {
       const reference::Network network = plain("threads", energy, 6, 2, width, kTanh);
       const reference::Problem p = reference::problem(network, width == 50 ? 150 : 20, 2, 8);
       const Cotangents on = cotangents(p, 9);
-      for (Loss loss : kLosses) {
+      for (Loss loss : kOurs) {
         const Found<double> alone = evaluate<double>(CpuEngine{{level, 1, false}}, p, loss, on);
         for (int64_t threads : {2, 3})
           compare(evaluate<double>(CpuEngine{{level, threads, false}}, p, loss, on), alone, 1e-12, "threads");
@@ -104,16 +146,14 @@ int main(int argc, char** argv) {
   }
   std::vector<CpuEngine> engines;
   for (cpu::Level level : levels) engines.push_back({{level, 1, false}});
-  test_against_reference(engines);
-  std::vector<EachEngine> each;
-  for (cpu::Level level : levels) each.push_back({{{level, 1, false}}});
-  test_against_reference(each);
+  test_against_reference(engines, kOurs);
   for (cpu::Level level : levels) {
     const CpuEngine engine{{level, 1, false}};
-    test_directions(engine);
-    test_directions(EachEngine{engine});
+    test_directions(engine, kOurs);
+    test_directions(engine, kOurs, 257);  // in turns
     test_no_directions(engine);
-    test_needs(engine);
+    test_needs(engine, kOurs);
+    test_denoising(level);
     test_threads(level);
     test_not_finite(engine);
   }

@@ -32,6 +32,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objectiv
                    weight, {variance_reduced, mean}, {needs_inputs, needs_tensors});
 }
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> denoising_kernel(
+    const at::Tensor& x, const Optional& columns, const Optional& v, const Optional& seed, at::TensorList tensors,
+    const at::Tensor& target, const Optional& weight, c10::string_view kind, at::IntArrayRef activations,
+    at::ArrayRef<double> constants, at::IntArrayRef flags, int64_t projections, c10::string_view precision, bool mean,
+    bool needs_inputs, bool needs_tensors) {
+  const Structure structure(std::string(kind), activations.vec(), constants.vec(), flags.vec());
+  return objective(structure, {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision)), target},
+                   tensors, weight, {true, mean}, {needs_inputs, needs_tensors});
+}
+
 template <bool EACH>
 std::tuple<at::Tensor, at::Tensor, at::Tensor> terms_kernel(const at::Tensor& x, const Optional& columns,
                                                             const Optional& v, const Optional& seed,
@@ -43,6 +53,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> terms_kernel(const at::Tensor& x,
   return terms(structure, {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors, EACH);
 }
 
+template <bool EACH>
 std::vector<at::Tensor> terms_backward_kernel(const at::Tensor& on_projected, const at::Tensor& on_jacobian,
                                               const at::Tensor& on_score, const at::Tensor& x, const Optional& columns,
                                               const Optional& v, const Optional& seed, at::TensorList tensors,
@@ -53,14 +64,16 @@ std::vector<at::Tensor> terms_backward_kernel(const at::Tensor& on_projected, co
   const Structure structure(std::string(kind), activations.vec(), constants.vec(), flags.vec());
   return terms_backward(structure, on_projected, on_jacobian, on_score,
                         {{x, columns, v, seed, projections}, is_bfloat16(std::string(precision))}, tensors,
-                        {needs_inputs, needs_tensors});
+                        {needs_inputs, needs_tensors}, EACH);
 }
 
 TORCH_LIBRARY_IMPL(fastssm, CPU, library) {
   library.impl("objective", objective_kernel);
+  library.impl("denoising", denoising_kernel);
   library.impl("terms", terms_kernel<false>);
   library.impl("terms_each", terms_kernel<true>);
-  library.impl("terms_backward", terms_backward_kernel);
+  library.impl("terms_backward", terms_backward_kernel<false>);
+  library.impl("terms_each_backward", terms_backward_kernel<true>);
 }
 
 // ---- for tests ---------------------------------------------------------------------------------------------------
@@ -154,6 +167,14 @@ PYBIND11_MODULE(_C, m) {
           const py::gil_scoped_release release;
           return differentiable_objective(structure, {{x, columns, v, seed, projections}, is_bfloat16(precision)},
                                           tensors, weight, {variance_reduced, mean});
+        });
+  m.def("denoising",
+        [](const std::shared_ptr<Structure>& structure, const at::Tensor& x, const std::optional<at::Tensor>& columns,
+           const at::Tensor& target, const std::vector<at::Tensor>& tensors, const std::optional<at::Tensor>& weight,
+           bool mean, const std::string& precision) {
+          const py::gil_scoped_release release;
+          const on_tensors::Inputs inputs{{x, columns, std::nullopt, std::nullopt, 0}, is_bfloat16(precision), target};
+          return std::get<0>(differentiable_objective(structure, inputs, tensors, weight, {true, mean}));
         });
   m.def("terms",
         [](const std::shared_ptr<Structure>& structure, const at::Tensor& x, const std::optional<at::Tensor>& columns,

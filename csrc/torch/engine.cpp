@@ -111,15 +111,22 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> objectiv
   return in_dtype(inputs.x, [&](auto zero) {
     using T = decltype(zero);
     OnTensors<T> call(structure, inputs, tensors);
-    call.need_direction();
     const int64_t samples = call.problem.samples;
+    std::optional<at::Tensor> target;
+    if (inputs.target) {
+      require(call.problem.directions.count == 0, "a denoising objective has no directions.");
+      target = call.given(*inputs.target, samples * call.problem.dim, "target");
+    } else {
+      call.need_direction();
+    }
     at::Tensor jacobian = call.empty({samples}), square = call.empty({samples});
     const at::Tensor share = shares<T>(call, weight, form.mean);
     const T *w = share.const_data_ptr<T>(), *a = jacobian.const_data_ptr<T>(), *b = square.const_data_ptr<T>();
     const Objective<T> out{.variance_reduced = form.variance_reduced,
                            .weight = w,
                            .projected_jacobian = jacobian.data_ptr<T>(),
-                           .square = square.data_ptr<T>()};
+                           .square = square.data_ptr<T>(),
+                           .target = target ? target->template const_data_ptr<T>() : nullptr};
     fastssm::cpu::objective<T>(call.problem, out, call.gradients(needs), runtime<T>(inputs.bfloat16));
     double loss = 0;
     for (int64_t i = 0; i < samples; i++) loss += double(w[i]) * (double(a[i]) + double(b[i]));
@@ -147,17 +154,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> terms(const Structure& structure,
 
 std::vector<at::Tensor> terms_backward(const Structure& structure, const at::Tensor& on_projected,
                                        const at::Tensor& on_jacobian, const at::Tensor& on_score, const Inputs& inputs,
-                                       at::TensorList tensors, Needs needs) {
+                                       at::TensorList tensors, Needs needs, bool each) {
   return in_dtype(inputs.x, [&](auto zero) {
     using T = decltype(zero);
     OnTensors<T> call(structure, inputs, tensors);
     const Problem<T>& p = call.problem;
-    const at::Tensor a = call.given(on_projected, p.directions.count * p.samples, "on_projected"),
-                     b = call.given(on_jacobian, p.samples, "on_jacobian"),
+    const int64_t pairs = p.directions.count * p.samples;
+    const at::Tensor a = call.given(on_projected, pairs, "on_projected"),
+                     b = call.given(on_jacobian, each ? pairs : p.samples, "on_jacobian"),
                      c = call.given(on_score, p.samples * p.dim, "on_score");
     const Terms<T> cotangents{.projected = a.template data_ptr<T>(),
                               .projected_jacobian = b.template data_ptr<T>(),
-                              .score = c.template data_ptr<T>()};
+                              .score = c.template data_ptr<T>(),
+                              .each = each};
     fastssm::cpu::terms_backward<T>(p, cotangents, call.gradients(needs), runtime<T>(inputs.bfloat16));
     return call.found(inputs, tensors, needs);
   });

@@ -13,6 +13,7 @@ namespace fastssm::on_tensors {
 
 struct Inputs : fastssm::Inputs<at::Tensor> {
   bool bfloat16;
+  std::optional<at::Tensor> target = std::nullopt;  // of a denoising objective, without directions
 };
 
 bool is_bfloat16(const std::string& precision);
@@ -28,6 +29,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> terms(const Structure& structure,
 
 std::vector<at::Tensor> terms_backward(const Structure& structure, const at::Tensor& on_projected,
                                        const at::Tensor& on_jacobian, const at::Tensor& on_score, const Inputs& inputs,
-                                       at::TensorList tensors, Needs needs);
+                                       at::TensorList tensors, Needs needs, bool each = false);
 
 }  // namespace fastssm::on_tensors

@@ -79,7 +79,7 @@ void jets(int activation, int order, int64_t n, const T* z, const T* c, T* f, T*
 // ---- up --------------------------------------------------------------------------------------------------------
 
 template <bool CURVED, bool FRESH, class T>
-void tangents_up(const Up<T>& a, int64_t at, int64_t n) {
+void tangents_up(const Up<T>& a, int64_t r, int64_t at, int64_t n) {
   const int64_t stride = a.shape.kind_stride(), tangents = a.shape.tangents, curve = a.shape.curvature_offset();
   const bool keep = a.q != nullptr;
   for (int64_t j = at; j < at + n; j += native_lanes<T>) {
@@ -88,7 +88,7 @@ void tangents_up(const Up<T>& a, int64_t at, int64_t n) {
     for (int64_t m = 1; m <= tangents; m++) {
       const Native<T> zd = load(a.z + m * stride + j);
       store(a.out + m * stride + j, tangent(d1, zd));
-      q = add_square(q, zd);
+      q = a.c2 ? add_inner(q, zd * a.c2[(m - 1) * a.shape.samples + r], zd) : add_square(q, zd);
     }
     if (keep) store(a.q + j, q);
     if constexpr (CURVED) {
@@ -116,14 +116,14 @@ void up(const Up<T>& a) {
     for (int64_t j = 0; j < a.shape.width; j += kChunk) {
       const int64_t at = r * a.shape.ld + j, n = least(kChunk, a.shape.width - j);
       a.nan_flag[r] += run(n, a.z + at, a.bias + j, a.constants, a.out + at, a.z + at, a.d2 + at, a.d3 + at);
-      carry(a, at, n);
+      carry(a, r, at, n);
       if (a.entered) add_entered(a, at, n);
     }
 }
 
 // ---- down ------------------------------------------------------------------------------------------------------
 
-template <Above ABOVE, bool MERGED, bool FRESH, class T>
+template <Above ABOVE, bool MERGED, bool FRESH, bool EACH, class T>
 void down_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, int64_t end) {
   const int64_t stride = a.shape.kind_stride(), tangents = a.shape.tangents, curve = a.shape.curvature_offset();
   for (int64_t j = column; j < end; j += native_lanes<T>) {
@@ -136,21 +136,28 @@ void down_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, i
       if constexpr (MERGED) g = load(a.chain + r * a.chain_ld + j);
       else if constexpr (ABOVE == Above::outer) g = readout * a.curvature_coefficient[r];
       else g = load(a.adjoints + curve + at);
-      const Native<T> cg = MERGED ? g * a.c2[r] : g, d2_cg = d2 * cg;
+      const Native<T> cg = MERGED && !EACH ? g * a.c2[r] : g, d2_cg = d2 * cg;
       Native<T> inner(T(0)), q(T(0));
       if constexpr (!FRESH) inner = add_inner(inner, g, load(a.z + curve + at));
       for (int64_t m = 1; m <= tangents; m++) {
         const Native<T> zd = load(a.z + m * stride + at);
         T* adjoint = a.adjoints + m * stride + at;
-        q = add_square(q, zd);
+        Native<T> bend = d2_cg;
+        if constexpr (EACH) {
+          const Native<T> c2(a.c2[(m - 1) * a.shape.samples + r]);
+          bend = bend * c2;
+          q = add_inner(q, c2 * zd, zd);
+        } else {
+          q = add_square(q, zd);
+        }
         if constexpr (ABOVE == Above::none) {
-          store(adjoint, curved_tangent_down(d2_cg, zd));
+          store(adjoint, curved_tangent_down(bend, zd));
         } else {
           Native<T> hdb;
           if constexpr (ABOVE == Above::outer) hdb = readout * a.tangent_coefficient[(m - 1) * a.shape.samples + r];
           else hdb = load(adjoint);
           inner = add_inner(inner, hdb, zd);
-          store(adjoint, curved_tangent_down(d1, hdb, d2_cg, zd));
+          store(adjoint, curved_tangent_down(d1, hdb, bend, zd));
         }
       }
       Native<T> zb;
@@ -216,15 +223,18 @@ void in_blocks(const Pass& a, void (*pass)(const Pass&, int64_t, int64_t, int64_
 
 template <class T>
 void down(const Down<T>& a) {
-  auto pass = down_block<Above::stack, false, false, T>;
+  auto pass = down_block<Above::stack, false, false, false, T>;
   if (a.merged && a.shape.tangents == 0) {
     pass = down_straight_block<T>;
   } else if (a.merged) {
-    pass = a.above == Above::none ? down_block<Above::none, true, false, T> : down_block<Above::stack, true, false, T>;
+    pass = a.above == Above::none ? a.each ? down_block<Above::none, true, false, true, T>
+                                           : down_block<Above::none, true, false, false, T>
+           : a.each               ? down_block<Above::stack, true, false, true, T>
+                                  : down_block<Above::stack, true, false, false, T>;
   } else if (a.above == Above::outer) {
-    pass = a.fresh ? down_block<Above::outer, false, true, T> : down_block<Above::outer, false, false, T>;
+    pass = a.fresh ? down_block<Above::outer, false, true, false, T> : down_block<Above::outer, false, false, false, T>;
   } else if (a.fresh) {
-    pass = down_block<Above::stack, false, true, T>;
+    pass = down_block<Above::stack, false, true, false, T>;
   }
   in_blocks(a, pass);
 }
@@ -252,7 +262,7 @@ FASTSSM_INLINE T curvature_dot(int64_t width, const T* d2_g, const T* zd) {
   return sum(even + odd);
 }
 
-// Without tangents.
+// Without e2.
 template <class T>
 void chain_straight(const Chain<T>& a) {
   const Shape& s = a.shape;
@@ -264,7 +274,7 @@ void chain_straight(const Chain<T>& a) {
 template <class T>
 void chain(const Chain<T>& a) {
   const Shape& s = a.shape;
-  if (s.tangents == 0) return chain_straight(a);
+  if (s.tangents == 0 || !a.e2) return chain_straight(a);
   for (int64_t r = 0; r < s.samples; r++) {
     Native<T> e2(T(0));
     for (int64_t j = 0; j < s.width; j += native_lanes<T>) {
@@ -284,7 +294,7 @@ template <class T>
 void curve(const Curve<T>& a) {
   const bool curved = a.shape.tangents > 0;
   for (int64_t r = 0; r < a.shape.samples; r++) {
-    const Native<T> c2(a.c2[r]);
+    const Native<T> c2(a.c2 ? a.c2[r] : T(1));
     for (int64_t j = r * a.shape.ld; j < r * a.shape.ld + a.shape.width; j += native_lanes<T>) {
       const Native<T> d1 = load(a.d1 + j), zk = load(a.zk + j);
       const Native<T> k = curved ? curvature(d1, zk, c2 * load(a.d2 + j), load(a.q + j)) : tangent(d1, zk);

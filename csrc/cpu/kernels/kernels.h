@@ -29,6 +29,7 @@ struct Up {
   T* d2;             // [samples] rows
   T* d3;             // [samples] rows
   T* q;              // [samples] rows, or null where the squares' sum is not kept
+  const T* c2;       // [tangents, samples], with which q = sum_m c2_m zd_m^2; or null, and q = sum_m zd_m^2
   const T* entered;  // stack to add where the layer skips, or null
   T* nan_flag;       // [samples]: adds zero, or NaN where a z of the sample is not finite
 };
@@ -45,7 +46,8 @@ struct Down {
   bool merged = false;  // g is `chain`, and the curvature row carries the loss's cotangent: cg = c2 g
   const T* chain = nullptr;
   int64_t chain_ld = 0;   // 0: the same row for every sample
-  const T* c2 = nullptr;  // [samples]
+  const T* c2 = nullptr;  // [samples], or with `each` [tangents, samples]: cg_m = c2_m g
+  bool each = false;
   bool fresh = false;     // zk is zero, so its adjoint is not needed
   const T* z = nullptr;   // stack: f', zd_m, zk
   const T* d2 = nullptr;
@@ -66,7 +68,7 @@ struct DownScore {
 };
 
 // The chain dE/dh through an activation: adjoint = f' g, and e2 += sum_j f'' q g, or with `each` f'' zd_m^2 g. Without
-// tangents it writes `adjoint` alone.
+// tangents or e2 it writes `adjoint` alone.
 template <class T>
 struct Chain {
   Shape shape;
@@ -76,7 +78,7 @@ struct Chain {
   const T* d2;
   T* q;  // overwritten with `each`
   T* adjoint;
-  T* e2;       // [samples], with `each` [tangents, samples]
+  T* e2;       // [samples], with `each` [tangents, samples]; or null
   bool each;
 };
 
@@ -89,7 +91,7 @@ struct Curve {
   const T* d1;
   const T* d2;
   const T* q;
-  const T* c2;  // [samples]
+  const T* c2;  // [samples], or null where q has it
   const T* entered;
   T* out;
 };

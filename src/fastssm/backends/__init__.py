@@ -13,13 +13,14 @@ from fastssm.backends.choice import (
     select,
 )
 from fastssm.backends.fused import Fused
-from fastssm.backends.request import Backend, OnePass, Request
+from fastssm.backends.request import Backend, Denoiser, OnePass, Request
 
 __all__ = [
     "BACKENDS",
     "ENVIRONMENT",
     "NAMES",
     "Backend",
+    "Denoiser",
     "Fused",
     "OnePass",
     "Plan",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from fastssm.backends.entries import compiled
-from fastssm.backends.fused import EACH_FULL, Compiled
-from fastssm.backends.request import Request
+from fastssm.backends.fused import Compiled, flat
+from fastssm.backends.request import Denoiser, Request
+from fastssm.directions import Directions
 from fastssm.native import extension
 from fastssm.options import What
 
 
-class Cpu(Compiled):
+class Cpu(Compiled, Denoiser):
     """The engine in C++."""
 
     def __init__(self) -> None:
@@ -17,19 +20,16 @@ class Cpu(Compiled):
             "cpu", compiled, [] if compiled.DEVICES else [f"the cpu engine is not built. {extension.status()}"]
         )
 
-    def by_pytorch(self, request: Request, what: What) -> list[str]:
-        """Name the gradient of a term for each direction."""
-        if what == "each" and request.differentiated():
-            return ["the gradient of a term for each direction is computed by the sweeps in PyTorch"]
-        return []
+    def denoising(self, request: Request, target: Tensor, weight: Tensor | None, mean: bool) -> Tensor:
+        """Run the sweeps once: 6 products a layer where `score` and its backward take 8, or 3 of 4 for a score net."""
+        inputs, tensors, static = flat(request, Directions(0))
+        return compiled.denoising(inputs, target, weight, tensors, static, mean)
 
     def unrounded(self, request: Request, what: What) -> list[str]:
-        """Name the data, the processor, and the gradient that the sweeps in PyTorch compute, which round nothing."""
+        """Name the data and the processor."""
         reasons = super().unrounded(request, what)
         if request.precision == "tf32":
             reasons.append('precision="tf32" is what tensor cores of GPUs have; pass precision="full" or "bf16"')
         elif compiled.DEVICES and not compiled.multiplies_bf16():
             reasons.append('precision="bf16" needs a processor with AVX-512; pass precision="full"')
-        if what == "each" and request.differentiated():
-            reasons.append(f"the gradient of {EACH_FULL.format(request.precision)}, or call it under torch.no_grad()")
         return reasons

@@ -6,10 +6,15 @@ import torch
 from torch import Tensor
 
 from fastssm.backends.entries import eager
-from fastssm.backends.fused import EACH_FULL, Compiled
+from fastssm.backends.fused import Compiled
 from fastssm.backends.request import Request
 from fastssm.native import cuda_library
 from fastssm.options import What
+
+EACH_FULL = (
+    "a term for each direction (jacobian_diag, hvp_form of several directions) has no products rounded to "
+    'precision="{}"; pass precision="full"'
+)
 
 
 class Cuda(Compiled):

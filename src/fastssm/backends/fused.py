@@ -18,11 +18,6 @@ from fastssm.options import What
 from fastssm.recognition import Network, Refusal
 from fastssm.sweeps import Terms, read
 
-EACH_FULL = (
-    "a term for each direction (jacobian_diag, hvp_form of several directions) has no products rounded to "
-    'precision="{}"; pass precision="full"'
-)
-
 
 class Entry(Protocol):
     """A way into the engine."""

@@ -80,6 +80,14 @@ class Backend(Protocol):
         """Return only the differentiable score `[B, D]`."""
 
 
+class Denoiser(ABC):
+    """A backend that also computes a denoising loss and its gradients in one pass."""
+
+    @abstractmethod
+    def denoising(self, request: Request, target: Tensor, weight: Tensor | None, mean: bool) -> Tensor:
+        """Return the differentiable `sum_b weight_b |s_b - target_b|^2 / 2`, or the mean, of targets `[B, D]`."""
+
+
 class OnePass(ABC):
     """A backend that also computes a sliced loss and its gradients in one pass."""
 

@@ -8,7 +8,7 @@ from typing_extensions import Required, Unpack
 from fastssm import backends, checks
 from fastssm.losses.levels import LevelOptions, LevelTensors, check_levels
 from fastssm.losses.module import ScoreLoss
-from fastssm.losses.reduction import check_reduction, reduce
+from fastssm.losses.reduction import Reducer, check_reduction, one_number, reduce
 from fastssm.noise import Noisy, add_noise, check_noise, check_sigma
 from fastssm.options import LossOptions, LossTensors, Model, NoiseTensors, RandomOptions, takes
 
@@ -75,7 +75,7 @@ def denoising_loss(model: Model, x: Tensor, **options: Unpack[DenoisingArguments
     checks.check_generator(generator)
     chosen = backends.select(request, "score", options["backend"])
     noisy = add_noise(request.x, deviation, options["noise"], generator)
-    return reduce(_mismatch(chosen.score(request._replace(x=noisy.x)), noisy), reduced)
+    return _denoised(chosen, request._replace(x=noisy.x), noisy, reduced)
 
 
 @takes(AnnealedDenoisingArguments, anneal_power=2.0, condition="sigma")
@@ -110,12 +110,15 @@ def annealed_denoising_loss(model: Model, x: Tensor, **options: Unpack[AnnealedD
     levels = check_levels(model, x, options)
     chosen = backends.select(levels.request, "score", options["backend"])
     request, noisy, reduced = levels.draw()
-    return reduce(_mismatch(chosen.score(request), noisy), reduced)
+    return _denoised(chosen, request, noisy, reduced)
 
 
-def _mismatch(score: Tensor, noisy: Noisy) -> Tensor:
-    """`|s + z / sigma|^2 / 2` of every sample, `[B]`."""
-    return 0.5 * (score + noisy.noise / noisy.sigma).square().sum(1)
+def _denoised(chosen: backends.Backend, request: backends.Request, noisy: Noisy, reduced: Reducer) -> Tensor:
+    """Return `|s + z / sigma|^2 / 2`, reduced; of one number a backend that can computes the gradients too."""
+    target = -noisy.noise / noisy.sigma
+    if isinstance(chosen, backends.Denoiser) and one_number(reduced) and not target.requires_grad:
+        return chosen.denoising(request, target, reduced.weight, reduced.reduction == "mean")
+    return reduce(0.5 * (chosen.score(request) - target).square().sum(1), reduced)
 
 
 class DenoisingLoss(ScoreLoss, loss=denoising_loss, tensors=DenoisingTensors):

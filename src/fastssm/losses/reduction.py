@@ -48,6 +48,11 @@ def reduce(each: Tensor, how: Reducer) -> Tensor:
     return each if how.reduction == "none" else each.mean() if how.reduction == "mean" else each.sum()
 
 
+def one_number(how: Reducer) -> bool:
+    """Say whether a loss can be computed with its gradients: it is a number, whose weights are constants."""
+    return how.reduction != "none" and not (how.weight is not None and how.weight.requires_grad)
+
+
 def check_reduction(x: Tensor, weight: object, reduction: Reduction) -> Reducer:
     """Return the reducer of a call, and raise unless the losses of its samples can be weighted and reduced."""
     checks.check_choice("reduction", reduction, REDUCTIONS)

@@ -13,7 +13,7 @@ from fastssm import backends, checks
 from fastssm.backends.entries.flat import Form
 from fastssm.directions import Directions
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
-from fastssm.losses.reduction import LossTerms, Reducer, check_reduction, finish
+from fastssm.losses.reduction import LossTerms, Reducer, check_reduction, finish, one_number
 from fastssm.operators import count_of, directions_of
 from fastssm.options import ControlVariate, LossOptions, LossTensors, Model, SlicedOptions, SlicedTensors, What, takes
 from fastssm.sweeps import Terms
@@ -185,11 +185,9 @@ def sliced_of(
 
     A fused backend computes a loss that is a number in one pass; otherwise the loss is made from the terms here.
     """
-    weight, reduction = reduced
-    one_number = reduction != "none" and not (weight is not None and weight.requires_grad)
-    if isinstance(chosen, backends.OnePass) and one_number:
-        form = Form(variance_reduced, reduction == "mean")
-        loss, jacobian, square = chosen.objective(request, directions, weight, form)
+    if isinstance(chosen, backends.OnePass) and one_number(reduced):
+        form = Form(variance_reduced, reduced.reduction == "mean")
+        loss, jacobian, square = chosen.objective(request, directions, reduced.weight, form)
         return (loss, LossTerms(jacobian.detach(), square.detach())) if return_terms else loss
     found = chosen.terms(request, directions)
     square = _norm_square(found) if variance_reduced else _projected_square(found)

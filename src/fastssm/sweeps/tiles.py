@@ -62,8 +62,13 @@ class FullGradients(NamedTuple):
     layers: Gradients | None
 
 
-def objective(problem: Problem, weight: Tensor, variance_reduced: bool, needs: Needs) -> Objective:
-    """Return the terms of the sliced loss and the gradient of `sum_b weight_b loss_b`, in one pass over the tiles."""
+def objective(
+    problem: Problem, weight: Tensor, variance_reduced: bool, needs: Needs, target: Tensor | None = None
+) -> Objective:
+    """Return the terms of the sliced loss and the gradient of `sum_b weight_b loss_b`, in one pass over the tiles.
+
+    With a target `[B, D]` and no directions, it is the denoising loss: `square` is `|s - target|^2 / 2`.
+    """
     total, batch = problem.directions.count, problem.x.shape[0]
     terms, sums = _Samples(batch), _Sums(needs, batch)
     for samples in _tiles(problem):
@@ -71,7 +76,8 @@ def objective(problem: Problem, weight: Tensor, variance_reduced: bool, needs: N
         for chunk in _chunks(total):
             v = problem.directions.tile(samples, chunk, tile.x)
             first = chunk.start == 0
-            jacobian, square, pulled = _part(tile, v, total, weight[samples], variance_reduced, first, needs)
+            towards = None if target is None else target[samples]
+            jacobian, square, pulled = _part(tile, v, total, weight[samples], variance_reduced, first, needs, towards)
             terms.add(samples, [jacobian, square])
             sums.add(samples, pulled)
     jacobian, square = terms.full
@@ -79,22 +85,32 @@ def objective(problem: Problem, weight: Tensor, variance_reduced: bool, needs: N
 
 
 def _part(
-    tile: Problem, v: Tensor, total: int, weight: Tensor, variance_reduced: bool, first: bool, needs: Needs
+    tile: Problem,
+    v: Tensor,
+    total: int,
+    weight: Tensor,
+    variance_reduced: bool,
+    first: bool,
+    needs: Needs,
+    target: Tensor | None,
 ) -> tuple[Tensor, Tensor, Pulled | None]:
     """Return the contribution of a tile's chunk of directions; `|s|^2` enters with the first chunk only."""
     rows = first_rows(tile.x, tile.columns, v)
     if tile.kind == "energy" and not variance_reduced:
         return energy.sliced(tile.layers, rows, total, weight, needs)
 
+    def off(score: Tensor) -> Tensor:
+        return score if target is None else score - target
+
     def cotangents(terms: Terms) -> tuple[Tensor, Tensor]:
         if not variance_reduced:
             return torch.einsum("mb,mbd->bd", terms.projected_score * (weight / total), v), weight
-        return (terms.score * weight[:, None] if first else torch.zeros_like(terms.score)), weight
+        return (off(terms.score) * weight[:, None] if first else torch.zeros_like(terms.score)), weight
 
     terms, pulled = run(tile, rows, v, total, cotangents if any(needs) else None, needs)
     if not variance_reduced:
         return terms.projected_jacobian, terms.projected_score.square().sum(0) * (0.5 / total), pulled
-    square = terms.score.square().sum(1) * 0.5
+    square = off(terms.score).square().sum(1) * 0.5
     return terms.projected_jacobian, square if first else torch.zeros_like(square), pulled
 
 

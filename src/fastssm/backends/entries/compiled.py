@@ -41,6 +41,17 @@ def objective(
     return loss, jacobian, square
 
 
+def denoising(
+    inputs: Inputs, target: Tensor, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, mean: bool
+) -> Tensor:
+    """Return the loss `sum_b weight_b |s_b - target_b|^2 / 2`, or the mean, differentiable once in the same tensors."""
+    if must_dispatch(inputs):
+        return dispatcher.denoising(inputs, target, weight, tensors, static, mean)
+    structure, (x, columns, *_) = _compiled(static.structure), inputs
+    loss: Tensor = _C.denoising(structure, x, columns, target, tensors, weight, mean, static.precision)
+    return loss
+
+
 def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
     """Return the terms of every sample and direction, differentiable once in x, the columns and the tensors."""
     if static.each or must_dispatch(inputs):

@@ -24,6 +24,8 @@ _NEEDS = "bool needs_inputs, bool needs_tensors"
 _SCHEMAS = {
     "objective": f"({_NETWORK}, Tensor? weight, {_STATIC}, bool variance_reduced, bool mean, {_NEEDS})"
     " -> (Tensor, Tensor, Tensor, Tensor[])",
+    "denoising": f"({_NETWORK}, Tensor target, Tensor? weight, {_STATIC}, bool mean, {_NEEDS})"
+    " -> (Tensor, Tensor, Tensor, Tensor[])",
     "terms": f"({_NETWORK}, {_STATIC}) -> (Tensor, Tensor, Tensor)",
     "terms_each": f"({_NETWORK}, {_STATIC}) -> (Tensor, Tensor, Tensor)",
     "terms_backward": f"(Tensor on_projected, Tensor on_jacobian, Tensor on_score, {_NETWORK}, {_STATIC}, {_NEEDS})"
@@ -43,6 +45,12 @@ def _objective(*a: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     x, columns, v, seed, tensors, weight, *static, variance_reduced, mean, of_inputs, of_tensors = a
     form, needs = Form(variance_reduced, mean), Needs(of_inputs, of_tensors)
     return flat.run_objective(Inputs(x, columns, v, seed), weight, tensors, _static(*static), form, needs)
+
+
+def _denoising(*a: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    x, columns, v, seed, tensors, target, weight, *static, mean, of_inputs, of_tensors = a
+    form, needs = Form(True, mean), Needs(of_inputs, of_tensors)
+    return flat.run_objective(Inputs(x, columns, v, seed), weight, tensors, _static(*static), form, needs, target)
 
 
 def _terms(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,6 +138,7 @@ def _refuse(ctx: Any, *_: Any) -> NoReturn:
 
 for _name, _kernel, _fake in (
     ("objective", _objective, _fake_objective),
+    ("denoising", _denoising, _fake_objective),
     ("terms", _terms, _fake_terms),
     ("terms_each", _terms_each, _fake_terms_each),
     ("terms_backward", _terms_backward, _fake_terms_backward),
@@ -139,9 +148,10 @@ for _name, _kernel, _fake in (
     torch.library.register_fake(f"fastssm::{_name}", _fake, lib=_LIBRARY)
     for _device in ("cpu", "cuda"):
         torch.library.register_autocast(f"fastssm::{_name}", _device, torch.float32, lib=_LIBRARY)
-torch.library.register_autograd(
-    "fastssm::objective", _objective_backward, setup_context=_objective_context, lib=_LIBRARY
-)
+for _name in ("objective", "denoising"):
+    torch.library.register_autograd(
+        f"fastssm::{_name}", _objective_backward, setup_context=_objective_context, lib=_LIBRARY
+    )
 for _name in ("terms", "terms_each"):
     _gradient = partial(_terms_gradient, f"{_name}_backward")
     torch.library.register_autograd(f"fastssm::{_name}", _gradient, setup_context=_terms_context, lib=_LIBRARY)
@@ -176,6 +186,16 @@ def objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss and its terms per sample through the dispatcher."""
     return run_objective(inputs, weight, tensors, static, form, needs_of(inputs, tensors))[:3]
+
+
+def denoising(
+    inputs: Inputs, target: Tensor, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, mean: bool
+) -> Tensor:
+    """Return the denoising loss through the dispatcher."""
+    needs = needs_of(inputs, tensors)
+    out = torch.ops.fastssm.denoising(*inputs, tensors, target, weight, *_numbers(static), mean, *needs)
+    loss: Tensor = out[0]
+    return loss
 
 
 def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:

@@ -83,17 +83,29 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def run_objective(
-    inputs: Inputs, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, form: Form, needs: Needs
+    inputs: Inputs,
+    weight: Tensor | None,
+    tensors: Sequence[Tensor],
+    static: Static,
+    form: Form,
+    needs: Needs,
+    target: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Return the loss, its two terms per sample, and its gradients in the order inputs, tensors, as needed."""
-    if static.n_projections < 1:
+    """Return the loss, its two terms per sample, and its gradients in the order inputs, tensors, as needed.
+
+    The loss is a sliced one, or with a target `[B, D]` and no directions the denoising one.
+    """
+    if target is None and static.n_projections < 1:
         raise RuntimeError(f"there must be a direction, got {static.n_projections}.")
+    if target is not None and static.n_projections:
+        raise RuntimeError("a denoising objective has no directions.")
     problem = _problem(inputs, tensors, static)
     batch = problem.x.shape[0]
     share = 1.0 / batch if form.mean else 1.0
     weight = problem.x.new_full((batch,), share) if weight is None else weight.to(problem.x.dtype) * share
     with without_autocast(problem.x):
-        out = sweeps.objective(problem, weight, form.variance_reduced, needs)
+        towards = None if target is None else target.to(problem.x.dtype)
+        out = sweeps.objective(problem, weight, form.variance_reduced, needs, towards)
     loss = torch.dot(weight, out.projected_jacobian + out.square)
     return loss, out.projected_jacobian, out.square, _gradients(out.gradients, inputs, tensors, static, needs)
 
