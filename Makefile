@@ -17,11 +17,11 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all lint format docs bench generate ctest sanitize sanitize-extension gpu-check device-build device-rehearsal torches wheel pure-wheel fuzz mutants kernels \
+.PHONY: help train test test-all lint format docs bench generate ctest sanitize aarch64 sanitize-extension gpu-check device-build device-rehearsal torches wheel pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-verify cuda-static clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(VENV)/.demo  ## train on the white-wine data, print the table and the path of the figure
 	$(BIN)/fastssm train white-wine --out $(RUN) --overwrite $(ARGS)
@@ -58,6 +58,9 @@ generate: $(VENV)/.test  ## rewrite csrc/maths/activations.h from src/fastssm/ac
 
 ctest: build/ctest/plain  ## the C++ unit tests, without torch
 sanitize: build/ctest/address,undefined build/ctest/thread  ## the same under ASan and UBSan, and under TSan
+
+aarch64: $(VENV)/.builds  ## the same for aarch64, emulated (needs aarch64-linux-gnu-g++ and qemu-aarch64)
+	$(call CTEST,build/ctest/aarch64,-DCMAKE_TOOLCHAIN_FILE=$(abspath cmake/aarch64.cmake))
 
 sanitize-extension: $(VENV)/.test  ## SANITIZED="tests" with the extension under ASan and UBSan (ARGS picks)
 	$(call COPY,build/sanitized,.)
@@ -128,14 +131,18 @@ clean:  ## remove the virtual environment and everything built
 # The working tree without what git ignores, copied to $(1); $(2) picks.
 COPY = rm -rf $(1) && mkdir -p $(1) && git ls-files -z --cached --others --exclude-standard -- $(2) | \
   xargs --null cp --parents --target-directory $(1)
-SANITIZE := -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
+SANITIZE := -g1 -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
 
 # The C++ tests in a build folder of their own for each sanitizer, which is what the folder is called.
 build/ctest/%: $(VENV)/.builds FORCE
-	$(CMAKE) -G Ninja -S . -B $@ -DFASTSSM_SANITIZE=$(filter-out plain,$*) --log-level=WARNING
-	$(CMAKE) --build $@ --parallel $(JOBS) -- --quiet
-	$(BIN)/ctest --test-dir $@ --output-on-failure --parallel $(JOBS)
+	$(call CTEST,$@,-DFASTSSM_SANITIZE=$(filter-out plain,$*))
 FORCE:
+# Configure the C++ tests with the options $(2) in the folder $(1), build them and run them.
+define CTEST
+	$(CMAKE) -G Ninja -S . -B $(1) $(2) --log-level=WARNING
+	$(CMAKE) --build $(1) --parallel $(JOBS) -- --quiet
+	$(BIN)/ctest --test-dir $(1) --output-on-failure --parallel $(JOBS)
+endef
 CMAKE = PATH="$(abspath $(BIN)):$$PATH" cmake
 
 # A venv with what builds, then with torch; then one stamp per extra, so that a second call is instant. Without isolation:

@@ -3,6 +3,8 @@
 set(reason "")
 if(FASTSSM_BUILD STREQUAL "cpu")
   set(reason "FASTSSM_BUILD=cpu asked for the CPU engine alone")
+elseif(APPLE)
+  set(reason "there is no CUDA on macOS")
 elseif(TORCH_VERSION VERSION_LESS FASTSSM_OLDEST_TORCH)
   set(reason "torch ${TORCH_VERSION} cannot have it; it takes torch ${FASTSSM_OLDEST_TORCH} or later")
 elseif(FASTSSM_BUILD STREQUAL "auto" AND TORCH_CUDA STREQUAL "")

@@ -5,7 +5,12 @@ set(Python_EXECUTABLE ${FASTSSM_PYTHON})
 find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
 include(cmake/torch.cmake)
 include(CheckCXXSourceCompiles)
-set(CMAKE_REQUIRED_FLAGS "-std=c++20 -fopenmp")
+list(JOIN FASTSSM_OPENMP " " openmp)
+set(CMAKE_REQUIRED_FLAGS "-std=c++20 ${openmp}")
+if(APPLE)  # there torch brings omp.h, and the library is looked for when the module is loaded
+  set(CMAKE_REQUIRED_INCLUDES ${TORCH_ROOT}/include)
+  set(CMAKE_REQUIRED_LINK_OPTIONS -undefined dynamic_lookup)
+endif()
 check_cxx_source_compiles("
 #include <concepts>
 #include <omp.h>
@@ -23,16 +28,21 @@ endif()
 
 # Modules are linked to torch, which is loaded before them (so no path to it), and to no OpenMP beside torch's own. What GCC
 # calls of OpenMP is left undefined, and found in the library that torch brings, under whatever name. Clang calls a library
-# of its own.
+# of its own. On macOS all of torch is found in this way.
 set(CMAKE_SHARED_LINKER_FLAGS "")
 set(CMAKE_MODULE_LINKER_FLAGS "")
 set(CMAKE_SKIP_RPATH ON)
 separate_arguments(last_libraries UNIX_COMMAND "$ENV{LDFLAGS}")
-if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang" AND NOT APPLE)
   list(PREPEND last_libraries -fopenmp)
 endif()
 function(fastssm_link target)
-  target_link_libraries(${target} PRIVATE -L${TORCH_ROOT}/lib ${ARGN} ${last_libraries})
+  if(APPLE)
+    target_link_options(${target} PRIVATE -undefined dynamic_lookup)
+  else()
+    target_link_libraries(${target} PRIVATE -L${TORCH_ROOT}/lib ${ARGN})
+  endif()
+  target_link_libraries(${target} PRIVATE ${last_libraries})
   set_target_properties(${target} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${PACKAGE})
 endfunction()
 

@@ -15,6 +15,12 @@ foreach(level IN LISTS FASTSSM_LEVELS)
   endif()
 endforeach()
 
+# A block of a product must fit the registers. (Of x86-64 the products' times say so; of aarch64 there may be none.)
+if(FASTSSM_MACHINE MATCHES "^(aarch64|arm64)$" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT FASTSSM_SANITIZE)
+  add_test(NAME spills COMMAND_EXPAND_LISTS
+           COMMAND sh ${FASTSSM_ROOT}cmake/spills.sh ${CMAKE_OBJDUMP} $<TARGET_OBJECTS:kernels_baseline>)
+endif()
+
 # The driver that the tests have instead of NVIDIA's.
 add_library(fake_driver SHARED csrc/tests/driver/libcuda.cpp)
 fastssm_compile(fake_driver)

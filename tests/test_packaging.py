@@ -147,6 +147,7 @@ print(*{line.split()[-1] for line in open("/proc/self/maps") if "omp" in line.rs
 
 
 @pytest.mark.skipif(extension.module() is None, reason=extension.status())
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_the_process_has_one_openmp():
     found = subprocess.run(
         [sys.executable, "-c", ONE_OPENMP], capture_output=True, text=True, check=True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -59,9 +58,12 @@ def jobs_at_once() -> int:
     """Return how many compilers to run at once: $MAX_JOBS, or one a processor, with a gigabyte for each."""
     if os.environ.get("MAX_JOBS"):
         return int(os.environ["MAX_JOBS"])
-    available = re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())
-    gigabytes = int(available[1]) >> 20 if available else 1
-    return max(1, min(len(os.sched_getaffinity(0)), gigabytes))
+    if sys.platform == "darwin":
+        processors, gigabytes = os.cpu_count() or 1, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
+    else:
+        available = re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())
+        processors, gigabytes = len(os.sched_getaffinity(0)), int(available[1]) >> 20 if available else 1
+    return max(1, min(processors, gigabytes))
 
 
 def description() -> dict[str, list[str]]:
@@ -87,8 +89,10 @@ class Build:
     """
 
     def __init__(self, choice: str, folder: Path | None = None, **variables: str) -> None:
-        if sys.platform != "linux":
-            raise NotBuilt(f"it is built on Linux alone, and this is {sys.platform}")
+        if sys.platform not in ("linux", "darwin"):
+            raise NotBuilt(f"it is built on Linux and macOS, and this is {sys.platform}")
+        import fcntl  # Windows has none
+
         key = zlib.crc32(repr((str(ROOT), sys.prefix, os.environ.get("CXX"))).encode())
         default = ROOT / "build" / f"{sys.implementation.cache_tag}-{key:08x}"
         self.choice, self.folder = choice, folder or default

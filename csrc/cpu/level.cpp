@@ -6,6 +6,11 @@
 
 #include "kernels/kernels.h"
 
+// A build of tests may leave out all levels but the first: FASTSSM_BASELINE_ALONE.
+#if defined(__x86_64__) && !defined(FASTSSM_BASELINE_ALONE)
+#define FASTSSM_X86_LEVELS
+#endif
+
 namespace fastssm::cpu {
 namespace {
 
@@ -33,7 +38,7 @@ const char* name(Level level) {
 }
 
 bool supported(Level level) {
-#if defined(__x86_64__)
+#if defined(FASTSSM_X86_LEVELS)
   if (level == Level::avx512)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && supported(Level::avx2);
@@ -49,7 +54,7 @@ Level level() {
 
 template <class T>
 const Kernels<T>& kernels([[maybe_unused]] Level level) {
-#if defined(__x86_64__)
+#if defined(FASTSSM_X86_LEVELS)
   if (level == Level::avx512) return avx512_kernels<T>();
   if (level == Level::avx2) return avx2_kernels<T>();
 #endif

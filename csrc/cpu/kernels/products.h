@@ -11,15 +11,17 @@
 namespace fastssm::cpu {
 namespace {
 
-// A block of 6 rows and so many vectors, with a row of b and a number of a, fits the registers. More rows and fewer
+// A block of so many rows and vectors, with a row of b and a number of a, fits the registers. More rows and fewer
 // vectors are slower where rows of c are a power of two apart: they would share a few lines of the first-level cache.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kBlockVectors = 4;
+#if defined(__aarch64__)
+constexpr int kRows = 5, kBlockVectors = 4;  // with 6 rows GCC, which fetches all numbers of a first, keeps sums in memory
+#elif defined(__AVX512F__)
+constexpr int kRows = 6, kBlockVectors = 4;
 #else
-constexpr int kBlockVectors = 2;
+constexpr int kRows = 6, kBlockVectors = 2;
 #endif
 template <int VECTORS>
-constexpr int kBlockRows = VECTORS == 1 ? 12 : 6;  // a block needs enough sums to overlap their additions
+constexpr int kBlockRows = VECTORS == 1 ? 12 : kRows;  // a block needs enough sums to overlap their additions
 
 constexpr int64_t kDepth = kBlockVectors > 2 ? 128 : 256;  // rows of b at a time: they stay in the first-level cache
 constexpr int64_t kBytes = 256 * 1024;  // of a at a time: they stay in the second-level cache
