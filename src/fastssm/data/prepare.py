@@ -82,8 +82,8 @@ def prepare(
     Example:
         >>> import fastssm.data
         >>> prepared = fastssm.data.prepare(fastssm.data.load("moons"))
-        >>> [len(rows) for rows in (prepared.train, prepared.validation, prepared.test)]
-        `[18000, 1000, 1000]`
+        >>> len(prepared.train), len(prepared.validation), len(prepared.test)
+        (18000, 1000, 1000)
     """
     scale = dataset.scale if scale is None else scale
     noise = dataset.noise if noise is None else noise

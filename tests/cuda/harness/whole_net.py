@@ -211,6 +211,7 @@ class Arguments:
             weight=self.array(self.p.weight),
             projected_jacobian=self.jacobian,
             square=self.square,
+            target=None,
         )
 
     def gradients(self) -> ctypes.Structure:
