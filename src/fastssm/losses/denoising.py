@@ -73,7 +73,7 @@ def denoising_loss(model: Model, x: Tensor, **options: Unpack[DenoisingArguments
     deviation, generator = check_sigma(options["sigma"], x), options["generator"]
     check_noise(options["noise"], x)
     checks.check_generator(generator)
-    chosen = backends.select(request, "score", options["backend"])
+    chosen = backends.select(request, "score", options["backend"], in_one_pass=one_number(reduced))
     noisy = add_noise(request.x, deviation, options["noise"], generator)
     return _denoised(chosen, request._replace(x=noisy.x), noisy, reduced)
 
@@ -108,7 +108,7 @@ def annealed_denoising_loss(model: Model, x: Tensor, **options: Unpack[AnnealedD
     and 6.
     """
     levels = check_levels(model, x, options)
-    chosen = backends.select(levels.request, "score", options["backend"])
+    chosen = backends.select(levels.request, "score", options["backend"], in_one_pass=one_number(levels.reduced))
     request, noisy, reduced = levels.draw()
     return _denoised(chosen, request, noisy, reduced)
 
