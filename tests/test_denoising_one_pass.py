@@ -217,6 +217,23 @@ def test_rounded_products(kind: str) -> None:
     oracle.assert_close(rounded, full, 0.03, kind)
 
 
+@KINDS
+def test_auto_takes_it_for_a_loss_that_is_a_number(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, _, _ = drawn(BY_NAME[f"{kind}-depth-2"])
+    ran: list[str] = []
+    for name in ("denoising", "score"):
+        method = getattr(cpu.Cpu, name)
+
+        def noted(*given: Any, name: str = name, method: Any = method) -> Tensor:
+            ran.append(name)
+            return method(*given)
+
+        monkeypatch.setattr(cpu.Cpu, name, noted)
+    fastssm.denoising_loss(model, x, sigma=0.5)
+    fastssm.denoising_loss(model, x, sigma=0.5, reduction="none")
+    assert ran == (["denoising", "score"] if kind == "energy" else ["denoising"])
+
+
 def test_only_the_cpu_engine_does_it() -> None:
     """The others compute the score, and its gradient in backward."""
     assert [name for name in backends.NAMES if isinstance(backends.BACKENDS[name], backends.Denoiser)] == ["cpu"]

@@ -51,6 +51,7 @@ CALLS: dict[str, dict[str, Callable[..., Tensor]]] = {
     },
     "each": {"jacobian_diag": lambda net, x, **options: fastssm.jacobian_diag(net, x, **options).square().sum()},
     "score": {"score": lambda net, x, **options: fastssm.score(net, x, **options).square().sum()},
+    "denoising": {"denoising_loss": lambda net, x, **options: fastssm.denoising_loss(net, x, sigma=0.5, **options)},
 }
 assert set(CALLS) == set(WHATS)
 
@@ -114,6 +115,7 @@ def test_explain_answers_for_what_is_asked() -> None:
         plan = fastssm.explain(net, x, what=what)
         assert plan.backend == backends.select(backends.make_request(net, x), what).name
     assert fastssm.explain(net, x, what="score").backend == "reference"  # as was measured
+    assert fastssm.explain(net, x, what="denoising").backend == ("cpu" if compiled.DEVICES else "reference")
     if compiled.DEVICES and compiled.multiplies_bf16():
         assert fastssm.explain(net, x, precision="bf16").backend == "cpu"
         assert fastssm.explain(net, x, what="each", precision="bf16").backend == "cpu"

@@ -22,7 +22,7 @@ Precision = Literal["full", "bf16", "tf32"]
 BackendName = Literal["reference", "jets", "torch", "cpu", "cuda", "auto"]
 ControlVariate = Literal["optimal"]
 Condition = Literal["sigma", "log_sigma", "level"]
-What = Literal["objective", "terms", "each", "score"]
+What = Literal["objective", "terms", "each", "score", "denoising"]
 Operator = Literal["divergence", "laplacian", "hvp_form", "jacobian_diag"]
 
 NETWORK_KINDS: tuple[NetworkKind, ...] = get_args(NetworkKind)

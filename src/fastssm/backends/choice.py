@@ -141,9 +141,9 @@ def select(request: Request, what: What, name: str = "auto", count: int = 1) -> 
 
     For the score, "auto" goes by what was measured (`bench/results/score.csv`). The sweeps keep no tape, so they
     take 8 products a layer where autograd takes 6 (4 against 3 for a score network). The cpu engine was the fastest for
-    values, and for the gradients of energies; at width 512 autograd was 5 % faster there, in memory that grows with the
-    batch. For the gradients of score networks "auto" takes autograd: the engine was faster at small sizes only. Nothing
-    was measured on CUDA, where "auto" takes autograd.
+    values, and for the gradients of energies. For the gradients of score networks "auto" takes autograd, except for a
+    denoising loss, which the engine computes in one pass, in as many products as autograd: there it was the fastest.
+    Nothing was measured on CUDA, where "auto" takes autograd.
 
     Between jets and plain autograd, "auto" goes by `bench/results/choice.csv`: see `_jets_first`.
 
@@ -164,9 +164,9 @@ def _candidates(request: Request, what: What, count: int) -> tuple[Backend, ...]
     plain = BACKENDS["reference"]
     if exporting():  # what runs the program has PyTorch's operators, not fastssm's
         return (BACKENDS["torch"], plain)
-    if what != "score":
+    if what not in ("score", "denoising"):
         return _READY if _jets_first(request, count) else tuple(b for b in _READY if b.name != "jets")
-    engine_is_faster = request.kind == "energy" or not torch.is_grad_enabled()
+    engine_is_faster = request.kind == "energy" or what == "denoising" or not torch.is_grad_enabled()
     return (BACKENDS["cpu"], plain, *_READY) if engine_is_faster else (plain, *_READY)
 
 
@@ -241,8 +241,9 @@ def explain(model: Model, x: Tensor, *, what: What | Operator = "objective", **o
         x: data `[B, ...]`; only its shape, dtype and device matter.
         what: the result that is wanted. "objective" is a sliced or exact loss; "terms" is what `terms` and losses on
             domains or in a metric need; "each" is one term for each direction; "score" is only the score, as for
-            `score`, denoising losses and samplers; or the name of an operator, "divergence", "laplacian",
-            "jacobian_diag" or "hvp_form" (along several directions; along one it needs "terms").
+            `score` and samplers; "denoising" is a denoising loss that is a number; or the name of an operator,
+            "divergence", "laplacian", "jacobian_diag" or "hvp_form" (along several directions; along one it needs
+            "terms").
         options: keyword arguments of `ModelArguments`.
 
     Returns:

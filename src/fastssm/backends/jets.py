@@ -107,7 +107,7 @@ class Jets(OnePass):
     def unsupported(self, request: Request, what: What) -> list[str]:
         """Return why this call cannot run: above all the operation without a rule, and the module that called it."""
         reasons = [] if request.precision == "full" else [FULL_ONLY]
-        reasons += [SCORE_ALONE] if what == "score" else []
+        reasons += [SCORE_ALONE] if what in ("score", "denoising") else []
         reasons += [] if isinstance(request.model, nn.Module) else [NO_MODULE]
         reasons += [EXPORTED] if exporting() else []
         return reasons or trial_of(request).reasons

@@ -10,7 +10,7 @@ from fastssm.losses.levels import LevelOptions, LevelTensors, check_levels
 from fastssm.losses.module import ScoreLoss
 from fastssm.losses.reduction import Reducer, check_reduction, one_number, reduce
 from fastssm.noise import Noisy, add_noise, check_noise, check_sigma
-from fastssm.options import LossOptions, LossTensors, Model, NoiseTensors, RandomOptions, takes
+from fastssm.options import LossOptions, LossTensors, Model, NoiseTensors, RandomOptions, What, takes
 
 
 class DenoisingOptions(LossOptions, RandomOptions, total=False):
@@ -73,7 +73,7 @@ def denoising_loss(model: Model, x: Tensor, **options: Unpack[DenoisingArguments
     deviation, generator = check_sigma(options["sigma"], x), options["generator"]
     check_noise(options["noise"], x)
     checks.check_generator(generator)
-    chosen = backends.select(request, "score", options["backend"])
+    chosen = backends.select(request, _wanted(reduced), options["backend"])
     noisy = add_noise(request.x, deviation, options["noise"], generator)
     return _denoised(chosen, request._replace(x=noisy.x), noisy, reduced)
 
@@ -108,9 +108,14 @@ def annealed_denoising_loss(model: Model, x: Tensor, **options: Unpack[AnnealedD
     and 6.
     """
     levels = check_levels(model, x, options)
-    chosen = backends.select(levels.request, "score", options["backend"])
+    chosen = backends.select(levels.request, _wanted(levels.reduced), options["backend"])
     request, noisy, reduced = levels.draw()
     return _denoised(chosen, request, noisy, reduced)
+
+
+def _wanted(reduced: Reducer) -> What:
+    """Return what a backend is asked for: the whole loss, or the score."""
+    return "denoising" if one_number(reduced) else "score"
 
 
 def _denoised(chosen: backends.Backend, request: backends.Request, noisy: Noisy, reduced: Reducer) -> Tensor:
