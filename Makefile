@@ -114,7 +114,7 @@ cuda-static: $(VENV)/.test  ## what is known of the CUDA kernels without a GPU, 
 	$(BIN)/python -m bench.cuda_static $(ARGS)
 	$(BIN)/python tools/fill_tables.py
 
-mutants: $(VENV)/.test  ## break each term of csrc/maths/sweep.h in turn, and see the tests notice
+mutants: $(VENV)/.test  ## break each term of csrc/maths/sweep.h and each product in turn, and see the tests notice
 	$(BIN)/python tools/mutants.py $(ARGS)
 
 cuda-mutants: $(VENV)/.test  ## break the CUDA kernels in many ways, and see tests/cuda notice

@@ -1,7 +1,8 @@
-// Matrix products of every instruction set that the processor has, against loops: each size of a register block and of
+// Matrix products of every instruction set that the processor has, or of the one that is named, against loops: each size of a register block and of
 // what is left beside it, each depth around the pieces that a product is split into, and what lies around the operands.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -144,9 +145,9 @@ void test_not_finite(cpu::Level level) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   for (cpu::Level level : {cpu::Level::baseline, cpu::Level::avx2, cpu::Level::avx512}) {
-    if (!cpu::supported(level)) continue;
+    if (!cpu::supported(level) || (argc > 1 && std::strcmp(argv[1], cpu::name(level)) != 0)) continue;
     test_sizes<float>(level);
     test_sizes<double>(level);
     test_not_finite<float>(level);
