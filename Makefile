@@ -17,7 +17,7 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all lint format docs bench generate ctest sanitize aarch64 sanitize-extension gpu-check device-build device-rehearsal torches wheel pure-wheel fuzz mutants kernels \
+.PHONY: help train test test-all lint format docs bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches wheel pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-verify cuda-static clean
 
 help:  ## list the commands
@@ -58,6 +58,9 @@ generate: $(VENV)/.test  ## rewrite csrc/maths/activations.h from src/fastssm/ac
 
 ctest: build/ctest/plain  ## the C++ unit tests, without torch
 sanitize: build/ctest/address,undefined build/ctest/thread  ## the same under ASan and UBSan, and under TSan
+
+aarch64-tools:  ## install what `make aarch64` needs, on Debian and Ubuntu
+	sudo apt-get update && sudo apt-get install --yes g++-aarch64-linux-gnu qemu-user
 
 aarch64: $(VENV)/.builds  ## the same for aarch64, emulated (needs aarch64-linux-gnu-g++ and qemu-aarch64)
 	$(call CTEST,build/ctest/aarch64,-DCMAKE_TOOLCHAIN_FILE=$(abspath cmake/aarch64.cmake))
