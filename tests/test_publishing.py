@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_the_jobs_of_a_workflow_run_make_targets_that_exist(path: Path) -> None:
         assert set(job.get("needs", ())) <= set(jobs), f"{name} needs a job that does not exist"
         for command in (step["run"] for step in job["steps"] if "run" in step):
             assert command.startswith("make "), f"{name} runs {command!r}: call a make target, as a developer does"
-            targets = [word for word in command.split()[1:] if "=" not in word]
+            targets = [word for word in shlex.split(command)[1:] if "=" not in word]
             assert [t for t in targets if not re.search(rf"^{t}:", MAKEFILE, re.MULTILINE)] == []
 
 
