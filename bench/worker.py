@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -176,10 +177,17 @@ TASKS: dict[str, Callable[[Job], Iterator[Row]]] = {
 }
 
 
+def keep_to(count: int) -> None:
+    """Keep this process to as many cores as it has threads: JAX is up to three times as fast on small networks then."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
 def main() -> None:
     """Run the job on the command line."""
     job = Job.from_json(sys.argv[1])
     torch.set_num_threads(job.threads)
+    keep_to(job.threads)
     warnings.simplefilter("ignore")
     levels.hold_inductor()
     for row in TASKS[job.task](job):
