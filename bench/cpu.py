@@ -131,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark of the command line."""
     chosen = arguments(argv)
     levels.hold(chosen.level)
+    if chosen.level:
+        chosen.contenders = tuple(name for name in chosen.contenders if "JAX" not in name)
     with tempfile.TemporaryDirectory() as folder:
         facts = {"jax": jax_version(), "level": level()}
         jobs = (job for part in chosen.parts for job in PARTS[part](chosen, folder))

@@ -1,15 +1,17 @@
-"""Holding everything on a processor to a lower instruction set, as if it had no higher one."""
+"""Holding everything on a processor to a lower instruction set, as if it had no higher one.
+
+JAX cannot be held: `--xla_cpu_max_isa` binds the code that XLA generates, but not its matrix products.
+"""
 
 import os
 
 VARIABLE = "FASTSSM_CPU_LEVEL"
-LEVELS = {  # for fastssm, torch's kernels, oneDNN, MKL and XLA
+LEVELS = {  # for fastssm, torch's kernels, oneDNN and MKL
     "avx2": {
         VARIABLE: "avx2",
         "ATEN_CPU_CAPABILITY": "avx2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
     }
 }
 _FLAGS = {"avx2": ("-mavx2", "-mfma"), "": ("-march=native",)}

@@ -69,7 +69,7 @@ def _energy(row: Row, size: Size, threads: int) -> Iterator[str]:
 
 
 def _bf16(row: Row, size: Size, threads: int) -> Iterator[str]:
-    if row["kind"] == "energy" and size.H >= 512:
+    if row["kind"] == "energy" and size.H >= 512 and row["level"] == "avx512":
         yield "x_float32>=1.6"
         yield "gradient_error<=0.01"
 
