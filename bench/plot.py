@@ -131,4 +131,5 @@ def draw(rows: Sequence[Row], figure: Path, styles: Styles, native: bool) -> Non
 if __name__ == "__main__":
     for module, styles in ((torch_path, STYLES), (cpu, NATIVE_STYLES)):
         if rows := read(module.OUT):
-            draw(rows, FIGURES / f"{module.__name__.rpartition('.')[2]}.png", styles, module is cpu)
+            name = module.__name__.rpartition(".")[2]
+            draw(rows, FIGURES / f"{name}.png", styles, module is cpu)
