@@ -22,8 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from mutants import mutants as broken_rules
-from mutants import once
+from mutants import of_rules, once
 from native_build import CSRC, ROOT
 
 TESTS = ROOT / "tests" / "cuda"
@@ -167,7 +166,7 @@ def barriers() -> Iterator[Mutant]:
 def every_mutant() -> Iterator[Mutant]:
     """Yield all mutants."""
     yield from barriers()
-    for rule in broken_rules((CSRC / "maths" / "sweep.h").read_text()):
+    for rule in of_rules():
         yield Mutant("rule", "maths/sweep.h", f"{rule.rule}: {rule.term}", rule.change, rule.text)
     for kind, name, old, new in CHANGES:
         yield Mutant(kind, KERNELS + name, old, new, once((CSRC / KERNELS / name).read_text(), old, new))
