@@ -1,4 +1,4 @@
-"""Performance targets of the CPU engine, as text such as ``x_autograd>=3.8``, and whether they are met."""
+"""Performance targets of the CPU engine, as text such as ``x_best_rival>=1.3``, and whether they are met."""
 
 from collections.abc import Callable, Iterator, Sequence
 from operator import ge, le

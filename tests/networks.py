@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,10 +118,25 @@ CASES += [
 BY_NAME = {case.name: case for case in CASES}
 
 
-def in_groups(cases: Sequence[Case], size: int = 4) -> list[Any]:
-    """Return parameters of tests that run several cases each: one test for each case takes pytest longer."""
+def over(cases: Sequence[Case], size: int = 4) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test of one `case` on several of them, as subtests: one test for each case takes pytest longer."""
     groups = [cases[first : first + size] for first in range(0, len(cases), size)]
-    return [pytest.param(group, id=f"{group[0].name} to {group[-1].name}") for group in groups]
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(group: Sequence[Case], subtests: pytest.Subtests, **given: Any) -> None:
+            for case in group:
+                with subtests.test(case.name):
+                    test(case=case, **given)
+
+        own = inspect.signature(test)
+        added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("group", "subtests")]
+        kept = [parameter for name, parameter in own.parameters.items() if name != "case"]
+        run.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
+        names = [f"{group[0].name} to {group[-1].name}" for group in groups]
+        return pytest.mark.parametrize("group", groups, ids=names)(run)
+
+    return decorate
 
 
 def through(entry: str, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -15,7 +15,7 @@ from fastssm.backends.entries import compiled, dispatcher, flat
 from fastssm.nn import MLP
 from fastssm.sweeps import Needs
 from tests import oracle, oracle_noise
-from tests.networks import BY_NAME, CASES, RTOL, Case
+from tests.networks import BY_NAME, CASES, RTOL, Case, over
 from tests.test_compile import energy, score
 from tests.test_native import NETS, Watching, problem
 from tests.test_operators import drawn
@@ -51,7 +51,7 @@ def everything(found: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 @pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@over(CASES)
 def test_the_loss_and_every_gradient(case: Case, weighted: bool, reduction: Any) -> None:
     model, x, cond, leaves = drawn(case)
     sigma, noise = levels(x), torch.randn_like(x)

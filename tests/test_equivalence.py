@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 import fastssm
 from fastssm import directions
 from tests import oracle
-from tests.networks import BACKENDS, BATCH, BY_NAME, CASES, DEVICE, ENTRIES, RTOL, Case, in_groups, through
+from tests.networks import BACKENDS, BATCH, BY_NAME, CASES, DEVICE, ENTRIES, RTOL, Case, over, through
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")
 
@@ -61,17 +60,12 @@ def agree(
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("group", in_groups(CASES))
-def test_every_architecture(
-    group: Sequence[Case], entry: str, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
-) -> None:
+@over(CASES)
+def test_every_architecture(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = through(entry, monkeypatch)
-    for case in group:
-        shape = (3, BATCH, *case.shape)
-        v = drawn("gaussian", (3, BATCH, torch.Size(case.shape).numel()))
-        for loss, reduction in itertools.product(oracle.LOSSES, ("mean", "none")):
-            with subtests.test(f"{case.name} {loss} {reduction}"):
-                agree(case, loss, v, backend, reduction, reduction == "mean", inputs=True, v=v.reshape(shape))
+    v = drawn("gaussian", (3, BATCH, torch.Size(case.shape).numel()))
+    for loss, reduction in itertools.product(oracle.LOSSES, ("mean", "none")):
+        agree(case, loss, v, backend, reduction, reduction == "mean", inputs=True, v=v.reshape(3, BATCH, *case.shape))
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

@@ -14,7 +14,7 @@ from fastssm import backends, directions
 from fastssm.backends.entries import compiled
 from fastssm.nn import MLP, Sin
 from tests import oracle
-from tests.networks import BACKENDS, BATCH, BY_NAME, CASES, ENTRIES, RTOL, Case, in_groups, through
+from tests.networks import BACKENDS, BATCH, BY_NAME, CASES, ENTRIES, RTOL, Case, over, through
 from tests.test_compile import energy, flat_call, score
 from tests.test_sweeps import BATCH as COUNTED
 from tests.test_sweeps import DIM, HIDDEN, WIDTHS, Products
@@ -50,18 +50,14 @@ def drawn(case: Case, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Te
 
 @pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("group", in_groups(CASES))
-def test_jacobian_diag(
-    group: Sequence[Case], entry: str, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
-) -> None:
+@over(CASES)
+def test_jacobian_diag(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = through(entry, monkeypatch)
-    for case in group:
-        with subtests.test(case.name):
-            model, x, cond, leaves = drawn(case)
-            kind = "energy" if case.energy else "score"
-            found = fastssm.jacobian_diag(model, x, cond=cond, kind=kind, backend=backend)
-            along = oracle.terms(model, x, basis(x), energy=case.energy, cond=cond).along
-            agree([found], [along.t().reshape(x.shape)], leaves, case.name)
+    model, x, cond, leaves = drawn(case)
+    kind = "energy" if case.energy else "score"
+    found = fastssm.jacobian_diag(model, x, cond=cond, kind=kind, backend=backend)
+    along = oracle.terms(model, x, basis(x), energy=case.energy, cond=cond).along
+    agree([found], [along.t().reshape(x.shape)], leaves, case.name)
 
 
 @pytest.mark.covering(1, alike=True)
@@ -80,41 +76,33 @@ def test_hvp_form(name: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("group", in_groups(ENERGIES))
-def test_laplacian(
-    group: Sequence[Case], entry: str, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
-) -> None:
+@over(ENERGIES)
+def test_laplacian(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = through(entry, monkeypatch)
-    for case in group:
-        with subtests.test(case.name):
-            model, x, cond, leaves = drawn(case)
-            options = {"cond": cond, "backend": backend, "return_gradient": True}
-            v = torch.randn(2, *x.shape, dtype=torch.float64)
-            for given, chosen in ((basis(x), {}), (v, {"v": v})):
-                lap, gradient = fastssm.laplacian(model, x, **chosen, **options)
-                wanted = oracle.terms(model, x, given, energy=True, cond=cond)
-                scale = len(given) if chosen else 1
-                agree([lap, gradient.flatten(1)], [-wanted.along.sum(0) / scale, -wanted.score], leaves, case.name)
+    model, x, cond, leaves = drawn(case)
+    options = {"cond": cond, "backend": backend, "return_gradient": True}
+    v = torch.randn(2, *x.shape, dtype=torch.float64)
+    for given, chosen in ((basis(x), {}), (v, {"v": v})):
+        lap, gradient = fastssm.laplacian(model, x, **chosen, **options)
+        wanted = oracle.terms(model, x, given, energy=True, cond=cond)
+        scale = len(given) if chosen else 1
+        agree([lap, gradient.flatten(1)], [-wanted.along.sum(0) / scale, -wanted.score], leaves, case.name)
 
 
 @pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("group", in_groups(FIELDS))
-def test_divergence(
-    group: Sequence[Case], entry: str, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
-) -> None:
+@over(FIELDS)
+def test_divergence(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = through(entry, monkeypatch)
-    for case in group:
-        with subtests.test(case.name):
-            model, x, cond, leaves = drawn(case)
-            options = {"cond": cond, "backend": backend, "return_value": True}
-            v = torch.randn(2, *x.shape, dtype=torch.float64)
-            for given, chosen in ((basis(x), {"exact": True}), (basis(x), {}), (v, {"v": v})):
-                value, div = fastssm.divergence(model, x, **chosen, **options)
-                wanted = oracle.terms(model, x, given, energy=False, cond=cond)
-                scale = len(given) if "v" in chosen else 1
-                assert value.shape == x.shape
-                agree([div, value.flatten(1)], [wanted.along.sum(0) / scale, wanted.score], leaves, case.name)
+    model, x, cond, leaves = drawn(case)
+    options = {"cond": cond, "backend": backend, "return_value": True}
+    v = torch.randn(2, *x.shape, dtype=torch.float64)
+    for given, chosen in ((basis(x), {"exact": True}), (basis(x), {}), (v, {"v": v})):
+        value, div = fastssm.divergence(model, x, **chosen, **options)
+        wanted = oracle.terms(model, x, given, energy=False, cond=cond)
+        scale = len(given) if "v" in chosen else 1
+        assert value.shape == x.shape
+        agree([div, value.flatten(1)], [wanted.along.sum(0) / scale, wanted.score], leaves, case.name)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

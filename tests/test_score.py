@@ -19,7 +19,7 @@ from fastssm.directions import Directions
 from fastssm.nn import MLP
 from fastssm.sweeps import Needs, tiles
 from tests import oracle, oracle_noise
-from tests.networks import BY_NAME, CASES, ENTRIES, RTOL, Case, in_groups, through
+from tests.networks import BY_NAME, CASES, ENTRIES, RTOL, Case, over, through
 from tests.test_compile import energy, score
 from tests.test_native import NETS, Watching, problem
 from tests.test_operators import drawn
@@ -44,21 +44,15 @@ def with_gradients(found: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
 
 @pytest.mark.covering(1, alike=True)
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("group", in_groups(CASES))
-def test_the_score_and_every_gradient(
-    group: Sequence[Case], entry: str, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
-) -> None:
+@over(CASES)
+def test_the_score_and_every_gradient(case: Case, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = through(entry, monkeypatch)
-    for case in group:
-        with subtests.test(case.name):
-            model, x, cond, leaves = drawn(case)
-            kind = "energy" if case.energy else "score"
-            found = fastssm.score(model, x, cond=cond, kind=kind, backend=backend)
-            expected = oracle_noise.score(model, x, energy=case.energy, cond=cond)
-            assert found.shape == x.shape
-            oracle.assert_close(
-                with_gradients(found.flatten(1), leaves), with_gradients(expected, leaves), RTOL, case.name
-            )
+    model, x, cond, leaves = drawn(case)
+    kind = "energy" if case.energy else "score"
+    found = fastssm.score(model, x, cond=cond, kind=kind, backend=backend)
+    expected = oracle_noise.score(model, x, energy=case.energy, cond=cond)
+    assert found.shape == x.shape
+    oracle.assert_close(with_gradients(found.flatten(1), leaves), with_gradients(expected, leaves), RTOL, case.name)
 
 
 @pytest.mark.parametrize("entry", ENGINES)

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "kernels.h"
 #include "rows.h"
 
 namespace fastssm::cpu {

@@ -103,19 +103,19 @@ def one_or_two(rows: Sequence[Sequence[str]], separator: str | None) -> str:
 def find_decimal(rows: Sequence[Sequence[str]], separator: str | None, option: str) -> Dialect:
     """Return the dialect of rows of data, which are without the header.
 
-    A number such as 9,5 proves that the comma is decimal, 9.5 or 1,234,567 that the point is; 9,896 and 9.896 prove
-    nothing. If nothing is proved, semicolons between columns tell that the comma is decimal.
+    A number such as 9,5 shows that the comma is decimal, 9.5 or 1,234,567 that the point is; 9,896 and 9.896 can be
+    read both ways. If all numbers can, semicolons between columns show that the comma is decimal.
     """
     if option != "auto":
         return Dialect(separator, option, certain=True)
-    proofs, examples = Counter[str](), dict[str, str]()
+    verdicts, examples = Counter[str](), dict[str, str]()
     for cell in (cell.strip() for row in rows for cell in row if "," in cell or "." in cell):
         verdict = _verdict(cell)
-        proofs[verdict] += 1
+        verdicts[verdict] += 1
         examples.setdefault(verdict, cell)
-    if proofs["."] or proofs[","]:
-        return Dialect(separator, "." if proofs["."] >= proofs[","] else ",", certain=True)
-    if not proofs["maybe ,"] or proofs["maybe ."]:
+    if verdicts["."] or verdicts[","]:
+        return Dialect(separator, "." if verdicts["."] >= verdicts[","] else ",", certain=True)
+    if not verdicts["maybe ,"] or verdicts["maybe ."]:
         return Dialect(separator, doubt="" if separator == "," else _doubt(rows, "."))
     if separator == ";":
         return Dialect(separator, ",", True, _doubt(rows, ","), examples["maybe ,"])
