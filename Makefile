@@ -134,7 +134,8 @@ clean:  ## remove the virtual environment and everything built
 # The working tree without what git ignores, copied to $(1); $(2) picks.
 COPY = rm -rf $(1) && mkdir -p $(1) && git ls-files -z --cached --others --exclude-standard -- $(2) | \
   xargs --null cp --parents --target-directory $(1)
-SANITIZE := -g1 -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
+SANITIZE := -g1 -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined \
+  --param=asan-instrumentation-with-call-threshold=150  # beyond, checks are calls, which GCC compiles faster
 
 # The C++ tests in a build folder of their own for each sanitizer, which is what the folder is called.
 build/ctest/%: $(VENV)/.builds FORCE
