@@ -97,6 +97,54 @@ def test_what_lies_outside_is_not_contained(name: str) -> None:
     assert not domain.contains(torch.full((1, D), math.nan)).item()
 
 
+def scattered(count: int = 300) -> Tensor:
+    return 3.0 * torch.randn(count, D, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_the_nearest_point_is_in_the_domain_and_no_other_is_nearer(name: str) -> None:
+    """For a convex set: `(x - p) . (y - p) <= 0` for every y in it, and this holds for no other p."""
+    domain, x = DOMAINS[name], scattered()
+    within = domain.contains(x)
+    assert within.any() or name in ("simplex", "box")
+    nearest, others = domain.nearest(x), inside(domain, 200)
+    torch.testing.assert_close(nearest[within], x[within], rtol=1e-12, atol=1e-12)
+    assert domain.contains(nearest + 1e-9 * (others[0] - nearest)).all()
+    assert (torch.einsum("nd,nod->no", x - nearest, others - nearest[:, None]) < 1e-9).all()
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_outside_come_back(name: str, dtype: torch.dtype) -> None:
+    domain, x = DOMAINS[name], scattered().to(dtype)
+    before = inside(domain, 1).to(dtype).expand(len(x), D)
+    out = ~domain.contains(x)
+    projected, reflected = domain.project(x, before), domain.reflect(x, before)
+    for found in (projected, reflected):
+        assert found.dtype == dtype
+        assert domain.contains(found).all()
+        assert torch.equal(found[~out], x[~out])
+    near = math.sqrt(torch.finfo(dtype).eps) * 20
+    torch.testing.assert_close(projected, domain.nearest(x), rtol=0.0, atol=near)
+    mirrored = 2 * domain.nearest(x) - x
+    simple = out & domain.contains(mirrored)
+    assert simple.any()
+    torch.testing.assert_close(reflected[simple], mirrored[simple])
+
+
+def test_a_box_folds_what_is_further_out_than_it_is_wide() -> None:
+    x = torch.tensor([[0.25], [-0.25], [1.25], [2.25], [-1.25], [9.75]])
+    found = Box(0.0, 1.0).reflect(x, torch.full_like(x, 0.5))
+    assert found.flatten().tolist() == [0.25, 0.25, 0.75, 0.25, 0.75, 0.25]
+
+
+def test_points_that_are_not_finite_stay() -> None:
+    x, before = torch.full((1, D), math.nan), torch.zeros(1, D)
+    for domain in DOMAINS.values():
+        assert domain.reflect(x, before).isnan().all()
+        assert domain.project(x, before).isnan().all()
+
+
 def test_the_boundary_belongs_to_the_domain() -> None:
     edge = {"positive": [0.0, 1.0, 2.0], "box": [1.0, 0.0, 0.5], "ball": [0.0, 1.5, 0.0], "simplex": [0.5, 0.5, 0.0]}
     for name, point in edge.items():

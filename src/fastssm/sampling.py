@@ -89,7 +89,7 @@ def langevin(
     _check_step("step", step)
     checks.check_count("n_steps", n_steps)
     checks.check_generator(generator)
-    _check_domain(domain, request.x.flatten(1))
+    check_domain(domain, request.x.flatten(1))
     chains = _Chains(request, backends.select(request, "score", backend), generator, domain)
     advance = chains.metropolis if metropolis else chains.unadjusted
     state = chains.start(metropolis)
@@ -163,7 +163,7 @@ def annealed_langevin(
     _check_step("step", step)
     checks.check_count("n_steps", n_steps)
     checks.check_generator(generator)
-    _check_domain(domain, request.x.flatten(1))
+    check_domain(domain, request.x.flatten(1))
     chosen = backends.select(request, "score", backend)
     point = request.x.flatten(1)
     for sigma, value in zip(levels.tolist(), conditions, strict=True):
@@ -271,8 +271,8 @@ def _check_step(name: str, step: object) -> None:
         raise ValueError(f"{name} must be positive and finite, got {step}.")
 
 
-def _check_domain(domain: object, x: Tensor) -> None:
-    """Raise unless the starting points `[B, D]` lie in the domain."""
+def check_domain(domain: object, x: Tensor) -> None:
+    """Raise unless a sampler's domain is None, or one that its starting points `[B, D]` lie in."""
     if domain is None:
         return
     if not isinstance(domain, Domain):

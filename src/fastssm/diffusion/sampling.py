@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from typing_extensions import Unpack
 
 from fastssm import checks
 from fastssm.diffusion.model import FixedTimeArguments, ScoreModel, check_sde, score_model
-from fastssm.diffusion.ode import SOLVERS, Solver, solve
+from fastssm.diffusion.ode import SOLVERS, Keep, Solver, solve
 from fastssm.diffusion.sde import SDE, LinearSDE, normal_like, per_sample
 from fastssm.diffusion.times import FLAT, check_first, grid, starts_in_data, time_density
+from fastssm.domains import Domain
 from fastssm.options import Model, RandomOptions, takes
+from fastssm.sampling import DTYPES, check_domain
 
 
 class SamplerArguments(FixedTimeArguments, total=False):
@@ -23,10 +26,13 @@ class SamplerArguments(FixedTimeArguments, total=False):
     Attributes:
         steps: number of steps, even in the logarithm of the noise ratio where that is known, else in time.
         denoise: end with the mean of the data given the last state, `(x + std^2 s) / mean`, where that is known.
+        domain: where the diffusion lives, such as `fastssm.domains.Box(0.0, 1.0)`; x must lie in it, and no sample
+            leaves it: states outside are reflected at the boundary after each step. All of space if None.
     """
 
     steps: int
     denoise: bool
+    domain: Domain | None
 
 
 class EulerMaruyamaArguments(SamplerArguments, RandomOptions, total=False):
@@ -80,7 +86,7 @@ def euler_maruyama(model: Model, x: Tensor, **options: Unpack[EulerMaruyamaArgum
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices, names or times do not fit.
+        ValueError: if shapes, devices, names or times do not fit, or x lies outside the domain.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
@@ -99,8 +105,8 @@ def euler_maruyama(model: Model, x: Tensor, **options: Unpack[EulerMaruyamaArgum
     state = checks.widened(net.request.x)
     times = grid(net.sde, steps, first, state)
     for index in range(steps):
-        state = _reverse_step(net, state, times[index], times[index + 1], lam, generator)
-    return _finished(net, state, first, options["denoise"])
+        state = _inside(options, _reverse_step(net, state, times[index], times[index + 1], lam, generator), state)
+    return _finished(net, state, first, options)
 
 
 @takes(PredictorCorrectorArguments, steps=500, corrections=1, ratio=0.16, denoise=True, predicts="score")
@@ -120,7 +126,7 @@ def predictor_corrector(model: Model, x: Tensor, **options: Unpack[PredictorCorr
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices, names or times do not fit.
+        ValueError: if shapes, devices, names or times do not fit, or x lies outside the domain.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
@@ -142,10 +148,10 @@ def predictor_corrector(model: Model, x: Tensor, **options: Unpack[PredictorCorr
     state = checks.widened(net.request.x)
     times = grid(net.sde, steps, first, state)
     for index in range(steps):
-        state = _reverse_step(net, state, times[index], times[index + 1], 0.0, generator)
+        state = _inside(options, _reverse_step(net, state, times[index], times[index + 1], 0.0, generator), state)
         for _ in range(corrections):
-            state = _langevin_step(net, state, times[index + 1], ratio, generator)
-    return _finished(net, state, first, options["denoise"])
+            state = _inside(options, _langevin_step(net, state, times[index + 1], ratio, generator), state)
+    return _finished(net, state, first, options)
 
 
 @takes(ProbabilityFlowArguments, steps=100, solver="heun", denoise=True, predicts="score")
@@ -165,7 +171,7 @@ def probability_flow(model: Model, x: Tensor, **options: Unpack[ProbabilityFlowA
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if shapes, devices, names or times do not fit.
+        ValueError: if shapes, devices, names or times do not fit, x lies outside the domain, or the solver has none.
         ImportError: if torchdiffeq is requested and not installed.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
@@ -187,8 +193,10 @@ def probability_flow(model: Model, x: Tensor, **options: Unpack[ProbabilityFlowA
         now = t.expand(len(state))
         return sde.reverse_drift(state, now, net.score(state, now).reshape(state.shape), 1.0)
 
-    state = solve(velocity, state, time_density(sde, first=first), (1.0, 0.0), steps, solver, options["solver_options"])
-    return _finished(net, state, first, options["denoise"])
+    keep: Keep | None = None if options["domain"] is None else partial(_inside, options)
+    clock = time_density(sde, first=first)
+    state = solve(velocity, state, clock, (1.0, 0.0), steps, solver, options["solver_options"], keep)
+    return _finished(net, state, first, options)
 
 
 def last_time(sde: SDE, t_min: float | None) -> float:
@@ -204,7 +212,17 @@ def _prepared(model: Model, x: Tensor, options: SamplerArguments, generator: obj
     checks.check_count("steps", options["steps"])
     checks.check_generator(generator)
     first = last_time(sde, options["t_min"])
-    return score_model(model, x, first, "score", options), first
+    net = score_model(model, x, first, "score", options)
+    check_domain(options["domain"], net.request.x.flatten(1))
+    if options["domain"] is not None and x.dtype not in DTYPES:
+        raise TypeError(f"domain= needs x in float32 or float64, as {x.dtype} rounds samples out of it; use x.float().")
+    return net, first
+
+
+def _inside(options: SamplerArguments, x: Tensor, before: Tensor) -> Tensor:
+    """Return states after a step, reflected at the boundary of the domain if there is one."""
+    domain = options["domain"]
+    return x if domain is None else domain.reflect(x.flatten(1), before.flatten(1)).reshape(x.shape)
 
 
 def _reverse_step(
@@ -226,10 +244,12 @@ def _langevin_step(net: ScoreModel, x: Tensor, t: Tensor, ratio: float, generato
     return x + size * score + (2.0 * size).sqrt() * z
 
 
-def _finished(net: ScoreModel, x: Tensor, first: float, denoise: bool) -> Tensor:
+def _finished(net: ScoreModel, x: Tensor, first: float, options: SamplerArguments) -> Tensor:
     """Return the samples in the dtype of the start, denoised by Tweedie's formula if requested."""
-    if denoise and isinstance(net.sde, LinearSDE):
+    if options["denoise"] and isinstance(net.sde, LinearSDE):
         t = torch.full_like(x.flatten(1)[:, 0], first)
-        score = net.score(x, t).reshape(x.shape)
+        score, before = net.score(x, t).reshape(x.shape), x
         x = (x + per_sample(net.sde.std(t).square(), x) * score) / per_sample(net.sde.mean(t), x)
+        if options["domain"] is not None:
+            x = options["domain"].project(x.flatten(1), before.flatten(1)).reshape(x.shape)
     return x.to(net.request.x.dtype)

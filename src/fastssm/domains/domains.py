@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Bound = Tensor | float
+SWEEPS = 500  # of the projection onto a polyhedron, at most
 
 
 class Sections(NamedTuple):
@@ -56,6 +57,45 @@ class Domain(ABC):
     @abstractmethod
     def distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the Euclidean distance `[B]` to the boundary from points `[B, D]` of the domain, and its gradient."""
+
+    @abstractmethod
+    def nearest(self, x: Tensor) -> Tensor:
+        """Return the point of the domain nearest to each of the points `[B, D]`, up to rounding."""
+
+    def project(self, x: Tensor, before: Tensor) -> Tensor:
+        """Return points `[B, D]`, with those outside moved to the nearest point of the domain.
+
+        Args:
+            x: points, such as the states after a step. Those that are not finite stay as they are.
+            before: points of the domain, such as the states before the step. A point whose nearest point lies outside
+                by a rounding error moves a little towards them.
+        """
+        return self._returned(x, before, mirror=False)
+
+    def reflect(self, x: Tensor, before: Tensor) -> Tensor:
+        """Return points `[B, D]`, with those outside mirrored at the nearest point of the domain: `2 nearest(x) - x`.
+
+        Where the mirror image lies outside too, this is `project`.
+
+        Args:
+            x: points, such as the states after a step. Those that are not finite stay as they are.
+            before: points of the domain, such as the states before the step.
+
+        Source: Bossy, Gobet, Talay 2004, "A symmetrized Euler scheme for an efficient approximation of reflected
+        diffusions".
+        """
+        return self._returned(x, before, mirror=True)
+
+    def _returned(self, x: Tensor, before: Tensor, mirror: bool) -> Tensor:
+        out = x.isfinite().all(1) & ~self.contains(x)
+        if not bool(out.any()):
+            return x
+        left, found = x[out], before[out]
+        nearest = self.nearest(left)
+        inner = nearest + math.sqrt(torch.finfo(x.dtype).eps) * (found - nearest)
+        for candidate in (inner, nearest, *((2 * nearest - left,) if mirror else ())):
+            found = torch.where(self.contains(candidate)[:, None], candidate, found)
+        return x.index_put((out,), found)
 
 
 class Box(Domain):
@@ -107,6 +147,19 @@ class Box(Domain):
         phi, sign = self.sections(x)
         least = phi.min(1)
         return least.values, torch.zeros_like(x).scatter_(1, least.indices[:, None], 1.0) * sign
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Move each coordinate to the nearer bound."""
+        return torch.minimum(torch.maximum(x, self.lower.to(x)), self.upper.to(x))
+
+    def reflect(self, x: Tensor, before: Tensor) -> Tensor:
+        """Fold each coordinate into its interval, as often as it takes."""
+        lower, upper = self.lower.to(x), self.upper.to(x)
+        width = upper - lower
+        both = lower + width - (torch.remainder(x - lower, 2 * width) - width).abs()
+        one = torch.where(x < lower, 2 * lower - x, 2 * upper - x)
+        folded = self.nearest(torch.where(width.isfinite(), both, one))
+        return torch.where((x < lower) | (x > upper), folded, x)
 
     def __repr__(self) -> str:
         """Return the name and the bounds."""
@@ -186,6 +239,21 @@ class Halfspaces(Domain):
         least = (slack / length).min(1)
         return least.values, -(a / length[:, None])[least.indices]
 
+    def nearest(self, x: Tensor) -> Tensor:
+        """Project onto one halfspace after the other, with Dykstra's corrections, until the points stay."""
+        a = self.normals.to(x)
+        square, corrections = a.square().sum(1), x.new_zeros(len(a), *x.shape)
+        for _ in range(SWEEPS):
+            last = x
+            for k, (normal, offset) in enumerate(zip(a, self.offsets.to(x), strict=True)):
+                moved = x + corrections[k]
+                excess = ((moved @ normal - offset) / square[k]).clamp(min=0)
+                corrections[k] = excess[:, None] * normal
+                x = moved - corrections[k]
+            if torch.allclose(x, last, rtol=0.0, atol=4 * torch.finfo(x.dtype).eps):
+                break
+        return x
+
     def __repr__(self) -> str:
         """Return the name, A and b."""
         return f"Halfspaces({self.normals.tolist()}, {self.offsets.tolist()})"
@@ -233,6 +301,11 @@ class Ball(Domain):
         length = torch.linalg.vector_norm(x, dim=1)
         return self.radius - length, -F.normalize(x, dim=1)
 
+    def nearest(self, x: Tensor) -> Tensor:
+        """Shorten what is too long."""
+        length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return x * (self.radius / length.clamp(min=self.radius))
+
     def __repr__(self) -> str:
         """Return the name and the radius."""
         return f"Ball({self.radius})"
@@ -268,6 +341,19 @@ class Simplex(Domain):
         least = torch.cat([x, _last_part(x) / math.sqrt(dim)], 1).min(1)
         slopes = torch.cat([torch.eye(dim).to(x), x.new_full((1, dim), -1 / math.sqrt(dim))])
         return least.values, slopes[least.indices]
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Set negative parts to zero; if their sum is still above 1, first subtract a number that makes it 1.
+
+        Source: Duchi et al. 2008, "Efficient projections onto the l1-ball for learning in high dimensions", figure 1.
+        """
+        ordered = x.sort(1, descending=True).values
+        excess = ordered.cumsum(1) - 1
+        rank = torch.arange(1, x.shape[1] + 1, device=x.device)
+        kept = (ordered * rank > excess).sum(1, keepdim=True).clamp(min=1)
+        on_face = (x - excess.gather(1, kept - 1) / kept).clamp(min=0)
+        positive = x.clamp(min=0)
+        return torch.where(_last_part(positive) < 0, on_face, positive)
 
     def __repr__(self) -> str:
         """Return the name."""
