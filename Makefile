@@ -17,7 +17,7 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all lint format docs bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches wheel pure-wheel fuzz mutants kernels \
+.PHONY: help train test test-all recipes lint format docs bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches wheel pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-verify cuda-static clean
 
 help:  ## list the commands
@@ -42,6 +42,9 @@ lint: $(VENV)/.test  ## ruff check, ruff format --check, mypy --strict; the work
 format: $(VENV)/.test  ## let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+recipes: $(VENV)/.recipes  ## run the recipes for other trainers and loggers, with their packages (70 MB of downloads)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_recipes.py tests/test_following.py $(ARGS)
 
 docs: $(VENV)/.docs  ## build the documentation into site/, every warning an error
 	$(BIN)/zensical build --clean --strict

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import fastssm
 from fastssm.cli import bench, check, config, demo, export, info, report, sample, score, train
 from fastssm.errors import UnsupportedError
-from fastssm.training import DivergedError
+from fastssm.training import CallbackError, DivergedError
 
 COMMANDS = (train, score, sample, report, export, demo, bench, check, info)
-EXPECTED_ERRORS = (ValueError, DivergedError, UnsupportedError)
+EXPECTED_ERRORS = (ValueError, CallbackError, DivergedError, UnsupportedError)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import math
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 import fastssm
 from fastssm.backends.primitives import primitives
 from fastssm.cli.autograd import autograd_loss, basis, dot, score
+from fastssm.cli.importing import find
 from fastssm.cli.options import add_backend, add_command, integers, require_positive
 from fastssm.options import Kind, NetworkKind
 from fastssm.text import table
@@ -138,14 +136,7 @@ def _double(argument: Any) -> Tensor:
 
 def _made(model: str) -> tuple[Any, ...]:
     """Return what `--model` names, called if it is no network: the network, and the arguments that come with it."""
-    module, _, name = model.partition(":")
-    if not module or not name:
-        raise ValueError(f"--model must look like module:name, got {model!r}")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--model {model}: {error}") from error
+    found = find("--model", model)
     if callable(found) and not isinstance(found, nn.Module):
         found = _called(model, found)
     return found if isinstance(found, tuple) else (found,)

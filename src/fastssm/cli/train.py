@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from fastssm import plots
 from fastssm.activations import BY_NAME
+from fastssm.cli.importing import find
 from fastssm.cli.options import add_backend, add_command, integers, join_integers
 from fastssm.cli.progress import reporter
 from fastssm.cli.reading import FORMATS, add_reading
 from fastssm.cli.threads import threads
 from fastssm.data import NAMES, SCALES, STANDARD_INPUT, base_name
 from fastssm.text import table
-from fastssm.training import KINDS, LOSSES, OBJECTIVES, Outcome, Ranks, TrainConfig, choose_device, join, train
+from fastssm.training import (
+    KINDS,
+    LOGGERS,
+    LOSSES,
+    OBJECTIVES,
+    Callback,
+    Logger,
+    Outcome,
+    Ranks,
+    TrainConfig,
+    choose_device,
+    join,
+    train,
+)
 
 DESCRIPTION = f"""\
 Train an energy or score network on a data set by score matching, and compare its exact score matching loss on
@@ -89,6 +105,10 @@ def add(commands: Any) -> None:
     add_backend(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda; auto uses CUDA if it is available")
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/DATA)")
+    parser.add_argument("--log", choices=tuple(LOGGERS), help="also log the losses to this package, if it is installed")
+    parser.add_argument(
+        "--callback", metavar="MODULE:NAME", help="function that is called with a StepRecord after every step"
+    )
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out, if it exists")
     parser.add_argument("--overwrite", action="store_true", help="replace an unfinished run in --out")
     parser.add_argument("--json", action="store_true", help="print only a JSON object to standard output")
@@ -103,18 +123,53 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"standard input can be read once, but there are {ranks.world} processes; write it to a file first"
             )
-        outcome = train_with_progress(
-            config, folder, ranks, resume=args.resume, overwrite=args.overwrite, json=args.json
-        )
+        with following(args, config, folder, ranks) as (callbacks, close):
+            outcome = train_with_progress(
+                config, folder, ranks, callbacks, resume=args.resume, overwrite=args.overwrite, json=args.json
+            )
+            close(outcome)
         if ranks.first:
             report(outcome, args.json)
     return 0
+
+
+@contextmanager
+def following(
+    args: argparse.Namespace, config: TrainConfig, folder: Path, ranks: Ranks
+) -> Iterator[tuple[list[Callback], Callable[[Outcome], None]]]:
+    """Yield the callbacks that are asked for, and what logs the result; both are found before anything is read.
+
+    Raises:
+        ValueError: if one is not installed, not found or not a function.
+    """
+    callbacks: list[Callback] = [] if args.callback is None else [_callback(args.callback)]
+    logger: Logger | None = None
+    if args.log is not None:
+        try:
+            logger = LOGGERS[args.log](folder, config)
+        except ImportError as error:
+            raise ValueError(f"--log {args.log}: {error}") from None
+        callbacks.append(logger)
+    try:
+        yield (callbacks if ranks.first else []), lambda outcome: logger.close(outcome.summary()) if logger else None
+    finally:
+        if logger is not None:
+            logger.close()
+
+
+def _callback(name: str) -> Callback:
+    found = find("--callback", name)
+    if not callable(found):
+        raise ValueError(f"--callback {name} must be a function of one StepRecord, got {type(found).__name__}")
+    callback: Callback = found
+    return callback
 
 
 def train_with_progress(
     config: TrainConfig,
     folder: Path,
     ranks: Ranks,
+    callbacks: Sequence[Callback] = (),
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -122,7 +177,9 @@ def train_with_progress(
 ) -> Outcome:
     """Train and show progress."""
     with threads(config, ranks.device), reporter(folder.name, config.steps, first=ranks.first, json=json) as report:
-        return train(config, folder, ranks=ranks, reporter=report, resume=resume, overwrite=overwrite)
+        return train(
+            config, folder, ranks=ranks, reporter=report, callbacks=callbacks, resume=resume, overwrite=overwrite
+        )
 
 
 def report(outcome: Outcome, as_json: bool) -> None:

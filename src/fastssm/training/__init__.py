@@ -5,6 +5,8 @@ from __future__ import annotations
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks, choose_device, join
 from fastssm.training.evaluate import COMPOSITE, EXACT, Mean, Measure
+from fastssm.training.following import Callback, CallbackError, StepRecord
+from fastssm.training.loggers import LOGGERS, Logger, TensorBoard, WandB
 from fastssm.training.loop import Outcome, Reporter, fit, train
 from fastssm.training.model import Model
 from fastssm.training.model_files import load, save
@@ -15,9 +17,13 @@ __all__ = [
     "COMPOSITE",
     "EXACT",
     "KINDS",
+    "LOGGERS",
     "LOSSES",
     "OBJECTIVES",
+    "Callback",
+    "CallbackError",
     "DivergedError",
+    "Logger",
     "Mean",
     "Measure",
     "Model",
@@ -25,8 +31,11 @@ __all__ = [
     "Outcome",
     "Ranks",
     "Reporter",
+    "StepRecord",
+    "TensorBoard",
     "TrainConfig",
     "Training",
+    "WandB",
     "choose_device",
     "fit",
     "join",

@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from fastssm.training import checkpoint, model_files
 from fastssm.training.config import TrainConfig
 from fastssm.training.distributed import Ranks
 from fastssm.training.evaluate import Mean, Measure
+from fastssm.training.following import Callback, follow
 from fastssm.training.model import Model
 from fastssm.training.trainer import Training
 
@@ -110,6 +111,7 @@ def train(
     *,
     ranks: Ranks,
     reporter: Reporter,
+    callbacks: Sequence[Callback] = (),
     resume: bool = False,
     overwrite: bool = False,
 ) -> Outcome:
@@ -124,6 +126,8 @@ def train(
             `model.json`; created if necessary.
         ranks: the rank of this process, from `fastssm.training.join`.
         reporter: reports the progress.
+        callbacks: functions that are called with a `StepRecord` after every step, on the first process alone, such as
+            `TensorBoard` and `WandB` of this package.
         resume: continue from the checkpoint in `folder` if it exists; the result is bitwise the same.
         overwrite: start over even if `folder` contains an unfinished run.
 
@@ -134,6 +138,7 @@ def train(
         ValueError: if data or settings are invalid, the checkpoint has other settings, or `folder` contains an
             unfinished run.
         DivergedError: if the loss becomes NaN or infinite.
+        CallbackError: if a callback fails.
         KeyboardInterrupt: on SIGINT or SIGTERM, after the checkpoint is written.
     """
     prepared = prepare(load(config.data, config.reading), scale=config.scale, noise=config.noise)
@@ -150,7 +155,7 @@ def train(
         _start(folder, training)
         for message in (*data_messages(prepared), *_start_messages(training, resume, state is not None)):
             reporter.message(message)
-    _run(training, folder, reporter)
+    _run(training, folder, reporter, callbacks)
     return _finish(training, folder)
 
 
@@ -180,7 +185,7 @@ def _start_messages(training: Training, resume: bool, found: bool) -> Iterator[s
         yield "no checkpoint to resume; starting at step 0"
 
 
-def _run(training: Training, folder: Path, reporter: Reporter) -> None:
+def _run(training: Training, folder: Path, reporter: Reporter, callbacks: Sequence[Callback]) -> None:
     with _stop_signal() as stopped:
         while not training.ending:
             began = time.perf_counter()
@@ -194,6 +199,7 @@ def _run(training: Training, folder: Path, reporter: Reporter) -> None:
                     reporter.evaluation(row)
                 if row is not None or stopped.is_set():
                     checkpoint.save(folder, training.state())
+                follow(callbacks, training, loss, row)
             if stopped.is_set():
                 raise KeyboardInterrupt(
                     f"the checkpoint of step {training.step} is in {folder}; continue with --resume"
@@ -227,13 +233,19 @@ def _finish(training: Training, folder: Path) -> Outcome:
     return outcome
 
 
-def fit(config: TrainConfig, prepared: Prepared | None = None, ranks: Ranks | None = None) -> Model:
+def fit(
+    config: TrainConfig,
+    prepared: Prepared | None = None,
+    ranks: Ranks | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Model:
     """Train in memory, without a folder and without reports; `save` writes the model.
 
     Args:
         config: the settings.
         prepared: the prepared data; those that `config` names if None.
         ranks: the rank and device of this process; one process on the CPU if None.
+        callbacks: functions that are called with a `StepRecord` after every step, on the first process alone.
 
     Returns:
         The model with the best weights.
@@ -241,6 +253,7 @@ def fit(config: TrainConfig, prepared: Prepared | None = None, ranks: Ranks | No
     Raises:
         ValueError: if data or settings are invalid.
         DivergedError: if the loss becomes NaN or infinite.
+        CallbackError: if a callback fails.
 
     Example:
         >>> fit(TrainConfig("moons", steps=10, hidden=(16,))).sample(5, steps=20).shape
@@ -250,9 +263,12 @@ def fit(config: TrainConfig, prepared: Prepared | None = None, ranks: Ranks | No
         prepared = prepare(load(config.data, config.reading), scale=config.scale, noise=config.noise)
     training = Training(config, prepared, ranks or Ranks(torch.device("cpu")))
     while not training.ending:
-        training.advance()
-        if training.evaluation_is_due():
-            training.evaluate()
+        began = time.perf_counter()
+        loss = training.advance()
+        row = training.evaluate() if training.evaluation_is_due() else None
+        training.seconds += time.perf_counter() - began
+        if training.ranks.first:
+            follow(callbacks, training, loss, row)
     return trained_model(training)
 
 
