@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html.parser
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastssm import report, training
+from fastssm import plots, report, training
 from fastssm.cli import main
 from fastssm.report import page, write_report
+from tests import browser
 from tests.test_model import SMALL, table
 from tests.test_training import ALONE, Recorder, replace
 
@@ -102,7 +104,7 @@ def test_the_command_writes_one_page(folder: Path, tmp_path: Path, capsys: pytes
 def test_both_curves_and_the_baseline_are_drawn(finished: training.Outcome, folder: Path) -> None:
     text = write_report(folder).read_text(encoding="utf-8")
     lines = [str(line["points"]) for line in Reader(text).tags("polyline")]
-    assert [len(line.split()) for line in lines] == [4, 4, 2, 2 * report.BINS]
+    assert [len(line.split()) for line in lines] == [4, 4, 4, 2 * 7]
     for line in lines:
         for point in line.split():
             x, y = map(float, point.split(","))
@@ -111,6 +113,20 @@ def test_both_curves_and_the_baseline_are_drawn(finished: training.Outcome, fold
     falls = [float(point.split(",")[1]) for point in lines[1].split()]
     losses = [row["validation_loss"] for row in finished.metrics]
     assert (falls[-1] > falls[0]) == (losses[-1] < losses[0])  # the axis points down
+
+
+def test_a_loss_of_another_scale_is_drawn_by_itself(finished: training.Outcome) -> None:
+    """Beside a training loss of 1000, nobody could tell the validation loss from the baseline."""
+    model = finished.model.to("cpu")
+    model.config = replace(model.config, loss="denoising")
+    rows = [{"step": step, "train_loss": 1000.0 / step, "validation_loss": -1.0 - step} for step in (1, 2, 3, 4)]
+    model.info = {"result": {"gaussian_test_loss": -4.0}}
+    reader = Reader(page(model, rows, None))
+    assert "denoising loss, training" in " ".join(reader.words)
+    validation, gaussian, _, *_ = (str(line["points"]) for line in reader.tags("polyline"))
+    heights = [float(point.split(",")[1]) for point in (*validation.split(), gaussian.split()[0])]
+    assert max(heights) - min(heights) > 0.6 * (report.HEIGHT - report.TOP - report.BOTTOM)
+    assert heights[2] == pytest.approx(heights[4], abs=0.1)  # -4 at step 3, and of the Gaussian
 
 
 def test_it_says_when_the_gaussian_is_better(finished: training.Outcome) -> None:
@@ -154,3 +170,56 @@ def test_a_model_without_much_information_has_a_page(finished: training.Outcome)
     Reader(page(model, [], None))
     model.held_out = torch.ones(3).double()
     Reader(page(model, [{"step": 1, "train_loss": 2.0, "validation_loss": 2.0}], None))
+
+
+WIDER = """
+[...document.querySelectorAll("body *")]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5)
+  .map(e => e.tagName + " " + e.getBoundingClientRect().right)
+"""
+PICTURES = """
+[...document.querySelectorAll("svg, img")].map(e => [e.tagName, e.clientWidth || e.getBoundingClientRect().width,
+  e.getBoundingClientRect().height, e.naturalWidth ?? 1])
+"""
+
+
+def test_a_browser_shows_the_page_at_any_width(finished: training.Outcome, folder: Path, tmp_path: Path) -> None:
+    """Opened in Chromium, on a telephone and on a desk: nothing is wider than the page, nothing is asked of a host."""
+    browser.chromium()
+    pytest.importorskip("matplotlib")
+    saved = json.loads((folder / "model.json").read_text())
+    saved["data"]["name"] = "a_name_without_any_blank_" * 8
+    (folder / "model.json").write_text(json.dumps(saved))
+    plots.draw_outcome(finished, folder / "figure.png")
+    path = write_report(folder)
+    with browser.page(tmp_path) as page:
+        for width in (400, 1280):
+            page.open(path, width)
+            assert page.value("innerWidth") == width
+            assert page.value("document.documentElement.scrollWidth") <= width
+            assert page.value(WIDER) == []
+            pictures = page.value(PICTURES)
+            assert [name.lower() for name, *_ in pictures] == ["svg", "svg", "img"]
+            assert all(min(shown) > 0 and across > 0.5 * min(width, 640) for _, across, *shown in pictures)
+            where = os.environ.get("FASTSSM_SCREENSHOTS")
+            if where:
+                (Path(where) / f"report-{width}.png").write_bytes(page.picture())
+        assert {url.partition(":")[0] for url in page.requests} == {"file", "data"}
+        assert [url for url in page.requests if url.startswith("file")] == [path.as_uri()] * 2
+        assert page.complaints == []
+        page.value("console.error('seen'); new Image().src = 'https://example.com/x.png'")
+        page.value("1")
+        assert any("seen" in text for text in page.complaints)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (200.0, 6000.0, [1000.0, 2000.0, 3000.0, 4000.0, 5000.0, 6000.0]),
+        (-8.3, 4.4, [-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0]),
+        (1e-9, 3e-9, [1e-9, 1.5e-9, 2e-9, 2.5e-9, 3e-9]),
+        (1e6, 1e6 + 1, [1e6, 1000000.2, 1000000.4, 1000000.6, 1000000.8, 1000001.0]),
+    ],
+)
+def test_axes_have_round_numbers(low: float, high: float, expected: list[float]) -> None:
+    assert report.round_numbers(low, high) == expected

@@ -11,22 +11,24 @@ from typing import Any
 
 import torch
 
-from fastssm.plots import BLUE, GREY, VERMILION, loss_limits
+from fastssm.plots import ALIKE, BLUE, GREY, VERMILION, loss_limits
 from fastssm.training import Model, checkpoint, load
 
 REPORT = "report.html"
 WIDTH, HEIGHT = 640, 300  # of a figure, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 40  # margins of a figure
-BINS = 40
+BINS = 40  # of a histogram, at most; one for four rows
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
 h1 { line-height: 1.2; } .worse { color: #D55E00; font-weight: 600; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 td, th { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
+th { width: 40%; overflow-wrap: break-word; }
+td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 img, svg { max-width: 100%; height: auto; display: block; } img { background: #fff; }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor; } figure { margin: 1rem 0; }
+@media (max-width: 40rem) { h1 { font-size: 1.5rem; } svg text { font-size: 17px; } }
 """
 TEXT, NUMBER = "<td>", '<td class="number">'
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the browser blocks every request
@@ -63,7 +65,7 @@ def page(model: Model, metrics: Sequence[dict[str, Any]], picture: bytes | None)
         f"<h1>{escape(name)}: {escape(model.kind)} network by the {escape(model.config.loss)} loss</h1>",
         _verdict(result),
         _section("Results", _table(_results(model, result, data))),
-        _section("Losses", _losses(metrics, result)),
+        _section("Losses", _losses(metrics, result, model.config.loss)),
         _section("Energies of held-out rows", _energies(model)),
         _section("Figure of the training", _image(picture)),
         _section("Columns", "<p>" + ", ".join(f"<code>{escape(column)}</code>" for column in model.columns) + "</p>"),
@@ -139,7 +141,7 @@ def _table(rows: Iterable[tuple[str, Any]]) -> str:
     lines = [
         f"<tr><th>{escape(str(name))}</th>{NUMBER if _is_number(value) else TEXT}{_cell(value)}</td></tr>"
         for name, value in rows
-        if value is not None
+        if value not in (None, (), [])
     ]
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
@@ -158,21 +160,29 @@ def _image(picture: bytes | None) -> str:
     return f'<img alt="figure of the training" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
 
 
-def _losses(metrics: Sequence[dict[str, Any]], result: dict[str, Any]) -> str:
-    """Draw both curves and the baseline."""
+def _losses(metrics: Sequence[dict[str, Any]], result: dict[str, Any], loss: str) -> str:
+    """Draw both curves and the baseline; the training loss by itself where it is not what is measured."""
     if not metrics:
         return ""
     steps = [float(row["step"]) for row in metrics]
     curves = {name: [float(row[f"{name}_loss"]) for row in metrics] for name in ("train", "validation")}
     gaussian = result.get("gaussian_test_loss")
     also = (float(gaussian),) if isinstance(gaussian, int | float) and math.isfinite(gaussian) else ()
-    axes = _Axes((min(steps), max(steps)), loss_limits(list(curves.values()), *also))
+    training = ("training", VERMILION, curves["train"])
+    shown = [("validation", BLUE, curves["validation"]), *(("fitted Gaussian", GREY, [v] * len(steps)) for v in also)]
+    if loss in ALIKE:
+        return _curves(steps, [training, *shown], "step")
+    return _curves(steps, shown, "step") + _curves(steps, [(f"{loss} loss, training", *training[1:])], "step")
+
+
+def _curves(steps: Sequence[float], curves: Sequence[tuple[str, str, list[float]]], label: str) -> str:
+    """Draw named and coloured curves; grey ones are dashed."""
+    axes = _Axes((min(steps), max(steps)), loss_limits([values for *_, values in curves]))
     marks = [
-        axes.line(list(zip(steps, curves["train"], strict=True)), VERMILION),
-        axes.line(list(zip(steps, curves["validation"], strict=True)), BLUE),
-        *(axes.line([(min(steps), value), (max(steps), value)], GREY, "6 4") for value in also),
+        axes.line(list(zip(steps, values, strict=True)), colour, "6 4" if colour == GREY else "")
+        for _, colour, values in curves
     ]
-    return axes.figure(marks, "step", [("training", VERMILION), ("validation", BLUE), ("fitted Gaussian", GREY)])
+    return axes.figure(marks, label, [(name, colour) for name, colour, _ in curves])
 
 
 def _energies(model: Model) -> str:
@@ -182,11 +192,19 @@ def _energies(model: Model) -> str:
         return ""
     low, high = float(held_out[0]), float(held_out.quantile(0.99))
     high = high if high > low else float(held_out[-1])
-    counts = torch.histc(held_out.clamp(max=high), BINS, low, high)
+    bins = max(5, min(BINS, len(held_out) // 4))
+    counts = torch.histc(held_out.clamp(max=high), bins, low, high)
     axes = _Axes((low, high), (0.0, 1.05 * float(counts.max())))
-    edges = [low + (high - low) * index / BINS for index in range(BINS + 1)]
+    edges = [low + (high - low) * index / bins for index in range(bins + 1)]
     path = [(edge, count) for index, count in enumerate(counts.tolist()) for edge in edges[index : index + 2]]
     return axes.figure([axes.line(path, BLUE)], "energy: lower is more likely (last bin: and above)", [("rows", BLUE)])
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Return three to eight numbers for an axis, multiples of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = next(power * times for times in (10, 5, 2, 1) if (high - low) / (power * times) >= 3)
+    return [0.0 + float(f"{index * step:.12g}") for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 class _Axes:
@@ -216,11 +234,12 @@ class _Axes:
     def figure(self, marks: Sequence[str], label: str, legend: Sequence[tuple[str, str]]) -> str:
         """Return the figure with ticks, a label below and a legend under it."""
         ticks = []
-        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-            x, y = (low + share * (high - low) for low, high in (self.x, self.y))
-            across, up = self.at(x, self.y[0])[0], self.at(self.x[0], y)[1]
-            ticks.append(f'<text x="{across:.0f}" y="{HEIGHT - 22}" text-anchor="middle">{x:.4g}</text>')
-            ticks.append(f'<text x="{LEFT - 6}" y="{up + 4:.0f}" text-anchor="end">{y:.3g}</text>')
+        for x in round_numbers(*self.x):
+            across = self.at(x, self.y[0])[0]
+            ticks.append(f'<text x="{across:.0f}" y="{HEIGHT - 22}" text-anchor="middle">{x:.10g}</text>')
+        for y in round_numbers(*self.y):
+            up = self.at(self.x[0], y)[1]
+            ticks.append(f'<text x="{LEFT - 6}" y="{up + 4:.0f}" text-anchor="end">{y:.10g}</text>')
             ticks.append(
                 f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up:.0f}" y2="{up:.0f}" stroke="#8884" stroke-width="1"/>'
             )
