@@ -18,10 +18,13 @@ from native_build import CUDA_OUTPUTS, Build, NotBuilt
 from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 CHOICES = ("auto", "none", "cpu", "cuda")
 CHOICE = os.environ.get("FASTSSM_BUILD") or "auto"
 RECORD = "_build.json"
+DATA = Path("data")  # of the source tree, which an editable install reads
+SETS = Path("fastssm", "data", "sets")  # where a wheel has it
 
 
 def not_built(reason: NotBuilt) -> str:
@@ -47,6 +50,21 @@ class BuildAlways(build):
     """Runs BuildExtension also where there is nothing to compile, for the record."""
 
     sub_commands = [(name, when if name != "build_ext" else None) for name, when in build.sub_commands]  # noqa: RUF012
+
+
+class BuildPython(build_py):
+    """Puts the data sets, with their licence and sources, beside the modules."""
+
+    def run(self) -> None:
+        """Copy the modules, then the data sets."""
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree(str(DATA), str(Path(self.build_lib, SETS)))
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """List the modules and the data sets."""
+        sets = [] if self.editable_mode else [str(Path(self.build_lib, SETS, path.name)) for path in DATA.iterdir()]
+        return [*super().get_outputs(include_bytecode), *sets]
 
 
 class BuildExtension(build_ext):
@@ -76,5 +94,5 @@ class BuildExtension(build_ext):
         return {output: str(Path("src", Path(output).relative_to(self.build_lib))) for output in outputs}
 
 
-cmdclass = {"build": BuildAlways, "build_ext": BuildExtension}
+cmdclass = {"build": BuildAlways, "build_ext": BuildExtension, "build_py": BuildPython}
 setup(ext_modules=[Extension("fastssm._C", [])] if BUILD else [], cmdclass=cmdclass)

@@ -227,7 +227,8 @@ def test_unknown_names_files_and_extensions(tmp_path: Path) -> None:
 
 def test_missing_repository_data_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastssm.data.builtin.SOURCE_DATA", tmp_path / "data")
+    for name in ("SOURCE_DATA", "PACKAGED_DATA"):
+        monkeypatch.setattr(f"fastssm.data.builtin.{name}", tmp_path / "data")
     with pytest.raises(ValueError, match="Set FASTSSM_DATA to that folder"):
         data.load("white-wine")
     monkeypatch.setenv("FASTSSM_DATA", str(REPOSITORY / "data"))

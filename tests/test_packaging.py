@@ -14,7 +14,9 @@ import pytest
 import torch
 
 import fastssm
+from fastssm import data
 from fastssm.cli import info
+from fastssm.data import builtin
 from fastssm.native import extension
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +47,21 @@ def test_version_agrees_with(file, pattern):
 def test_types_are_shipped(project):
     assert (Path(fastssm.__file__).parent / "py.typed").exists()
     assert "py.typed" in project["tool"]["setuptools"]["package-data"]["fastssm"]
+
+
+def test_the_data_sets_are_shipped(tmp_path, monkeypatch):
+    """As a wheel's modules are built; then they are found from any folder, without the source tree."""
+    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path / "lib")]
+    environment = {**os.environ, "FASTSSM_BUILD": "none"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sets = tmp_path / "lib" / "fastssm" / "data" / "sets"
+    for path in (ROOT / "data").iterdir():
+        assert (sets / path.name).read_bytes() == path.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(builtin, "SOURCE_DATA", tmp_path / "absent")
+    monkeypatch.setattr(builtin, "PACKAGED_DATA", sets)
+    assert len(data.load("white-wine").rows) == 4898
 
 
 def test_torch_is_no_build_requirement(project):

@@ -18,6 +18,7 @@ from fastssm.data.tables import ReadOptions
 
 TOY_ROWS = 20_000
 SOURCE_DATA = Path(__file__).parents[3] / "data"  # in a source checkout
+PACKAGED_DATA = Path(__file__).parent / "sets"  # in an installed package
 SIDE = 8  # pixels per side of a digit or a patch
 WINE_COLUMNS = (
     *("fixed acidity", "volatile acidity", "citric acid", "residual sugar", "chlorides", "free sulfur dioxide"),
@@ -87,13 +88,13 @@ def _sklearn_datasets(name: str) -> Any:
 
 def _find(file: str) -> Path:
     named = os.environ.get("FASTSSM_DATA")
-    folders = ([Path(named)] if named else []) + [Path("data"), SOURCE_DATA]
+    folders = ([Path(named)] if named else []) + [PACKAGED_DATA, SOURCE_DATA]
     for folder in folders:
         if (folder / file).is_file():
             return folder / file
     raise ValueError(
-        f"{file} was not found in {', '.join(map(str, folders))}; it is in the folder data/ of the source repository, "
-        "not in the installed package. Set FASTSSM_DATA to that folder, or pass the path of your own file"
+        f"{file} was not found in {', '.join(map(str, folders))}; it comes with the package, and is in the folder "
+        "data/ of the source repository. Set FASTSSM_DATA to that folder, or pass the path of your own file"
     )
 
 
