@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ import fastssm
 from bench.harness import RESULTS, read
 from bench.torch_path import COLUMNS, OUT
 from fastssm.activations import TABLE
+from fastssm.cli import main
 from tools import fill_tables, rules_table
 from tools.fill_tables import filled
 
@@ -33,6 +35,16 @@ def one_process_group():
     torch.distributed.destroy_process_group()
 
 
+@pytest.fixture
+def measurements(tmp_path, monkeypatch):
+    """A folder with the files of the reader that the README names."""
+    rows = np.random.default_rng(0).normal(size=(220, 3)) @ [[2.0, 0, 0], [1.0, 30.0, 0], [0, 0, 0.1]]
+    for name, part in (("measurements.csv", rows[:200]), ("new.csv", rows[200:])):
+        np.savetxt(tmp_path / name, part, delimiter=",", header="height,weight,age", comments="", fmt="%.4f")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def code_of(page):
     """Return the page's python blocks as one program whose line numbers are those of the page."""
     keep, lines = False, []
@@ -45,11 +57,30 @@ def code_of(page):
 
 @pytest.mark.parametrize("page", [p for p in [*PAGES, CONTRIBUTING] if code_of(p).strip()], ids=lambda p: p.name)
 @pytest.mark.usefixtures("one_process_group")
-def test_the_code_of_each_page_runs(page, monkeypatch):
+def test_the_code_of_each_page_runs(page, monkeypatch, request):
     torch.manual_seed(0)
+    if page.name == "README.md":  # which trains on a file of the reader's
+        request.getfixturevalue("measurements")
     module = types.ModuleType(page.stem)
     monkeypatch.setitem(sys.modules, page.stem, module)  # where torch.compile finds the globals of its classes
     exec(compile(code_of(page), page.name, "exec"), module.__dict__)
+
+
+def test_the_commands_of_the_readme_run(measurements, capsys):
+    """From a file to scores and samples, in the order of the page."""
+    part = (ROOT / "README.md").read_text().partition("## From a table to scores and samples")[2]
+    commands = [line.partition("#")[0].split() for line in part.split("```")[1].splitlines()[1:]]
+    assert len(commands) == 3
+    commands[0] += ["--steps", "20", "--hidden", "8"]
+    for program, *arguments in commands:
+        assert program == "fastssm"
+        assert main(arguments) == 0
+    assert "training on 3 columns: height, weight, age" in capsys.readouterr().out
+    scores, samples = ((measurements / name).read_text().splitlines() for name in ("scores.csv", "samples.csv"))
+    assert scores[0] == "row,energy,anomaly"
+    assert len(scores) == 1 + 20
+    assert samples[0] == "height,weight,age"
+    assert len(samples) == 1 + 1000
 
 
 def test_docstring_examples(subtests):
