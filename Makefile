@@ -43,7 +43,7 @@ format: $(VENV)/.test  ## let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-recipes: $(VENV)/.recipes  ## run the recipes for other trainers and loggers, with their packages (70 MB of downloads)
+recipes: $(VENV)/.recipes  ## run the recipes for other trainers and loggers, with their packages (215 MB)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_recipes.py tests/test_following.py $(ARGS)
 
 docs: $(VENV)/.docs  ## build the documentation into site/, every warning an error

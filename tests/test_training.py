@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -182,7 +184,7 @@ def test_torn_metrics_and_left_over_files_are_mended(config: TrainConfig, tmp_pa
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, {"step": 1})
+    checkpoint.save(tmp_path, {"config": {}, "fingerprint": "", "step": 1, "best": {}, "ending": ""})
 
     def fail(file: Any) -> None:
         file.write(b"half")
@@ -252,6 +254,40 @@ def test_unreadable_checkpoints_are_refused(config: TrainConfig, tmp_path: Path)
     torch.save({"format": 99}, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="not a checkpoint of this version"):
         run(config, tmp_path, resume=True)
+
+
+DAMAGE: list[tuple[Any, str]] = [
+    (lambda state: state.pop("config"), "is not a checkpoint of this version"),
+    (lambda state: state.update(step="3"), "is not a checkpoint of this version"),
+    (lambda state: state.update(ending=None), "is not a checkpoint of this version"),
+    (lambda state: state.pop("net"), "the checkpoint is damaged (KeyError: 'net')"),
+    (lambda state: state.update(net={}), "the checkpoint is damaged (RuntimeError: Missing key"),
+    (lambda state: state["net"].update({"hidden.0.weight": torch.zeros(2, 2)}), "(RuntimeError: size mismatch"),
+    (lambda state: state["best"].update(weights=3), "the checkpoint is damaged (TypeError: "),
+    (lambda state: state["best"].update(step="x"), "the checkpoint is damaged (TypeError: step is no number)"),
+    (lambda state: state.update(optimizer={"state": 1}), "the checkpoint is damaged (KeyError: "),
+    (lambda state: state.update(generator=torch.zeros(3)), "the checkpoint is damaged (TypeError: "),
+]
+
+
+def test_damaged_checkpoints_and_metrics_end_in_a_sentence(config: TrainConfig, tmp_path: Path, subtests: Any) -> None:
+    config = replace(config, steps=10)
+    run(config, tmp_path)
+    whole = checkpoint.load(tmp_path)
+    assert whole is not None
+    for change, message in DAMAGE:
+        with subtests.test(message):
+            state = copy.deepcopy(whole)
+            change(state)
+            checkpoint.save(tmp_path, state)
+            with pytest.raises(ValueError, match=re.escape(message)) as error:
+                run(config, tmp_path, resume=True)
+            assert "\n" not in str(error.value)
+    checkpoint.save(tmp_path, whole)
+    for text in ("{\n", "[1]\n", "3\n", '{"step": "x"}\n', "{}\n", "[" * 100_000 + "\n", "\xff\n"):
+        (tmp_path / "metrics.jsonl").write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=r"metrics\.jsonl is not readable; remove it, or choose another --out"):
+            run(config, tmp_path, resume=True)
 
 
 def test_early_stopping_keeps_the_best_weights(config: TrainConfig, tmp_path: Path) -> None:

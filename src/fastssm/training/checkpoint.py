@@ -13,6 +13,7 @@ import torch
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 FORMAT = 1
+TYPES: dict[str, type] = {"config": dict, "fingerprint": str, "step": int, "best": dict, "ending": str}
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -40,10 +41,14 @@ def load(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} is not a readable checkpoint ({error}); remove it to start over") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if (
+        not isinstance(state, dict)
+        or state.get("format") != FORMAT
+        or not all(type(state.get(name)) is kind for name, kind in TYPES.items())
+    ):
         raise ValueError(f"{path} is not a checkpoint of this version of fastssm; remove it to start over")
     return state
 
@@ -64,7 +69,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
-    """Drop the rows after `step`; a resumed run writes them again."""
-    rows = [row for row in read_metrics(folder) if row["step"] <= step]
+    """Drop the rows after `step`; a resumed run writes them again.
+
+    Raises:
+        ValueError: if the rows are not those of a training.
+    """
+    try:
+        rows = [row for row in read_metrics(folder) if row["step"] <= step]
+    except (KeyError, RecursionError, TypeError, ValueError):
+        raise ValueError(f"{folder / METRICS} is not readable; remove it, or choose another --out") from None
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_atomically(folder / METRICS, lambda file: file.write(text.encode()))

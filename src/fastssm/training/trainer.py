@@ -156,7 +156,7 @@ class Training:
         """Continue from `state`.
 
         Raises:
-            ValueError: if the state has other settings or data; the message lists the differences.
+            ValueError: if the state has other settings or data, with a list of the differences, or is damaged.
         """
         differences = self.config.differences(state["config"])
         if state["fingerprint"] != self.fingerprint:
@@ -166,12 +166,27 @@ class Training:
                 f"--resume requires the settings and data of the checkpoint, but {'; '.join(differences)}. Pass the "
                 "same settings (including --steps, which sets the learning rates), or another --out to start over"
             )
+        try:
+            self._restore(state)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).split("\n")[-1].strip()
+            raise ValueError(
+                f"the checkpoint is damaged ({type(error).__name__}: {reason}); start over with another --out"
+            ) from error
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
         self.mean_net.load_state_dict(state["mean_net"])
+        best = state["best"]
+        self.best_net_of(best)
+        numbers = {"seconds": state["seconds"], "loss_count": state["loss_count"], **best}
+        for name in ("seconds", "loss_count", "step", "loss"):
+            if not isinstance(numbers[name], int | float):
+                raise TypeError(f"{name} is no number")
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.loss_sum.copy_(state["loss_sum"])
-        self.step, self.loss_count, self.best = state["step"], state["loss_count"], state["best"]
+        self.step, self.loss_count, self.best = state["step"], state["loss_count"], best
         self.seconds, self.ending = state["seconds"], state["ending"]
 
     def evaluated(self, net: nn.Module) -> nn.Module:
@@ -180,8 +195,12 @@ class Training:
 
     def best_net(self) -> nn.Module:
         """Return a copy of the network with the weights of the best validation loss."""
+        return self.best_net_of(self.best)
+
+    def best_net_of(self, best: dict[str, Any]) -> nn.Module:
+        """Return a copy of the network with the weights of a best validation loss."""
         net = copy.deepcopy(self.mean_net)
-        net.load_state_dict(self.best["weights"])
+        net.load_state_dict(best["weights"])
         return net
 
 
