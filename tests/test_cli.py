@@ -77,6 +77,8 @@ def test_help(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "usage: fastssm" in text
     assert "None" not in text
+    examples = text.partition("examples:\n")[2].split("\n")
+    assert command != "train" or examples[0].strip() == "fastssm train moons"
 
 
 def test_train_prints_the_table_and_writes_the_files(

@@ -112,6 +112,13 @@ def test_no_sample_leaves_the_domain(name: str, sampler: str, denoise: bool, dty
     assert not domain.contains(SAMPLERS[sampler](net, start, generator=generator(1), **options)).all()
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_means_outside_are_projected_and_not_mirrored(sampler: str) -> None:
+    options = {"sde": VP(), "steps": 1, "t_min": 0.5, "kind": "score"}
+    found = SAMPLERS[sampler](Normal(30.0), torch.rand(9, 2), domain=Box(0.0, 1.0), generator=None, **options)
+    assert (found == 1.0).all()
+
+
 def test_pictures_keep_their_shape() -> None:
     start = torch.rand(3, 1, 2, 2)
     net = lambda x, t: 5.0 - x  # noqa: E731
