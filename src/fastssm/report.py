@@ -16,7 +16,7 @@ from fastssm.training import Model, checkpoint, load
 
 REPORT = "report.html"
 WIDTH, HEIGHT = 640, 300  # of a figure, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 46  # margins of a figure
+LEFT, RIGHT, TOP, BOTTOM = 84, 12, 12, 46  # margins of a figure
 BINS = 40  # of a histogram, at most; one for four rows
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
@@ -236,7 +236,8 @@ class _Axes:
         ticks = []
         for x in round_numbers(*self.x):
             across = self.at(x, self.y[0])[0]
-            ticks.append(f'<text x="{across:.0f}" y="{HEIGHT - 26}" text-anchor="middle">{x:.10g}</text>')
+            anchor = "end" if across > WIDTH - LEFT else "middle"  # labels may be wide
+            ticks.append(f'<text x="{across:.0f}" y="{HEIGHT - 26}" text-anchor="{anchor}">{x:.10g}</text>')
         for y in round_numbers(*self.y):
             up = self.at(self.x[0], y)[1]
             ticks.append(f'<text x="{LEFT - 6}" y="{up + 4:.0f}" text-anchor="end">{y:.10g}</text>')
