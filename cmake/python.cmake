@@ -47,14 +47,14 @@ function(fastssm_link target)
 endfunction()
 
 # Include torch's headers. Those of pybind11 come from its own package, and before those that torch brings; only bindings.cpp
-# sees them, for they lie elsewhere in each isolated build. Another torch has everything compiled again.
+# and guarded_call.cpp see them, for they lie elsewhere in each isolated build. Another torch has everything compiled again.
 function(fastssm_with_torch target)
   target_include_directories(${target} SYSTEM PRIVATE ${TORCH_ROOT}/include ${TORCH_ROOT}/include/torch/csrc/api/include)
   target_compile_definitions(${target} PRIVATE FASTSSM_TORCH="${TORCH_VERSION}")
 endfunction()
 
 set(bindings ${FASTSSM_FILES_torch})
-list(FILTER bindings INCLUDE REGEX "/bindings\\.cpp$")
+list(FILTER bindings INCLUDE REGEX "/(bindings|guarded_call)\\.cpp$")
 list(REMOVE_ITEM FASTSSM_FILES_torch ${bindings})
 add_library(on_torch OBJECT ${FASTSSM_FILES_torch})
 target_include_directories(on_torch SYSTEM PRIVATE ${Python_INCLUDE_DIRS})

@@ -17,6 +17,9 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 import fastssm
 from fastssm import Network, recognize
+from fastssm.backends import guarded
+from fastssm.backends.entries import compiled
+from fastssm.backends.entries.flat import Form
 from fastssm.nn import MLP, Sin
 from fastssm.recognition import cache
 from tests import oracle
@@ -67,11 +70,22 @@ def remembered(model: nn.Module) -> Network:
     found = cache.recognize_cached(model)
     assert cache.recognize_cached(model) is found, "it is recognised anew each time, so that the test says nothing"
     assert isinstance(found, Network)
+    fastssm.exact_loss(model, X)
+    assert again(model) or not compiled.DEVICES, "there is no guarded call, so that the test says nothing"
     return found
+
+
+def again(model: nn.Module) -> bool:
+    """Say whether the guarded call runs (fastssm/backends/guarded.py)."""
+    return guarded.objective(model, X, 0, Form(False, True)) is not None
 
 
 def same(model: nn.Module) -> None:
     """Compare what is recalled of a model with what is recognised, errors included."""
+    if again(model):
+        entry = cache.recognised(model)
+        assert entry is not None
+        assert entry.holds()
     found: list[object] = []
     for ask in (cache.recognize_cached, recognize):
         try:
@@ -310,10 +324,20 @@ def test_hooks_come_and_go(build: Callable[[], nn.Module], register: str) -> Non
     remembered(model)
     handle = getattr(nn.modules.module, register.replace("register", "register_module"))(hook)
     try:
+        assert not again(model)
         assert fastssm.explain(model, X).network is None
     finally:
         handle.remove()
     remembered(model)
+
+
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_the_forward_of_a_class_is_noticed(build: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build()
+    remembered(model)
+    monkeypatch.setattr(nn.Linear, "forward", lambda _, x: x)
+    assert not again(model)
+    same(model)
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)

@@ -12,6 +12,7 @@
 #include "../maths/activations.h"
 #include "functions.h"
 #include "narrow.h"
+#include "guarded_call.h"
 
 namespace py = pybind11;
 
@@ -139,6 +140,29 @@ py::dict build_info() {
   return out;
 }
 
+// ---- guarded calls -----------------------------------------------------------------------------------------------
+
+GuardedCall guarded_call(const SharedStructure& structure, int64_t dim, const py::list& modules, const py::list& places,
+               const py::tuple& hooks, const py::tuple& everywhere, const py::list& forwards) {
+  std::vector<Guard> guards;
+  for (const py::handle each : modules) {
+    const auto [reference, kind, attributes, children, parameters] =
+        each.cast<std::tuple<py::object, py::object, py::dict, std::vector<uintptr_t>, std::vector<py::object>>>();
+    guards.push_back({reference, kind, {}, children, parameters});
+    for (const auto& [name, value] : attributes)
+      guards.back().attributes.emplace_back(py::reinterpret_borrow<py::object>(name),
+                                             py::reinterpret_borrow<py::object>(value));
+  }
+  std::vector<Place> found;
+  for (const py::handle each : places) {
+    const auto [module, name] = each.cast<std::pair<size_t, py::object>>();
+    TORCH_CHECK(module < guards.size(), "there is no module ", module, ".");
+    found.push_back({module, name});
+  }
+  return {structure, dim, std::move(guards), std::move(found),
+          {hooks, everywhere, forwards.cast<std::vector<std::pair<py::object, py::object>>>()}};
+}
+
 // Turn torch's exceptions into its Python ones: this module's pybind11 is not torch's, and has none of its translators.
 void translate(std::exception_ptr thrown) {
   try {
@@ -183,6 +207,12 @@ PYBIND11_MODULE(_C, m) {
           const py::gil_scoped_release release;
           return differentiable_terms(structure, {{x, columns, v, seed, projections}, is_bfloat16(precision)}, tensors);
         });
+  py::class_<GuardedCall>(m, "GuardedCall")
+      .def(py::init(&guarded_call))
+      .def("objective",
+           [](const GuardedCall& call, const py::handle& x, int64_t projections, bool variance_reduced, bool mean) {
+             return call.objective(x, projections, {variance_reduced, mean});
+           });
   m.def("refuse_second_backward", &refuse_second_backward);
   m.def("capability", &capability);
   m.def("build_info", &build_info);

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from fastssm import checks
+from fastssm.backends import guarded
 from fastssm.backends.cpu import Cpu
 from fastssm.backends.cuda import Cuda
 from fastssm.backends.entries import functions
+from fastssm.backends.entries.flat import Form
 from fastssm.backends.fused import Fused
 from fastssm.backends.jets import Jets
 from fastssm.backends.reference import Reference
@@ -157,6 +159,18 @@ def select(request: Request, what: What, name: str = "auto", count: int = 1) -> 
             return candidate
     every = reasons(request, what) if name == "auto" else {name: BACKENDS[name].unsupported(request, what)}
     raise UnsupportedError(_refusal(name, every, what))
+
+
+def again(model: Model, x: Tensor, count: int, form: Form) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return the sliced loss and its terms of a call with default options if it was made before, else None.
+
+    Args:
+        model: the user's.
+        x: whatever came as data.
+        count: of random signs; 0 for the basis.
+        form: of the loss.
+    """
+    return None if getattr(_local, "name", None) else guarded.objective(model, x, count, form)
 
 
 def _candidates(request: Request, what: What, count: int) -> tuple[Backend, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastssm.backends import guarded
 from fastssm.backends.entries import compiled
+from fastssm.backends.entries.flat import Form
 from fastssm.backends.fused import Compiled, flat
 from fastssm.backends.request import Denoiser, Request
 from fastssm.directions import Directions
@@ -19,6 +21,13 @@ class Cpu(Compiled, Denoiser):
         super().__init__(
             "cpu", compiled, [] if compiled.DEVICES else [f"the cpu engine is not built. {extension.status()}"]
         )
+
+    def objective(
+        self, request: Request, directions: Directions, weight: Tensor | None, form: Form
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the sweeps once, and remember the call."""
+        guarded.remember(request)
+        return super().objective(request, directions, weight, form)
 
     def denoising(self, request: Request, target: Tensor, weight: Tensor | None, mean: bool) -> Tensor:
         """Run the sweeps once: 6 products a layer where `score` and its backward take 8, or 3 of 4 for a score net."""

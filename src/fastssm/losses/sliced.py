@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, get_args, overload
 
 import torch
@@ -15,7 +16,18 @@ from fastssm.directions import Directions
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.reduction import LossTerms, Reducer, check_reduction, finish, one_number
 from fastssm.operators import count_of, directions_of
-from fastssm.options import ControlVariate, LossOptions, LossTensors, Model, SlicedOptions, SlicedTensors, What, takes
+from fastssm.options import (
+    DEFAULTS,
+    ControlVariate,
+    LossOptions,
+    LossTensors,
+    Model,
+    SlicedOptions,
+    SlicedTensors,
+    What,
+    keys_of,
+    takes,
+)
 from fastssm.sweeps import Terms
 
 
@@ -96,6 +108,9 @@ def sliced_loss(
 
     Source: Song, Garg, Shi, Ermon 2019, "Sliced score matching", equations 7 and 8; control variate: appendix D.
     """
+    count = options["n_projections"]
+    if (found := _again(model, x, options, _SLICED, 1 if count is None else count)) is not None:
+        return _with_terms(*found, return_terms)
     control_variate = options["control_variate"]
     checks.check_choice("control_variate", control_variate, (None, *get_args(ControlVariate)))
     request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
@@ -159,11 +174,44 @@ def exact_loss(
 
     Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", theorem 1.
     """
+    if (found := _again(model, x, options, _EXACT)) is not None:
+        return _with_terms(*found, return_terms)
     request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
     reduced = check_reduction(x, options["weight"], options["reduction"])
     dim = math.prod(x.shape[1:])
     chosen = backends.select(request, "objective", options["backend"], dim)
     return sliced_of(chosen, request, Directions(dim), False, reduced, return_terms)
+
+
+_Usual = tuple[tuple[str, Any], ...]
+
+
+def _usual(arguments: Any) -> _Usual:
+    """Return the options that a guarded call has at their defaults."""
+    free = ("n_projections", "variance_reduced", "reduction")
+    return tuple((name, DEFAULTS.get(name)) for name in keys_of(arguments) if name not in free)
+
+
+_SLICED, _EXACT = _usual(SlicedScoreArguments), _usual(ExactScoreArguments)
+
+
+def _again(
+    model: Model, x: Tensor, options: Mapping[str, Any], usual: _Usual, count: object = None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return the loss and its terms if the call is one that an engine remembers, else None."""
+    for name, value in usual:
+        if options[name] is not value:
+            return None
+    reduction, variance_reduced = options["reduction"], options.get("variance_reduced", False)
+    if count is not None and not (type(count) is int and 1 <= count <= checks.MOST):
+        return None
+    if type(variance_reduced) is not bool or reduction not in ("mean", "sum"):
+        return None
+    return backends.again(model, x, count or 0, Form(variance_reduced, reduction == "mean"))
+
+
+def _with_terms(loss: Tensor, jacobian: Tensor, square: Tensor, return_terms: bool) -> Tensor | LossAndTerms:
+    return (loss, LossTerms(jacobian.detach(), square.detach())) if return_terms else loss
 
 
 def _check_enough(x: Tensor, control_variate: str | None) -> None:
@@ -187,8 +235,7 @@ def sliced_of(
     """
     if isinstance(chosen, backends.OnePass) and one_number(reduced):
         form = Form(variance_reduced, reduced.reduction == "mean")
-        loss, jacobian, square = chosen.objective(request, directions, reduced.weight, form)
-        return (loss, LossTerms(jacobian.detach(), square.detach())) if return_terms else loss
+        return _with_terms(*chosen.objective(request, directions, reduced.weight, form), return_terms)
     found = chosen.terms(request, directions)
     square = _norm_square(found) if variance_reduced else _projected_square(found)
     return finish(found.projected_jacobian, square, reduced, return_terms)

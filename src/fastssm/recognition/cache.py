@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -82,26 +83,36 @@ def _obstacles(model: nn.Module, found: Refusal) -> Refusal | None:
 _Described = tuple[tuple[int, ...], int, str, str] | None
 
 
-class _Snapshot(NamedTuple):
+class Snapshot(NamedTuple):
     """What recognition reads of one module, except what `objection_to` checks."""
 
     module: ref[nn.Module]
+    names: tuple[str, ...]
     getter: Callable[[nn.Module], Any]
     attributes: Any
     children: list[int]
     parameters: list[type]
 
 
-class _CacheEntry(NamedTuple):
-    """A network, and a snapshot of every module that it was recognised from."""
+@dataclass
+class Recognised:
+    """A network, and a snapshot of every module that it was recognised from.
+
+    Attributes:
+        network: what was recognised.
+        snapshots: of the modules.
+        forwards: classes, and the forwards that they must have.
+        guarded: a call that `fastssm.backends.guarded` keeps as long as this; None before there was one.
+    """
 
     network: Network
-    snapshots: list[_Snapshot]
+    snapshots: list[Snapshot]
     forwards: list[tuple[Any, Any]]
+    guarded: Any = None
 
     def holds(self) -> bool:
         """Return whether recognition would give the same result again."""
-        for module_ref, getter, attributes, children, parameters in self.snapshots:
+        for module_ref, _, getter, attributes, children, parameters in self.snapshots:
             module = module_ref()
             if module is None or objection_to(module) or getter(module) != attributes:
                 return False
@@ -129,7 +140,8 @@ class _State(NamedTuple):
         return isinstance(self.found, Refusal) or self.found.holds()
 
 
-_cache: WeakKeyDictionary[nn.Module, _CacheEntry] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[nn.Module, Recognised] = WeakKeyDictionary()
+recognised = _cache.get  # what is kept of a module that was recognised by its structure, which may have changed since
 _recorded: WeakKeyDictionary[nn.Module, list[_State]] = WeakKeyDictionary()
 _changing: WeakKeyDictionary[nn.Module, tuple[int, Refusal]] = WeakKeyDictionary()
 
@@ -294,7 +306,7 @@ def _store(model: nn.Module, found: Network, modules: Sequence[nn.Module]) -> No
         return
     if len(_cache) >= MAX_MODELS:
         _cache.clear()
-    _cache[model] = _CacheEntry(found, [_snapshot(module) for module in modules], forwards_of(modules))
+    _cache[model] = Recognised(found, [_snapshot(module) for module in modules], forwards_of(modules))
 
 
 def _is_uncacheable(module: nn.Module) -> bool:
@@ -302,7 +314,8 @@ def _is_uncacheable(module: nn.Module) -> bool:
     return parametrized(module) or any(type(getattr(module, key)) not in _CONSTANT for key in attributes_of(module))
 
 
-def _snapshot(module: nn.Module) -> _Snapshot:
-    getter = attrgetter("__class__", *attributes_of(module))
+def _snapshot(module: nn.Module) -> Snapshot:
+    names = ("__class__", *attributes_of(module))
+    getter = attrgetter(*names) if len(names) > 1 else lambda module: (module.__class__,)
     children, parameters = [*map(id, module._modules.values())], [*map(type, module._parameters.values())]
-    return _Snapshot(ref(module), getter, getter(module), children, parameters)
+    return Snapshot(ref(module), names, getter, getter(module), children, parameters)

@@ -24,6 +24,7 @@ OTHER = (
     "this layer is not an affine map or a known activation by its class; pass data too, recognize(model, x), to have "
     "its forward recorded"
 )
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of a module
 _PLAIN = (nn.Parameter, Tensor)
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule")
 
@@ -220,7 +221,7 @@ def forwards_of(modules: Iterable[nn.Module]) -> list[tuple[Any, Any]]:
 def objection_to(module: nn.Module) -> str:
     """Return why calling a module does more than its class's forward; empty if it does not."""
     own = module.__dict__
-    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+    if any(map(own.__getitem__, HOOKS)):
         return "it has hooks, and the fused path would not call them"
     return "its forward method was replaced" if "forward" in own else ""
 

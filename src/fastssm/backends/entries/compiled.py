@@ -37,7 +37,7 @@ def objective(
     if must_dispatch(inputs):
         return dispatcher.objective(inputs, weight, tensors, static, form)
     structure, count, precision, _ = static
-    loss, jacobian, square = _C.objective(_compiled(structure), *inputs, tensors, weight, count, *form, precision)
+    loss, jacobian, square = _C.objective(structure_of(structure), *inputs, tensors, weight, count, *form, precision)
     return loss, jacobian, square
 
 
@@ -47,7 +47,7 @@ def denoising(
     """Return the loss `sum_b weight_b |s_b - target_b|^2 / 2`, or the mean, differentiable once in the same tensors."""
     if must_dispatch(inputs):
         return dispatcher.denoising(inputs, target, weight, tensors, static, mean)
-    structure, (x, columns, *_) = _compiled(static.structure), inputs
+    structure, (x, columns, *_) = structure_of(static.structure), inputs
     loss: Tensor = _C.denoising(structure, x, columns, target, tensors, weight, mean, static.precision)
     return loss
 
@@ -57,9 +57,15 @@ def terms(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> Terms:
     if static.each or must_dispatch(inputs):
         return dispatcher.terms(inputs, tensors, static)
     structure, count, precision, _ = static
-    return Terms(*_C.terms(_compiled(structure), *inputs, tensors, count, precision))
+    return Terms(*_C.terms(structure_of(structure), *inputs, tensors, count, precision))
+
+
+def guarded_call(*arguments: Any) -> Any:
+    """Return a `GuardedCall` of C++; csrc/torch/guarded_call.h says what of."""
+    return _C.GuardedCall(*arguments)
 
 
 @lru_cache(maxsize=1024)
-def _compiled(structure: Structure) -> Any:
+def structure_of(structure: Structure) -> Any:
+    """Return a structure as C++ has it."""
     return _C.Structure(structure.kind, list(structure.activations), list(structure.constants), list(structure.flags))
