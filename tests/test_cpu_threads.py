@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import fastssm
 from fastssm import backends, directions
-from fastssm.backends import fused
+from fastssm.backends import fused, guarded
 from fastssm.backends.entries import compiled
+from fastssm.backends.entries.flat import Form
 from fastssm.native import extension
 from fastssm.nn import MLP
 from tests import oracle
@@ -226,14 +227,16 @@ def test_two_callers_at_once_get_what_each_gets_alone(threads: int, energy: bool
 def _entries(x: Tensor, model: nn.Module) -> dict[str, Callable[[], object]]:
     call = backends.make_request(model, x)
     inputs, tensors, static = fused.flat(call, directions.Directions(2, seed=torch.tensor(1)))
-    structure = compiled._compiled(static.structure)
+    structure = compiled.structure_of(static.structure)
+    fastssm.sliced_loss(model, x[:1])
     return {
+        "guarded": lambda: guarded.objective(model, x, 2, Form(False, True)),
         "objective": lambda: compiled._C.objective(structure, *inputs, tensors, None, 2, False, True, "full"),
         "terms": lambda: compiled._C.terms(structure, *inputs, tensors, 2, "full"),
     }
 
 
-@pytest.mark.parametrize("entry", ["objective", "terms"])
+@pytest.mark.parametrize("entry", ["guarded", "objective", "terms"])
 def test_other_threads_run_during_a_call(entry: str) -> None:
     """Nothing but the call itself can let them: the interpreter is told to switch never."""
     model, x = problem(True, 20_000, (256, 256))
