@@ -1,6 +1,7 @@
 """Write bench/results/tables.csv: ``python -m bench.tables`` from the root of the repository.
 
-Reads files of 300,000 rows and 12 columns, each in a process of its own, by `fastssm.data.read_table` and by pandas.
+Reads files of 300,000 rows and 12 columns, each in a process of its own, by `fastssm.data.read_table`, with and without
+pyarrow, and by pandas. Packages are imported before time and memory are measured.
 """
 
 import argparse
@@ -20,8 +21,11 @@ OUT = RESULTS / "tables.csv"
 ROWS, NAMES = 300_000, "abcdefghijkl"
 REPEATS = 3
 COLUMNS = (*WHO, "file", "file_MiB", "table_MiB", "reader", "min_s", "median_s", "repeats", "peak_MiB", "status")
+OWN = "from fastssm.data import read_table\ndef read(path):\n    return read_table(path, missing='drop')"
+WITHOUT = "fastssm without pyarrow"
 READERS = {
-    "fastssm": "from fastssm.data import read_table\ndef read(path):\n    return read_table(path, missing='drop')",
+    "fastssm": "import pyarrow.csv\n" + OWN,
+    WITHOUT: "import sys\nsys.modules['pyarrow'] = None\n" + OWN,
     "pandas": "import pandas\ndef read(path):\n    return pandas.{function}(path{options})",
 }
 PROGRAM = """
@@ -92,9 +96,11 @@ def main() -> None:
         small, large = Path(name, "small"), Path(name, "large")
         small.mkdir()
         large.mkdir()
-        warm = {about: path for about, path, _, _ in files(small, 20)}
+        warm = {about: path for about, path, _, _ in files(small, 2000)}
         for about, path, function, told in files(large, args.rows):
             for reader, code in READERS.items():
+                if reader == WITHOUT and about == "Parquet":
+                    continue
                 code = code.replace("{function}", function).replace("{options}", told)
                 seconds, peak, status = measure(code, warm[about], path)
                 row = {

@@ -43,7 +43,7 @@ def encode(raw: Raw, options: ReadOptions, like: Schema | None = None, *, traini
         ValueError: with all faults of the file.
     """
     faults, notes = list(raw.faults), list(raw.notes)
-    choices = _choose(raw, options, faults, notes) if like is None else _choose_like(raw, like, faults, notes)
+    choices = choose(raw, options, faults, notes) if like is None else _choose_like(raw, like, faults, notes)
     missing = options.missing if like is None or options.missing != "refuse" else like.missing
     if not len(raw.values):
         faults.append("expected rows of numbers, but it has none")
@@ -55,9 +55,7 @@ def encode(raw: Raw, options: ReadOptions, like: Schema | None = None, *, traini
         if found.column is not None:
             encoded.append(found)
             if like is None and _counts_rows(found):
-                notes.append(
-                    f"column {found.column.name!r} only counts the rows; --drop {found.column.name!r} leaves it out"
-                )
+                notes.append(counting_note(found.column.name))
             if training and found.column.kind != "category" and bool((found.parts[0] == found.parts[0][0]).all()):
                 name, value = found.column.name, found.parts[0][0]
                 faults.append(f"column {name!r} is constant: {value:g} in every row; leave it out by --drop {name!r}")
@@ -86,8 +84,15 @@ def raise_faults(source: str, faults: Sequence[str]) -> None:
         raise ValueError(f"{source}: {len(faults):,} faults must be dealt with{shown}")
 
 
-def _choose(raw: Raw, options: ReadOptions, faults: list[str], notes: list[str]) -> list[Choice]:
-    """Return the columns that the options name, without those that only count the rows."""
+def choose(raw: Raw, options: ReadOptions, faults: list[str], notes: list[str]) -> list[Choice]:
+    """Return the columns that the options name, without those that only count the rows.
+
+    Args:
+        raw: the file.
+        options: `columns` and `drop` are used.
+        faults: faults are added here.
+        notes: what was left out is added here.
+    """
     if options.columns is not None:
         chosen = _find(raw, options.columns, "columns", faults)
         if len(set(chosen)) < len(chosen):
@@ -111,6 +116,28 @@ def _choose(raw: Raw, options: ReadOptions, faults: list[str], notes: list[str])
         else:
             kept.append(Choice(position))
     return kept
+
+
+def encode_piece(raw: Raw, like: Schema) -> Table:
+    """Turn some rows of a larger table into numbers; with `--missing drop`, none may be left.
+
+    Args:
+        raw: the rows.
+        like: how to read the columns.
+
+    Returns:
+        The rows, with their numbers in `raw`, and without notes.
+
+    Raises:
+        ValueError: with all faults of these rows.
+    """
+    faults, notes, encoded = list(raw.faults), list[str](), list[Encoded]()
+    for choice in _choose_like(raw, like, faults, notes):
+        found = encode_column(raw, choice.position, choice.like, like.missing, "refuse", partial=True)
+        faults.extend(found.faults)
+        encoded.append(found)
+    raise_faults(raw.source, faults)
+    return _table(raw, encoded, _kept(raw, encoded, like.missing), notes, like)
 
 
 def _find(raw: Raw, names: Sequence[str], option: str, faults: list[str]) -> list[int]:
@@ -154,6 +181,11 @@ def _counts_rows(found: Encoded) -> bool:
     return bool((np.diff(values) == 1.0).all())
 
 
+def counting_note(name: str) -> str:
+    """Return what is said of a column that only counts the rows."""
+    return f"column {name!r} only counts the rows; --drop {name!r} leaves it out"
+
+
 def _is_empty(raw: Raw, position: int) -> bool:
     texts = raw.texts.get(position)
     return texts is not None and texts.values == ("",) and len(texts.rows) == len(raw.values)
@@ -187,21 +219,35 @@ def _choose_like(raw: Raw, like: Schema, faults: list[str], notes: list[str]) ->
 
 
 def _assemble(raw: Raw, encoded: Sequence[Encoded], missing: str, notes: list[str], like: Schema | None) -> Table:
-    rows = len(raw.values)
     schema = Schema(tuple(e.column for e in encoded if e.column is not None), len(raw.names), missing)
-    schema = schema if like is None else like
-    keep = np.ones(rows, bool)
-    if missing == "drop":
-        for found in encoded:
-            if found.absent is not None:
-                keep &= ~found.absent
-        left_out = rows - int(keep.sum())
-        if left_out:
-            notes.append(f"{left_out:,} of {rows:,} rows with missing values were left out")
-    if not keep.any():
-        raise ValueError(
-            f"{raw.source}: every row has a missing value, so --missing drop leaves none; use --missing mean"
-        )
+    keep = _kept(raw, encoded, missing)
+    require_rows(raw.source, int(keep.sum()), len(keep), notes)
+    return _table(raw, encoded, keep, notes, schema if like is None else like)
+
+
+def _kept(raw: Raw, encoded: Sequence[Encoded], missing: str) -> npt.NDArray[np.bool_]:
+    keep = np.ones(len(raw.values), bool)
+    for found in encoded if missing == "drop" else ():
+        if found.absent is not None:
+            keep &= ~found.absent
+    return keep
+
+
+def require_rows(source: str, kept: int, rows: int, notes: list[str]) -> None:
+    """Check that `--missing drop` leaves a row, and note how many it leaves out.
+
+    Raises:
+        ValueError: if none is left.
+    """
+    if kept < rows:
+        notes.append(f"{rows - kept:,} of {rows:,} rows with missing values were left out")
+    if not kept:
+        raise ValueError(f"{source}: every row has a missing value, so --missing drop leaves none; use --missing mean")
+
+
+def _table(
+    raw: Raw, encoded: Sequence[Encoded], keep: npt.NDArray[np.bool_], notes: Sequence[str], schema: Schema
+) -> Table:
     values = _values(raw, encoded, keep)
     values.flags.writeable = False
     numbers: npt.NDArray[np.int64] = np.flatnonzero(keep).astype(np.int64) + 1
