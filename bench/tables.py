@@ -10,12 +10,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bench.harness import RESULTS, WHO, environment, write_rows
+from bench.measure import Row
 
 OUT = RESULTS / "tables.csv"
 ROWS, NAMES = 300_000, "abcdefghijkl"
@@ -84,6 +85,19 @@ def measure(reader: str, small: Path, path: Path) -> tuple[list[float], float, s
         seconds.append(float(found[0]))
         peaks.append(float(found[1]))
     return seconds, max(peaks), "ok"
+
+
+def markdown(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a table with the median seconds and the peak memory of each reader."""
+    yield f"| file | {' | '.join(READERS)} |"
+    yield "|---" * (len(READERS) + 1) + "|"
+    for about in dict.fromkeys(row["file"] for row in rows):
+        found = {row["reader"]: row for row in rows if row["file"] == about and row["status"] == "ok"}
+        cells = (
+            f"{float(found[name]['median_s']):.2g} s, {float(found[name]['peak_MiB']):.0f} MiB" if name in found else ""
+            for name in READERS
+        )
+        yield f"| {about} | {' | '.join(cells)} |"
 
 
 def main() -> None:
