@@ -204,3 +204,11 @@ def test_the_command_reads_standard_input(tmp_path: Path, rows: np.ndarray) -> N
     done = subprocess.run(command, input=content, cwd=tmp_path, capture_output=True, check=True)
     assert b"training on 3 columns: a, b, c" in done.stdout
     assert (tmp_path / "runs/stdin/result.json").is_file()
+
+
+def test_rows_left_by_missing_values_are_enough_for_the_split(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n" + "".join(f"{row},{row * row}\n" for row in range(9)) + "9,?\n")
+    with pytest.raises(ValueError, match="at least 10 rows without missing values are required for the split, got 9"):
+        data.load(path, data.ReadOptions(missing="drop"))
+    assert len(data.load(path, data.ReadOptions(missing="mean")).rows) == 10

@@ -84,11 +84,7 @@ def _written(source: str | Path, options: ReadOptions, folder: Path) -> Dataset:
         numbers.append(table.row_numbers + before)
         before += len(piece.values)
     notes = list(known.notes)
-    require_rows(str(source), rows.count, before, notes)
-    if rows.count < MINIMUM_ROWS:
-        raise ValueError(
-            f"{source}: at least {MINIMUM_ROWS} rows are required for the split, got {rows.count}; add rows"
-        )
+    require_rows(str(source), rows.count, before, MINIMUM_ROWS, notes)
     dataset = Dataset(
         name=base_name(source),
         rows=rows.tensor(),

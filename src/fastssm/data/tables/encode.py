@@ -66,7 +66,10 @@ def encode(raw: Raw, options: ReadOptions, like: Schema | None = None, *, traini
     if training and sum(len(found.parts) for found in encoded) > MOST_COLUMNS:
         faults.append(f"a model has at most {MOST_COLUMNS:,} columns; name fewer by --columns")
     raise_faults(raw.source, faults)
-    return _assemble(raw, encoded, missing, notes, like)
+    schema = Schema(tuple(found.column for found in encoded if found.column is not None), len(raw.names), missing)
+    keep = _kept(raw, encoded, missing)
+    require_rows(raw.source, int(keep.sum()), len(keep), MINIMUM_ROWS if training else 1, notes)
+    return _table(raw, encoded, keep, notes, schema if like is None else like)
 
 
 def raise_faults(source: str, faults: Sequence[str]) -> None:
@@ -160,12 +163,16 @@ def list_names(names: Sequence[str], most: int = 40) -> str:
 
 
 def _is_index(raw: Raw, position: int) -> bool:
-    """Return whether a column has a whole number or a text of its own for every row."""
+    """Return whether a column has a whole number or a text of its own for every row of a file."""
     texts = raw.texts.get(position)
     numbers = raw.values[:, position]
-    if texts is not None:
-        return len(texts.values) == len(numbers)
-    return bool((numbers == np.floor(numbers)).all()) and len(np.unique(numbers)) == len(numbers)
+    if texts is None and not bool((numbers == np.floor(numbers)).all()):
+        return False
+    if texts is not None and len(texts.rows) != len(numbers):
+        return False
+    marks = numbers if texts is None else texts.codes
+    starts = [first for first, _ in raw.parts if first > 0]
+    return all(len(np.unique(part)) == len(part) for part in np.split(marks, starts))
 
 
 def _names_or_counts(raw: Raw) -> bool:
@@ -218,13 +225,6 @@ def _choose_like(raw: Raw, like: Schema, faults: list[str], notes: list[str]) ->
     return [Choice(positions[column.name], column) for column in like.columns if column.name in positions]
 
 
-def _assemble(raw: Raw, encoded: Sequence[Encoded], missing: str, notes: list[str], like: Schema | None) -> Table:
-    schema = Schema(tuple(e.column for e in encoded if e.column is not None), len(raw.names), missing)
-    keep = _kept(raw, encoded, missing)
-    require_rows(raw.source, int(keep.sum()), len(keep), notes)
-    return _table(raw, encoded, keep, notes, schema if like is None else like)
-
-
 def _kept(raw: Raw, encoded: Sequence[Encoded], missing: str) -> npt.NDArray[np.bool_]:
     keep = np.ones(len(raw.values), bool)
     for found in encoded if missing == "drop" else ():
@@ -233,16 +233,19 @@ def _kept(raw: Raw, encoded: Sequence[Encoded], missing: str) -> npt.NDArray[np.
     return keep
 
 
-def require_rows(source: str, kept: int, rows: int, notes: list[str]) -> None:
-    """Check that `--missing drop` leaves a row, and note how many it leaves out.
+def require_rows(source: str, kept: int, rows: int, required: int, notes: list[str]) -> None:
+    """Check that `--missing drop` leaves enough rows, and note how many it leaves out.
 
     Raises:
-        ValueError: if none is left.
+        ValueError: if too few are left.
     """
     if kept < rows:
         notes.append(f"{rows - kept:,} of {rows:,} rows with missing values were left out")
     if not kept:
         raise ValueError(f"{source}: every row has a missing value, so --missing drop leaves none; use --missing mean")
+    if kept < required:
+        left = "" if kept == rows else " without missing values"
+        raise ValueError(f"{source}: at least {required} rows{left} are required for the split, got {kept}; add rows")
 
 
 def _table(
