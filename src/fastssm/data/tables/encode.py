@@ -57,8 +57,7 @@ def encode(raw: Raw, options: ReadOptions, like: Schema | None = None, *, traini
             if like is None and _counts_rows(found):
                 notes.append(counting_note(found.column.name))
             if training and found.column.kind != "category" and bool((found.parts[0] == found.parts[0][0]).all()):
-                name, value = found.column.name, found.parts[0][0]
-                faults.append(f"column {name!r} is constant: {value:g} in every row; leave it out by --drop {name!r}")
+                faults.append(constant_fault(found.column.name, found.parts[0][0]))
     if not encoded and not faults:
         faults.append("no column is left to read; name some by --columns, or keep more of them")
     if training and 0 < len(raw.values) < MINIMUM_ROWS:
@@ -186,6 +185,11 @@ def _counts_rows(found: Encoded) -> bool:
     if len(values) < MINIMUM_ROWS or values[0] not in (0.0, 1.0):
         return False
     return bool((np.diff(values) == 1.0).all())
+
+
+def constant_fault(name: str, value: float) -> str:
+    """Return what is said of a column of numbers that are all the same."""
+    return f"column {name!r} is constant: {value:g} in every row; leave it out by --drop {name!r}"
 
 
 def counting_note(name: str) -> str:

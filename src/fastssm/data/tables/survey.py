@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import get_args
 
 from fastssm.data.tables.columns import MOST_CATEGORIES, Encoded, category_note, encode_column, mean_note
-from fastssm.data.tables.encode import MOST_COLUMNS, Choice, choose, raise_faults
+from fastssm.data.tables.encode import MOST_COLUMNS, Choice, choose, constant_fault, raise_faults
 from fastssm.data.tables.options import ReadOptions
 from fastssm.data.tables.raw import Raw
 from fastssm.data.tables.table import Column, Kind, Schema
@@ -24,6 +25,8 @@ class _Known:
     kind: Kind | None = None
     sign: str = ""
     total: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
     present: int = 0
     absent: int = 0
     faulty: bool = False
@@ -150,6 +153,8 @@ class _Survey:
         if found.column is None:
             return
         known.total += found.column.fill * (rows - absent)
+        if found.column.kind != "category":
+            known.low, known.high = min(known.low, found.parts[0].min()), max(known.high, found.parts[0].max())
         before = () if known.column is None else known.column.categories
         known.column = Column(name, position, found.column.kind, tuple(sorted({*before, *found.column.categories})))
 
@@ -174,6 +179,8 @@ class _Survey:
     def _column(self, column: Column, known: _Known) -> Column:
         """Return a column with what all pieces tell of it."""
         marked = self.options.missing == "indicator" and known.absent > 0
+        if column.kind != "category" and known.low == known.high:
+            self._fault(constant_fault(column.name, known.low))
         filled = known.absent and self.options.missing in ("mean", "indicator")
         if column.kind == "category":
             if len(column.categories) == 1:
