@@ -1,6 +1,7 @@
 """Write bench/results/tables.csv: ``python -m bench.tables`` from the root of the repository.
 
-Reads files of 300,000 rows and 12 columns, each in a process of its own, by `fastssm.data.read_table` and by pandas.
+Reads files of 300,000 rows and 12 columns, each in a process of its own, by `fastssm.data.read_table`, with and without
+pyarrow, and by pandas. Packages are imported before time and memory are measured.
 """
 
 import argparse
@@ -9,19 +10,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bench.harness import RESULTS, WHO, environment, write_rows
+from bench.measure import Row
 
 OUT = RESULTS / "tables.csv"
 ROWS, NAMES = 300_000, "abcdefghijkl"
 REPEATS = 3
 COLUMNS = (*WHO, "file", "file_MiB", "table_MiB", "reader", "min_s", "median_s", "repeats", "peak_MiB", "status")
+OWN = "from fastssm.data import read_table\ndef read(path):\n    return read_table(path, missing='drop')"
+WITHOUT = "fastssm without pyarrow"
 READERS = {
-    "fastssm": "from fastssm.data import read_table\ndef read(path):\n    return read_table(path, missing='drop')",
+    "fastssm": "import pyarrow.csv\n" + OWN,
+    WITHOUT: "import sys\nsys.modules['pyarrow'] = None\n" + OWN,
     "pandas": "import pandas\ndef read(path):\n    return pandas.{function}(path{options})",
 }
 PROGRAM = """
@@ -82,6 +87,19 @@ def measure(reader: str, small: Path, path: Path) -> tuple[list[float], float, s
     return seconds, max(peaks), "ok"
 
 
+def markdown(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a table with the median seconds and the peak memory of each reader."""
+    yield f"| file | {' | '.join(READERS)} |"
+    yield "|---" * (len(READERS) + 1) + "|"
+    for about in dict.fromkeys(row["file"] for row in rows):
+        found = {row["reader"]: row for row in rows if row["file"] == about and row["status"] == "ok"}
+        cells = (
+            f"{float(found[name]['median_s']):.2g} s, {float(found[name]['peak_MiB']):.0f} MiB" if name in found else ""
+            for name in READERS
+        )
+        yield f"| {about} | {' | '.join(cells)} |"
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rows", type=int, default=ROWS)
@@ -92,9 +110,11 @@ def main() -> None:
         small, large = Path(name, "small"), Path(name, "large")
         small.mkdir()
         large.mkdir()
-        warm = {about: path for about, path, _, _ in files(small, 20)}
+        warm = {about: path for about, path, _, _ in files(small, 2000)}
         for about, path, function, told in files(large, args.rows):
             for reader, code in READERS.items():
+                if reader == WITHOUT and about == "Parquet":
+                    continue
                 code = code.replace("{function}", function).replace("{options}", told)
                 seconds, peak, status = measure(code, warm[about], path)
                 row = {

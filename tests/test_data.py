@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,24 @@ def test_missing_repository_data_says_what_to_do(monkeypatch: pytest.MonkeyPatch
         data.load("white-wine")
     monkeypatch.setenv("FASTSSM_DATA", str(REPOSITORY / "data"))
     assert len(data.load("white-wine").rows) == 4898
+
+
+@pytest.mark.parametrize("name", ["digits", "patches"])
+def test_a_data_set_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    packages = "scikit-learn and pillow" if name == "patches" else "scikit-learn"
+    with pytest.raises(ValueError, match=rf"'{name}' needs {packages} \(.*\); pip install scikit-learn") as error:
+        data.load(name)
+    assert "\n" not in str(error.value)
+
+
+def test_pictures_without_pillow_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise ImportError("no PIL")
+
+    monkeypatch.setattr("sklearn.datasets.load_sample_images", absent)
+    with pytest.raises(ValueError, match=r"needs scikit-learn and pillow \(no PIL\); pip install scikit-learn pillow"):
+        data.load("patches")
 
 
 @pytest.mark.parametrize("scale", ["standardise", "whiten", "none"])

@@ -10,8 +10,14 @@ import torch
 from fastssm import training
 from fastssm.data import load, prepare
 from fastssm.training import Ranks, TrainConfig, Training
+from fastssm.training.facts import Facts
 
 ALONE = Ranks(torch.device("cpu"))
+
+
+def facts_of(train: torch.Tensor, noise: float) -> Facts:
+    rows = train.double()
+    return Facts(noise, train.amin(0), train.amax(0), rows.mean(0), torch.cov(rows.T))
 
 
 def test_evaluation_is_the_exact_loss_by_autograd() -> None:
@@ -44,10 +50,10 @@ def test_baseline_is_the_exact_loss_of_the_fitted_gaussian() -> None:
         x = row.clone().requires_grad_(True)
         (score,) = torch.autograd.grad(fitted.log_prob(x), x)
         losses.append(hessian.trace() + score.square().sum() / 2)
-    found = training.EXACT.baseline(train, 0.3, rows)
+    found = training.EXACT.baseline(facts_of(train, 0.3), rows)
     assert found.value == pytest.approx(torch.stack(losses).mean().item(), rel=1e-9)
     whitened = prepare(load("moons"), scale="whiten", noise=0.0)
-    assert training.EXACT.baseline(whitened.train, 0.0, whitened.train).value == pytest.approx(-1.0, rel=1e-3)
+    assert training.EXACT.baseline(Facts.of(whitened), whitened.train).value == pytest.approx(-1.0, rel=1e-3)
 
 
 def test_composite_baseline_is_that_of_the_fitted_gaussians_conditionals() -> None:
@@ -62,7 +68,7 @@ def test_composite_baseline_is_that_of_the_fitted_gaussians_conditionals() -> No
         variance = covariance[d, d] - covariance[d, :d] @ slope
         score = -(rows[:, d] - mean[d] - (rows[:, :d] - mean[:d]) @ slope) / variance
         expected += score.square() / 2 - 1 / variance
-    found = training.COMPOSITE.baseline(train, 0.3, rows.float())
+    found = training.COMPOSITE.baseline(facts_of(train, 0.3), rows.float())
     assert found.value == pytest.approx(expected.mean().item(), rel=1e-6)
 
 

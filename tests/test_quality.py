@@ -97,10 +97,10 @@ def test_relations_have_as_few_columns_as_possible() -> None:
     base = torch.randn(400, 4, generator=generator, dtype=torch.float64)
     columns = torch.cat([base, base[:, :1], base[:, :1] + base[:, 1:2], base[:, 2:3] - base[:, 3:]], 1)
     standard = (columns - columns.mean(0)) / columns.std(0)
-    found = quality.dependencies(standard, "abcdefg")
+    found = quality.dependencies(torch.cov(standard.T), 400, "abcdefg")
     assert len(found) == 3
     assert max(sentence.count("'") for sentence in found) <= 6
-    assert quality.dependencies(base, "abcd") == []
+    assert quality.dependencies(torch.corrcoef(base.T), 400, "abcd") == []
 
 
 def test_constant_columns_are_in_the_report(tmp_path: Path, rows: np.ndarray) -> None:
@@ -204,3 +204,11 @@ def test_the_command_reads_standard_input(tmp_path: Path, rows: np.ndarray) -> N
     done = subprocess.run(command, input=content, cwd=tmp_path, capture_output=True, check=True)
     assert b"training on 3 columns: a, b, c" in done.stdout
     assert (tmp_path / "runs/stdin/result.json").is_file()
+
+
+def test_rows_left_by_missing_values_are_enough_for_the_split(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n" + "".join(f"{row},{row * row}\n" for row in range(9)) + "9,?\n")
+    with pytest.raises(ValueError, match="at least 10 rows without missing values are required for the split, got 9"):
+        data.load(path, data.ReadOptions(missing="drop"))
+    assert len(data.load(path, data.ReadOptions(missing="mean")).rows) == 10

@@ -192,6 +192,19 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
     assert data.load(tmp_path).name == tmp_path.name
 
 
+@pytest.mark.parametrize("first", ["0", "r"])
+def test_every_file_of_a_folder_numbers_its_own_rows(tmp_path: Path, first: str) -> None:
+    for part in range(3):
+        rows = [f"{first.removesuffix('0')}{row},{part + row / 7},{row * row}" for row in range(20)]
+        (tmp_path / f"{part}.csv").write_text("\n".join([",a,b", *rows]) + "\n")
+    table = read_table(tmp_path)
+    assert table.names == ("a", "b")
+    assert any("the column without a name numbers or names the rows" in note for note in table.notes)
+    (tmp_path / "3.csv").write_text(",a,b\n1,2,3\n1,3,5\n")
+    if first == "0":
+        assert read_table(tmp_path).names == ("column 1", "a", "b")
+
+
 def test_text_and_faults_in_a_folder(tmp_path: Path) -> None:
     folder = shards(tmp_path, "a,b\n1,x\n2,y\n", "a,b\n3,z\n?,x\n")
     with pytest.raises(ValueError, match="2 faults") as error:

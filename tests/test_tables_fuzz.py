@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastssm.data import read_table
+from fastssm.data.tables import blocks, raw
 
 pandas = pytest.importorskip("pandas")
 
@@ -51,6 +52,56 @@ def written(draw: st.DrawFn, rows: list[list[float]], names: list[str]) -> tuple
     comment = "# made by a machine, 3; of them | in all\n" if draw(st.booleans()) else ""
     told = {"sep": separator, "decimal": decimal, "header": 0 if header else None, "skiprows": bool(comment)}
     return (comment + file.getvalue()).encode(draw(st.sampled_from(ENCODINGS))), told
+
+
+cells = st.one_of(
+    numbers.map(repr),
+    numbers.map(lambda x: f"{x:.3g}"),
+    st.text("0123456789+-.eE ", max_size=6),
+    st.sampled_from(["1e999", "-1e999", "1e-400", "-0", "4.9e-324", "9007199254740993", "0.1e", "1" * 400, "+1", " 1"]),
+)
+
+
+@quick
+@given(st.integers(1, 4), st.lists(cells, min_size=1, max_size=40), st.sampled_from([",", ";", "\t", "|"]))
+def test_arrow_gives_what_float_gives_or_nothing(width: int, found: list[str], mark: str) -> None:
+    pytest.importorskip("pyarrow")
+    found = found[: max(1, len(found) // width) * width] * (1 if len(found) >= width else width)
+    lines = [mark.join(found[start : start + width]) for start in range(0, len(found) // width * width, width)]
+    packed = ("\n".join(lines) + "\n").encode()
+    fast = blocks.by_arrow(packed, mark.encode(), width)
+    expected = raw.floats(mark.join(lines).encode().split(mark.encode()))
+    if fast is not None:
+        assert expected is not None, "arrow takes for a number what is none"
+        assert fast.tobytes() == expected.tobytes()
+    elif expected is not None:
+        assert any(cell.strip() != cell or "+" in cell or not cell[-1:].isdigit() for cell in found), "arrow declines"
+
+
+@pytest.mark.parametrize("fault", ["", "?", "1,2,3", "1_0", "+1"])
+def test_large_files_are_read_alike_with_and_without_arrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    lines = [f"{number / 7!r},{number * 1e-300!r}" for number in range(60_000)]
+    lines[50_000] = f"{fault or 1},2"
+    path = tmp_path / "large.csv"
+    path.write_text("\n".join(["a,b", *lines]) + "\n")
+
+    def found() -> object:
+        try:
+            table = read_table(path, missing="drop")
+        except ValueError as error:
+            return str(error)
+        return table.values.tobytes(), table.row_numbers.tobytes(), table.notes
+
+    used = []
+    by_arrow = blocks.by_arrow
+    monkeypatch.setattr(blocks, "by_arrow", lambda *args: (used.append(by_arrow(*args)), used[-1])[1])
+    fast = found()
+    assert any(block is not None for block in used)
+    monkeypatch.setattr(blocks, "by_arrow", lambda *_: None)
+    assert fast == found()
 
 
 @quick

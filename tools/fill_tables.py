@@ -18,6 +18,7 @@ last bar, which contenders:
     <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
     <!-- table: outliers -->                               from outliers.csv
+    <!-- table: reading -->                                from tables.csv
     <!-- table: rules -->                                  the functions that jets know, from fastssm.jets.table
     <!-- table: gpu | time | gpu_nvidia_h200 | event | SSM --> from gpu_<device>.csv; also: checks, ceilings, kernels
     <!-- end -->
@@ -44,6 +45,7 @@ from bench import (  # noqa: E402
     outliers_table,
     score,
     table,
+    tables,
     torch_path,
 )
 from bench.harness import read  # noqa: E402
@@ -90,6 +92,8 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
         return "\n".join(rules_table.markdown())
     if parts[0] == "outliers":
         return "\n".join(outliers_table.markdown())
+    if parts[0] == "reading":
+        return "\n".join(tables.markdown(read(tables.OUT)))
     if parts[0] == "operators":
         return "\n".join(operators.markdown(read(operators.OUT), *parts[1:]))
     if parts[0] == "score":

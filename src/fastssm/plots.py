@@ -23,6 +23,7 @@ BLUE, VERMILION, GREY = (
 GRID = 240
 ARROWS = 24
 POINTS = 5000
+LARGEST_SAMPLE = 20_000  # about the most rows that quantiles and histograms are made of
 EXTREMES = 5  # number of most and of least likely rows shown
 PICTURES = 16  # the same, if the rows are images
 ALIKE = ("sliced", "exact", "finite-difference", "composite")  # losses that estimate what is measured
@@ -80,9 +81,14 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", dpi=130)
 
 
+def _some(rows: Tensor) -> Tensor:
+    """Return rows at equal distances, enough for a figure."""
+    return rows[:: max(1, len(rows) // LARGEST_SAMPLE)]
+
+
 def _extent(outcome: Outcome) -> tuple[float, float, float, float]:
     """Return left, right, bottom and top: the range of the data plus a margin, in data units."""
-    rows = outcome.prepared.dataset.rows
+    rows = _some(outcome.prepared.dataset.rows)
     low, high = rows.quantile(0.0005, dim=0), rows.quantile(0.9995, dim=0)
     margin = 0.12 * (high - low)
     (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
@@ -205,20 +211,21 @@ def loss_limits(curves: Sequence[Sequence[float]], *also: float) -> tuple[float,
 
 def gaussian_rows(outcome: Outcome) -> Tensor:
     """Return rows drawn from a Gaussian fitted to the scaled training rows, as many as in the test set."""
-    train = outcome.prepared.train.double()
+    facts = outcome.model.facts
     generator = torch.Generator().manual_seed(0)
-    centred = torch.randn(len(outcome.prepared.test), train.shape[1], generator=generator, dtype=train.dtype)
-    variance, axes = torch.linalg.eigh(torch.cov(train.T).reshape(train.shape[1], train.shape[1]))
-    deviation = (variance.clamp(min=0) + outcome.prepared.noise**2).sqrt()
-    rows: Tensor = train.mean(0) + (centred * deviation) @ axes.T
+    centred = torch.randn(len(outcome.prepared.test), facts.features, generator=generator, dtype=torch.float64)
+    variance, axes = torch.linalg.eigh(facts.covariance)
+    deviation = (variance.clamp(min=0) + facts.noise**2).sqrt()
+    rows: Tensor = facts.mean + (centred * deviation) @ axes.T
     return rows
 
 
 def _draw_histograms(axes: Axes, outcome: Outcome) -> None:
     prepared, energies = outcome.prepared, outcome.config.kind == "energy"
-    noise = prepared.noise * torch.randn(prepared.train.shape, generator=torch.Generator().manual_seed(0))
+    train = _some(prepared.train)
+    noise = prepared.noise * torch.randn(train.shape, generator=torch.Generator().manual_seed(0))
     sources = {
-        "training rows": (prepared.train + noise, VERMILION, "-"),
+        "training rows": (train + noise, VERMILION, "-"),
         "test rows": (prepared.test, BLUE, "-"),
         "rows from the fitted Gaussian": (gaussian_rows(outcome), GREY, "--"),
     }
@@ -256,7 +263,7 @@ def _draw_rows(figure: Any, outcome: Outcome) -> None:
     count = min(EXTREMES, len(ranked) // 2)
     shown = torch.cat([ranked[:count], ranked[len(ranked) - count :]])
     rows = dataset.original[shown, :LARGEST_TABLE]
-    every = dataset.original[:, :LARGEST_TABLE]
+    every = _some(dataset.original)[:, :LARGEST_TABLE]
     standard = (rows - every.mean(0)) / every.std(0)
     axes = figure.subplots()
     image = axes.imshow(standard.numpy(), cmap="PuOr", vmin=-4, vmax=4, aspect="auto")
@@ -284,7 +291,7 @@ def _draw_pictures(figure: Any, outcome: Outcome) -> None:
     ranked, energies = ranked_test_rows(outcome)
     image = outcome.prepared.dataset.image or (1, 1)
     count = min(PICTURES, len(ranked) // 2)
-    every = outcome.prepared.dataset.original
+    every = _some(outcome.prepared.dataset.original)
     low, high = every.quantile(0.002).item(), every.quantile(0.998).item()
     figure.suptitle("most (above) and least likely test rows, with E(x) − lowest energy", fontsize=12)
     axes = figure.subplots(2, count, squeeze=False)

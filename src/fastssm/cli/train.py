@@ -81,6 +81,11 @@ HELP: dict[str, dict[str, Any]] = {
         "choices": SCALES,
         "help": "scaling of the columns (default: from the data set; files are whitened, or standardised if 2-D)",
     },
+    "stream": {
+        "action": "store_true",
+        "help": "train by batches from disk, for a file or folder larger than memory; takes 12 bytes of disk in --out "
+        "for each number while it runs, and holds out other rows than without",
+    },
     "seed": {
         "type": int,
         "help": "seed of the weights, batches and directions; the data split does not depend on it",

@@ -1,4 +1,4 @@
-"""Data for training: `load` a name or a file, then `prepare` it."""
+"""Data for training: `load` a name or a file, then `prepare` it; or `stream` a table larger than memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastssm.data.builtin import BUILTIN
 from fastssm.data.dataset import Dataset, dequantise
 from fastssm.data.files import base_name, read
 from fastssm.data.prepare import SCALES, Prepared, Scaler, prepare
+from fastssm.data.stream import stream
 from fastssm.data.tables import (
     COMPRESSED,
     READERS,
@@ -50,6 +51,7 @@ __all__ = [
     "prepare",
     "read",
     "read_table",
+    "stream",
 ]
 
 NAMES = tuple(BUILTIN)

@@ -58,11 +58,11 @@ def _drop_correlated(rows: Tensor, kept: list[int], limit: float = 0.98) -> list
 
 
 def _digits(_: str) -> Dataset:
-    return _pictures("digits", torch.from_numpy(_sklearn_datasets("digits").load_digits().data), levels=17)
+    return _pictures("digits", torch.from_numpy(_sklearn("digits", "load_digits").data), levels=17)
 
 
 def _patches(_: str) -> Dataset:
-    photos = np.stack(_sklearn_datasets("patches").load_sample_images().images)
+    photos = np.stack(_sklearn("patches", "load_sample_images").images)
     grey = torch.from_numpy(photos).double().mean(-1)
     # patches do not overlap, so no test patch shares a pixel with a training patch
     patches = grey.unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).flatten(0, 2).flatten(1)
@@ -76,14 +76,16 @@ def _pictures(name: str, grey: Tensor, levels: int) -> Dataset:
     return Dataset(name, rows, columns, image=(SIDE, SIDE), scale="none", noise=0.1)
 
 
-def _sklearn_datasets(name: str) -> Any:
+def _sklearn(name: str, function: str) -> Any:
     try:
         from sklearn import datasets
-    except ImportError:
+
+        return getattr(datasets, function)()
+    except ImportError as error:  # of scikit-learn, or of Pillow, which it needs for pictures
+        packages = "scikit-learn pillow" if name == "patches" else "scikit-learn"
         raise ValueError(
-            f"the data set {name!r} needs scikit-learn, which is not installed; pip install scikit-learn"
+            f"the data set {name!r} needs {packages.replace(' ', ' and ')} ({error}); pip install {packages}"
         ) from None
-    return datasets
 
 
 def _find(file: str) -> Path:

@@ -39,6 +39,8 @@ class TrainConfig:
         decimal: the decimal sign of a file, or `"auto"`.
         missing: what to do with missing values, as in `fastssm.data.read_table`.
         categorical: what to do with columns of text, as in `fastssm.data.read_table`.
+        stream: whether the rows of the file or folder are streamed, as in `fastssm.data.stream`, so that they need not
+            fit into memory.
 
     Raises:
         ValueError: a value outside its range, naming it.
@@ -67,6 +69,7 @@ class TrainConfig:
     decimal: Decimal = "auto"
     missing: Missing = "refuse"
     categorical: Categorical = "refuse"
+    stream: bool = False
 
     @property
     def reading(self) -> ReadOptions:

@@ -12,6 +12,7 @@ from fastssm import composite_loss, exact_loss
 from fastssm.options import BackendName, NetworkKind
 from fastssm.training.autoregressive import Autoregressive
 from fastssm.training.distributed import Ranks
+from fastssm.training.facts import Facts
 
 CHUNK_ROWS = 4096
 
@@ -45,22 +46,18 @@ class Measure:
         losses = [self.rows(net, chunk, kind, backend).double() for chunk in chunks]
         return _mean(torch.cat([rows.new_zeros(0, dtype=torch.float64), *losses]), len(rows), ranks)
 
-    def baseline(self, train: Tensor, noise: float, rows: Tensor) -> Mean:
+    def baseline(self, facts: Facts, rows: Tensor) -> Mean:
         """Return the mean loss of a Gaussian fitted to the training rows with noise.
 
         Args:
-            train: the training rows `[n, D]`, without noise.
-            noise: standard deviation of the noise in `rows`.
-            rows: held-out rows `[m, D]`.
+            facts: those of the training rows.
+            rows: held-out rows `[m, D]`, with noise.
 
         Returns:
             The mean over `rows` and its standard error.
         """
-        train, rows = train.double(), rows.double()
-        features = train.shape[1]
-        covariance = torch.cov(train.T).reshape(features, features)
-        covariance += noise**2 * torch.eye(features, dtype=train.dtype, device=train.device)
-        return _mean(self.gaussian(rows - train.mean(0), covariance), len(rows), Ranks(rows.device))
+        covariance = facts.covariance + facts.noise**2 * torch.eye(facts.features, dtype=torch.float64)
+        return _mean(self.gaussian(rows.double() - facts.mean, covariance), len(rows), Ranks(rows.device))
 
 
 def _exact_gaussian(centred: Tensor, covariance: Tensor) -> Tensor:

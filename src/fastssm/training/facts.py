@@ -38,6 +38,9 @@ class Facts:
     @classmethod
     def of(cls, prepared: Prepared) -> Facts:
         """Return the facts of prepared data."""
+        seen = prepared.moments
+        if seen is not None:
+            return cls(prepared.noise, seen.low.float(), seen.high.float(), seen.mean, seen.covariance)
         rows, (low, high) = prepared.train.double(), prepared.train.aminmax(dim=0)
         covariance = torch.cov(rows.T).reshape(rows.shape[1], rows.shape[1])
         return cls(prepared.noise, low, high, rows.mean(0), covariance)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fastssm.data import Prepared, list_names, load, prepare
+from fastssm.data import Prepared, list_names, load, prepare, stream
 from fastssm.text import counted
 from fastssm.training import checkpoint, model_files
 from fastssm.training.config import TrainConfig
@@ -141,8 +141,8 @@ def train(
         CallbackError: if a callback fails.
         KeyboardInterrupt: on SIGINT or SIGTERM, after the checkpoint is written.
     """
-    prepared = prepare(load(config.data, config.reading), scale=config.scale, noise=config.noise)
-    training = Training(config, prepared, ranks)
+    training = Training(config, prepared_data(config, folder), ranks)
+    prepared = training.prepared
     state = ranks.broadcast(checkpoint.load(folder) if ranks.first else None)
     if resume and state is not None:
         training.restore(state)
@@ -157,6 +157,17 @@ def train(
             reporter.message(message)
     _run(training, folder, reporter, callbacks)
     return _finish(training, folder)
+
+
+def prepared_data(config: TrainConfig, folder: Path | None = None) -> Prepared:
+    """Return the prepared data that a configuration names; streamed rows lie in files in `folder`.
+
+    Raises:
+        ValueError: as `fastssm.data.load` and `fastssm.data.prepare`, or `fastssm.data.stream`.
+    """
+    if config.stream:
+        return stream(config.data, config.reading, folder=folder, scale=config.scale, noise=config.noise)
+    return prepare(load(config.data, config.reading), scale=config.scale, noise=config.noise)
 
 
 def _start(folder: Path, training: Training) -> None:
@@ -215,7 +226,7 @@ def _finish(training: Training, folder: Path) -> Outcome:
         net=net,
         measure=measure,
         test=measure.mean(net, prepared.test.to(ranks.device), config.kind, config.backend, ranks),
-        baseline=measure.baseline(prepared.train, prepared.noise, prepared.test),
+        baseline=measure.baseline(training.facts, prepared.test),
         validation=training.best["loss"],
         best_step=training.best["step"],
         steps=training.step,
@@ -260,7 +271,7 @@ def fit(
         (5, 2)
     """
     if prepared is None:
-        prepared = prepare(load(config.data, config.reading), scale=config.scale, noise=config.noise)
+        prepared = prepared_data(config)
     training = Training(config, prepared, ranks or Ranks(torch.device("cpu")))
     while not training.ending:
         began = time.perf_counter()

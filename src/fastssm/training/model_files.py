@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 import fastssm
 from fastssm.data import Scaler, Schema
-from fastssm.training import checkpoint, safetensors
+from fastssm.training import checkpoint
 from fastssm.training.config import TrainConfig
 from fastssm.training.facts import Facts
 from fastssm.training.model import Model
@@ -44,7 +45,7 @@ def save(model: Model, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     remove(folder)
-    data = safetensors.to_bytes(_tensors(model))
+    data = safetensors.torch.save(_tensors(model))
     description = _plain(_description(model, hashlib.sha256(data).hexdigest()))
     text = json.dumps(description, indent=2, allow_nan=False)
     checkpoint.write_atomically(folder / WEIGHTS, lambda file: file.write(data))
@@ -103,7 +104,8 @@ def _tensors(model: Model) -> dict[str, Tensor]:
     found = {f"net.{name}": tensor for name, tensor in model.net.state_dict().items()}
     found |= {f"facts.{name}": getattr(model.facts, name) for name in FACTS}
     found |= {f"scaler.{name}": getattr(model.scaler, name) for name in SCALER}
-    return found if model.held_out is None else {**found, "held_out": model.held_out}
+    found |= {} if model.held_out is None else {"held_out": model.held_out}
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
 
 
 def _description(model: Model, digest: str) -> dict[str, Any]:
@@ -162,9 +164,10 @@ def _read_tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor
     if not isinstance(weights, dict) or weights.get("sha256") != hashlib.sha256(data).hexdigest():
         raise ValueError(f"{path} is not the file that {DESCRIPTION} beside it describes; train the model again")
     try:
-        return safetensors.from_bytes(data)
-    except safetensors.FormatError as error:
-        raise ValueError(f"{path} is not a file of safetensors: {error}; train the model again") from None
+        return safetensors.torch.load(data)
+    except Exception as error:  # SafetensorError, and what torch and Python say of types and shapes
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is not a file of safetensors ({why:.200}); train the model again") from None
 
 
 def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> Model:

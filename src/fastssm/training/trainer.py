@@ -47,7 +47,8 @@ class Training:
             )
         self.config, self.prepared, self.ranks = config, prepared, ranks
         self.objective, self.facts = OBJECTIVES[config.loss], Facts.of(prepared)
-        self.train_rows = prepared.train.to(ranks.device)
+        streamed = prepared.moments is not None  # then the rows stay in their file
+        self.train_rows = prepared.train if streamed else prepared.train.to(ranks.device)
         self.validation_rows = prepared.validation.to(ranks.device)
         self.net = build_net(config, prepared.train.shape[1]).to(ranks.device)
         self.mean_net = copy.deepcopy(self.net).requires_grad_(False)
@@ -60,7 +61,7 @@ class Training:
         self.loss_count = 0
         self.best: dict[str, Any] = {"step": 0, "loss": math.inf, "weights": _copy(self.mean_net)}
         self.ending = ""
-        self.fingerprint = hashlib.sha256(prepared.train.numpy().tobytes()).hexdigest()
+        self.fingerprint = hashlib.sha256(prepared.train.contiguous().numpy().data).hexdigest()
 
     def _distributed(self, loss: nn.Module) -> nn.Module:
         if self.ranks.world == 1:
@@ -69,10 +70,10 @@ class Training:
 
     def _batch(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw the rows and random tensors of the whole batch, and return this rank's part."""
-        config, features, device = self.config, self.train_rows.shape[1], self.ranks.device
+        config, device, (_, features) = self.config, self.ranks.device, self.train_rows.shape
         index = torch.randint(len(self.train_rows), (config.batch,), generator=self.generator)
         batch = Batch(config, features, self.ranks.share(config.batch), device, self.generator)
-        rows = self.train_rows[index[batch.share].to(device)]
+        rows = self.train_rows[index[batch.share].to(self.train_rows.device)].to(device)
         if not self.objective.blurs:
             rows = rows + self.prepared.noise * normal(batch)
         return rows, {name: draw(batch) for name, draw in self.objective.draws.items()}

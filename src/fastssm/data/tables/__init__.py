@@ -1,9 +1,10 @@
 """Tables: `read_table` reads one from a file, and its `Schema` reads other rows in the same way."""
 
-from fastssm.data.tables.encode import list_names
+from fastssm.data.tables.encode import encode_piece, list_names, require_rows
 from fastssm.data.tables.options import Categorical, Decimal, Header, Missing, ReadOptions
-from fastssm.data.tables.read import READERS, read_table, read_with
+from fastssm.data.tables.read import READERS, read_pieces, read_table, read_with
 from fastssm.data.tables.sources import COMPRESSED, STANDARD_INPUT
+from fastssm.data.tables.survey import survey
 from fastssm.data.tables.table import Column, Schema, Table
 
 __all__ = [
@@ -18,7 +19,11 @@ __all__ = [
     "ReadOptions",
     "Schema",
     "Table",
+    "encode_piece",
     "list_names",
+    "read_pieces",
     "read_table",
     "read_with",
+    "require_rows",
+    "survey",
 ]

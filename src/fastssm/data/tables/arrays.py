@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,29 @@ def read_npy(source: Source) -> Raw:
     if isinstance(array, np.lib.npyio.NpzFile):
         return _read_archive(source, array)
     return from_array(array, source.label)
+
+
+def npy_pieces(source: Source, cells: int) -> Iterator[Raw]:
+    """Yield the rows of an NPY file, some at a time.
+
+    Args:
+        source: the file.
+        cells: the most cells in a piece, if a row has no more.
+
+    Raises:
+        ValueError: as `read_npy`.
+    """
+    array = None
+    with contextlib.suppress(Exception):  # `read_npy` says what is wrong
+        array = np.load(source.path, allow_pickle=False, mmap_mode="r") if source.path else None
+    if not isinstance(array, np.ndarray) or not array.ndim:
+        yield read_npy(source)
+        return
+    rows = max(1, cells // max(1, int(np.prod(array.shape[1:]))))
+    for start in range(0, len(array), rows):
+        raw = from_array(array[start : start + rows], source.label)
+        raw.start = start
+        yield raw
 
 
 def read_npz(source: Source) -> Raw:

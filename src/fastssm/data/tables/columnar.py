@@ -23,20 +23,52 @@ def read_parquet(source: Source, options: ReadOptions) -> Raw:
     Raises:
         ValueError: if pyarrow is absent or the file is damaged.
     """
+    file = _open_parquet(source)
+    require_memory(source.label, file.metadata.num_rows, file.metadata.num_columns)
+    names = file.schema_arrow.names
+    try:  # column by column, so that the file is not in memory twice
+        columns = (file.read(columns=[name], use_threads=False).column(0) for name in names)
+        return _from_arrow(names, columns, file.metadata.num_rows, source, options)
+    except Exception as error:
+        raise _damaged(source, "Parquet", error) from None
+
+
+def _open_parquet(source: Source) -> Any:
     parquet = _module(source, "pyarrow.parquet", "Parquet files need pyarrow")
     try:
         file = parquet.ParquetFile(content(source))
     except Exception as error:
         raise _damaged(source, "Parquet", error) from None
     require_width(source.label, file.metadata.num_columns)
-    require_memory(source.label, file.metadata.num_rows, file.metadata.num_columns)
     names = file.schema_arrow.names
     if len(set(names)) < len(names):
         raise ValueError(f"{source.label}: two columns have the same name; rename one")
-    try:  # column by column, so that the file is not in memory twice
-        columns = (file.read(columns=[name], use_threads=False).column(0) for name in names)
-        return _from_arrow(names, columns, file.metadata.num_rows, source, options)
-    except Exception as error:
+    return file
+
+
+def parquet_pieces(source: Source, options: ReadOptions, cells: int) -> Iterator[Raw]:
+    """Yield the rows of a Parquet file, some at a time.
+
+    Args:
+        source: the file.
+        options: `decimal` is used.
+        cells: the most cells in a piece, if a row has no more.
+
+    Raises:
+        ValueError: as `read_parquet`.
+    """
+    file = _open_parquet(source)
+    names, start = file.schema_arrow.names, 0
+    import pyarrow
+
+    try:
+        for batch in file.iter_batches(max(1, cells // max(1, len(names))), use_threads=False):
+            columns = pyarrow.Table.from_batches([batch]).columns
+            raw = _from_arrow(names, columns, batch.num_rows, source, options)
+            raw.start = start
+            start += batch.num_rows
+            yield raw
+    except (pyarrow.ArrowException, OSError) as error:
         raise _damaged(source, "Parquet", error) from None
 
 

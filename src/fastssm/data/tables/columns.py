@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -27,6 +28,8 @@ class Encoded:
         parts: the columns of numbers `[rows]` that it became.
         absent: where values are missing; None if none is.
         untouched: whether `parts` is the column of `raw.values` itself.
+        kind: what it holds, also if it was left out; None if it has no value or faults.
+        sign: the currency of its numbers.
         faults: sentences about what stands in the way.
         notes: sentences for the user.
     """
@@ -35,11 +38,15 @@ class Encoded:
     parts: list[Floats] = field(default_factory=list)
     absent: Mask | None = None
     untouched: bool = False
+    kind: Kind | None = None
+    sign: str = ""
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def encode_column(raw: Raw, position: int, like: Column | None, missing: str, categorical: str) -> Encoded:
+def encode_column(
+    raw: Raw, position: int, like: Column | None, missing: str, categorical: str, *, partial: bool = False
+) -> Encoded:
     """Turn a column of cells into numbers, or say what stands in the way.
 
     Args:
@@ -48,14 +55,28 @@ def encode_column(raw: Raw, position: int, like: Column | None, missing: str, ca
         like: how it was read before, if it was.
         missing: the option.
         categorical: the option, without `like`.
+        partial: whether the rows are some of a larger table, so that no value, or one, need not be a fault.
     """
-    return _Reading(raw, position, like, missing, categorical).encode()
+    return _Reading(raw, position, like, missing, categorical, partial).encode()
+
+
+def mean_note(count: int, mean: float) -> str:
+    """Return what follows the name of a column in which the mean was filled in."""
+    return f"had {counted(count, 'missing value')}, which became its mean {mean:.6g}"
+
+
+def category_note(categories: Sequence[str]) -> str:
+    """Return what follows the name of a column of text that was encoded."""
+    return f"became {counted(len(categories) - 1, 'column')} of 0 and 1; {categories[0]!r} is where all are 0"
 
 
 class _Reading:
     """The meaning of the cells of one column."""
 
-    def __init__(self, raw: Raw, position: int, like: Column | None, missing: str, categorical: str) -> None:
+    def __init__(
+        self, raw: Raw, position: int, like: Column | None, missing: str, categorical: str, partial: bool
+    ) -> None:
+        self.partial = partial
         self.raw, self.position, self.like = raw, position, like
         self.missing, self.categorical = missing, categorical
         self.name = raw.names[position]
@@ -98,7 +119,7 @@ class _Reading:
 
     def encode(self) -> Encoded:
         """Decide what the column is and encode it."""
-        kind = self._kind()
+        kind = self.result.kind = self._kind()
         if kind is not None:
             self._check_kind(kind)
         self._check_infinite()
@@ -128,10 +149,9 @@ class _Reading:
         words = counts["text"] + counts["date"] + counts["decimal"] + counts["underscore"]
         known = self.plain + numeric + words + counts["bool"] + counts["infinite"]
         if not known:
-            if self.like is None:
+            if self.like is None and not self.partial:
                 self._fault("has no value; leave it out by --drop")
-                return None
-            return self.like.kind
+            return None if self.like is None else self.like.kind
         if counts["text"] + counts["date"] and not self.plain and numeric <= words:
             return self._category_kind()
         if self._say_mixed(numeric, words):
@@ -189,6 +209,7 @@ class _Reading:
         if len(signs) > 1:
             self._fault(f"mixes the currencies {' and '.join(signs)}; {drop}")
         elif signs:
+            self.result.sign = signs[0]
             self._note(f"has the sign {signs[0]}, which was left out")
         return len(self.result.faults) > before
 
@@ -220,7 +241,9 @@ class _Reading:
             )
 
     def _check_missing(self, kind: Kind | None) -> None:
-        if self.absent is None or self.missing == "drop" or (kind is None and not self.result.faults):
+        if self.absent is None or self.missing == "drop":
+            return
+        if kind is None and not self.result.faults and not self.partial:
             return
         count, row = int(self.absent.sum()), int(self.absent.argmax())
         found = np.searchsorted(self.texts.rows, row)
@@ -255,10 +278,8 @@ class _Reading:
         self.result.untouched = values is self.numbers and self.absent is None
         if self.absent is not None:
             values = np.where(self.absent, self.result.column.fill, values)
-            if self.missing in ("mean", "indicator"):
-                count = int(self.absent.sum())
-                verb = "value, which" if count == 1 else "values, which"
-                self._note(f"had {count:,} missing {verb} became its mean {self.result.column.fill:.6g}")
+            if self.missing in ("mean", "indicator") and not self.partial:
+                self._note(mean_note(int(self.absent.sum()), self.result.column.fill))
         self.result.parts = [values]
 
     def _values(self) -> list[str]:
@@ -276,7 +297,7 @@ class _Reading:
                 f"has {unknown[0]!r} in {row}, which is none of its values in training: {', '.join(categories)}"
             )
             return
-        if len(categories) == 1 and self.like is None:
+        if len(categories) == 1 and self.like is None and not self.partial:
             self._fault(f"has the same text, {categories[0]!r}, in every row; leave it out by --drop {self.name!r}")
             return
         self.result.column = self.like or Column(self.name, self.position, "category", categories)
@@ -287,8 +308,5 @@ class _Reading:
             if category in place:
                 part[self.texts.rows[self.texts.codes == place[category]]] = 1.0
             self.result.parts.append(part)
-        if self.like is None:
-            self._note(
-                f"became {len(categories) - 1} column{'s' if len(categories) > 2 else ''} of 0 and 1; "
-                f"{categories[0]!r} is where all are 0"
-            )
+        if self.like is None and not self.partial:
+            self._note(category_note(categories))

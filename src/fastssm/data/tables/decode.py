@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fastssm.data.tables.sources import Source
 
-BLOCK = 2**20  # characters read at once
+BLOCK = 2**18  # characters read at once
 LONGEST_LINE = 2**26
 BOMS = (  # that of UTF-32 first, because it starts with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),

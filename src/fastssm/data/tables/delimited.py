@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
-import numpy as np
-import numpy.typing as npt
-
+from fastssm.data.tables.blocks import plain_block
 from fastssm.data.tables.cells import PADDING, is_number
-from fastssm.data.tables.decode import Lines, guess_encoding
+from fastssm.data.tables.decode import BLOCK, Lines, guess_encoding
 from fastssm.data.tables.dialect import BLANKS, find_decimal, find_separator, one_or_two, split
 from fastssm.data.tables.header import ASK, INTEGER, is_header, is_unnamed, unique_names
 from fastssm.data.tables.options import ReadOptions
-from fastssm.data.tables.raw import LARGEST_FILE_WIDTH, PLAIN_BYTES, Cells, Raw, floats, numbered
+from fastssm.data.tables.raw import LARGEST_FILE_WIDTH, Cells, Raw, numbered
 from fastssm.data.tables.sources import Source
-from fastssm.data.tables.table import Floats
 from fastssm.text import counted
 
 SAMPLE_LINES, SAMPLE_CHARACTERS = 200, 2**18
 BATCH_CELLS = 40_000
+PIECE_BLOCKS = 16  # blocks of text in a piece of a file
+LONGEST_QUOTATION = 64  # blocks that a quotation is followed through
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\n', re.IGNORECASE)
+RECODED = "the text is not in UTF-8, so it was read as Latin-1 (Windows-1252)"
 FALLBACK = "cp1252"  # what Windows writes in Western Europe; Latin-1 where it differs is control characters
 
 
@@ -51,11 +52,77 @@ def read_delimited(source: Source, options: ReadOptions) -> Raw:
         raw = _read(Lines(source, FALLBACK), options)
     except UnicodeDecodeError:
         raw = _read(Lines(source, "latin-1"), options)
-    raw.notes.insert(0, "the text is not in UTF-8, so it was read as Latin-1 (Windows-1252)")
+    raw.notes.insert(0, RECODED)
     return raw
 
 
+def delimited_pieces(source: Source, options: ReadOptions) -> Iterator[Raw]:
+    """Yield the rows of a text file, some at a time, so that a file of any length takes little memory.
+
+    Args:
+        source: the file.
+        options: `header` and `decimal` are used.
+
+    Raises:
+        ValueError: as `read_delimited`.
+    """
+    lines = Lines(source, _encoding(source))
+    layout, blocks = _begin(lines, options)
+    start = 0
+    while group := _group(blocks):
+        cells = Cells(layout.width, layout.dialect.decimal, source.label)
+        ragged = _fill(cells, iter(group), layout, start)
+        raw = layout.raw(source.label, cells)
+        raw.faults.extend(ragged)
+        raw.notes = [*raw.notes, *([RECODED] if lines.encoding in (FALLBACK, "latin-1") else [])]
+        raw.notes += ["comments, from # to the end of the line, were left out"] if lines.comments else []
+        raw.start = start
+        start += len(raw.values)
+        yield raw
+
+
+def _group(blocks: Iterator[str]) -> list[str]:
+    """Return the next blocks: a few, and as many more as end a quotation."""
+    group, quotes = list[str](), 0
+    for block in blocks:
+        group.append(block)
+        quotes += block.count('"')
+        if len(group) >= PIECE_BLOCKS and (quotes % 2 == 0 or len(group) > LONGEST_QUOTATION):
+            break
+    return group
+
+
+def _encoding(source: Source) -> str:
+    """Return the encoding in which the whole file can be read."""
+    encoding = guess_encoding(source)
+    for candidate in (encoding, FALLBACK, "latin-1"):
+        try:
+            with io.TextIOWrapper(source.open(), candidate) as file:
+                while file.read(BLOCK):
+                    pass
+        except UnicodeDecodeError:
+            if encoding != "utf-8":
+                raise ValueError(
+                    f"{source.label}: its first bytes say {encoding}, but it is damaged; copy it again"
+                ) from None
+        else:
+            return candidate
+    raise AssertionError("every file is Latin-1")
+
+
 def _read(lines: Lines, options: ReadOptions) -> Raw:
+    layout, blocks = _begin(lines, options)
+    cells = Cells(layout.width, layout.dialect.decimal, lines.source.label)
+    ragged = _fill(cells, blocks, layout)
+    raw = layout.raw(lines.source.label, cells)
+    raw.faults.extend(ragged)
+    if lines.comments:
+        raw.notes.append(f"{counted(lines.comments, 'comment')}, from # to the end of the line, left out")
+    return raw
+
+
+def _begin(lines: Lines, options: ReadOptions) -> tuple[_Layout, Iterator[str]]:
+    """Return how a file is written, and its rows below the header in blocks of lines."""
     blocks = lines.blocks()
     first = next(blocks, "")
     declared = SEPARATOR_LINE.match(first)
@@ -71,13 +138,7 @@ def _read(lines: Lines, options: ReadOptions) -> Raw:
     rows = _sampled(sample, separator, label)
     layout = _Layout(rows, separator, options, lines.first_comments)
     rest = "\n".join(first.split("\n")[layout.header_lines(sample) :])
-    cells = Cells(layout.width, layout.dialect.decimal, label)
-    ragged = _fill(cells, chain([rest] if rest else [], blocks), layout)
-    raw = layout.raw(label, cells)
-    raw.faults.extend(ragged)
-    if lines.comments:
-        raw.notes.append(f"{counted(lines.comments, 'comment')}, from # to the end of the line, left out")
-    return raw
+    return layout, chain([rest] if rest else [], blocks)
 
 
 def _sampled(sample: Sequence[str], separator: str | None, label: str) -> list[list[str]]:
@@ -179,78 +240,51 @@ class _Layout:
         )
 
 
-def _fill(cells: Cells, blocks: Iterator[str], layout: _Layout) -> list[str]:
-    """Read all blocks: at once while they hold nothing but plain numbers, then row by row. Return the faults."""
-    for block in blocks:
-        numbers = _plain_block(block, layout)
-        if numbers is None:
-            return _fill_slowly(cells, chain([block], blocks), layout)
-        cells.add_numbers(numbers)
-    return []
+def _fill(cells: Cells, blocks: Iterator[str], layout: _Layout, start: int = 0) -> list[str]:
+    """Read all blocks: at once those that hold nothing but plain numbers, the others row by row. Return the faults.
 
-
-def _plain_block(block: str, layout: _Layout) -> Floats | None:
-    """Return the numbers `[n, width]` of a block that holds nothing else, or None."""
-    separator, decimal, width = layout.dialect.separator, layout.dialect.decimal, layout.width
-    if not block.isascii() or (decimal == "," and ("." in block or separator == ",")):
-        return None
-    packed = block.encode()
-    if layout.trailing:
-        packed = packed.replace(f"{separator}\n".encode(), b"\n")
-    mark = b"\t" if separator is BLANKS else separator.encode()
-    if packed.translate(None, PLAIN_BYTES + mark + (b"," if decimal == "," else b"")):
-        return None
-    if decimal == ",":
-        packed = packed.replace(b",", b".")
-    if separator is BLANKS:
-        parts = packed.split() if (_cells_per_line(packed) == width).all() else None
-    else:
-        parts = packed.replace(b"\n", mark).split(mark)[:-1] if _is_regular(packed, mark, width) else None
-    numbers = None if parts is None else floats(parts)
-    return None if numbers is None else numbers.reshape(-1, width)
-
-
-def _is_regular(packed: bytes, mark: bytes, width: int) -> bool:
-    """Return whether every line has `width` cells."""
-    signs = np.frombuffer(packed, np.uint8)
-    signs = signs[(signs == mark[0]) | (signs == 10)]
-    if len(signs) % width:
-        return False
-    ends = signs.reshape(-1, width) == 10
-    return bool(ends[:, -1].all() and not ends[:, :-1].any())
-
-
-def _cells_per_line(packed: bytes) -> npt.NDArray[np.int64]:
-    """Return the number of cells in each line, where blanks separate them."""
-    signs = np.frombuffer(packed, np.uint8)
-    blank = signs <= 32
-    starts = ~blank & np.concatenate([[True], blank[:-1]])
-    ends: npt.NDArray[np.int64] = np.cumsum(starts)[signs == 10]
-    return np.diff(ends, prepend=0)
-
-
-def _fill_slowly(cells: Cells, blocks: Iterator[str], layout: _Layout) -> list[str]:
-    width, faults = layout.width, list[str]()
-    rows = split((line for block in blocks for line in block.split("\n")[:-1]), layout.dialect.separator, strict=True)
+    Args:
+        cells: where the rows go.
+        blocks: the blocks of lines.
+        layout: the columns.
+        start: the number of rows of the file before them.
+    """
     wrong: list[tuple[int, int]] = []
     try:
-        while batch := list(islice(rows, max(1, BATCH_CELLS // width))):
-            batch = [row for row in batch if row]
-            for index, row in enumerate(batch):
-                if layout.trailing and len(row) == width + 1 and not row[-1].strip():
-                    row.pop()
-                if len(row) != width:
-                    wrong.append((cells.count + index + 1, len(row)))
-                    batch[index] = [*row, *[PADDING] * width][:width]
-            cells.add_rows(batch)
+        for block in blocks:
+            numbers = plain_block(block, layout.dialect, layout.width, layout.trailing)
+            if numbers is not None:
+                cells.add_numbers(numbers)
+            else:  # a quotation may end in a later block
+                _fill_slowly(cells, chain([block], blocks if '"' in block else ()), layout, start, wrong)
     except csv.Error as error:
-        faults.append(f"after row {cells.count} a row cannot be read ({error}); check its quotation marks")
-    if wrong:
-        number, count = wrong[0]
-        first = f"row {number:,} has {counted(count, 'cell')} instead of {width}"
-        faults.append(
-            f"{first}; correct or remove it"
-            if len(wrong) == 1
-            else f"{len(wrong):,} rows have another number of cells than {width}: {first}; correct or remove them"
-        )
-    return faults
+        failed = [f"after row {start + cells.count} a row cannot be read ({error}); check its quotation marks"]
+        return failed + _say_wrong(wrong, layout.width)
+    return _say_wrong(wrong, layout.width)
+
+
+def _fill_slowly(
+    cells: Cells, blocks: Iterable[str], layout: _Layout, start: int, wrong: list[tuple[int, int]]
+) -> None:
+    """Read blocks row by row, and add the number and the cells of each row that has too few or too many to `wrong`."""
+    width = layout.width
+    rows = split((line for block in blocks for line in block.split("\n")[:-1]), layout.dialect.separator, strict=True)
+    while batch := list(islice(rows, max(1, BATCH_CELLS // width))):
+        batch = [row for row in batch if row]
+        for index, row in enumerate(batch):
+            if layout.trailing and len(row) == width + 1 and not row[-1].strip():
+                row.pop()
+            if len(row) != width:
+                wrong.append((start + cells.count + index + 1, len(row)))
+                batch[index] = [*row, *[PADDING] * width][:width]
+        cells.add_rows(batch)
+
+
+def _say_wrong(wrong: Sequence[tuple[int, int]], width: int) -> list[str]:
+    if not wrong:
+        return []
+    number, count = wrong[0]
+    first = f"row {number:,} has {counted(count, 'cell')} instead of {width}"
+    if len(wrong) == 1:
+        return [f"{first}; correct or remove it"]
+    return [f"{len(wrong):,} rows have another number of cells than {width}: {first}; correct or remove them"]

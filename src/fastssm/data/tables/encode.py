@@ -43,7 +43,7 @@ def encode(raw: Raw, options: ReadOptions, like: Schema | None = None, *, traini
         ValueError: with all faults of the file.
     """
     faults, notes = list(raw.faults), list(raw.notes)
-    choices = _choose(raw, options, faults, notes) if like is None else _choose_like(raw, like, faults, notes)
+    choices = choose(raw, options, faults, notes) if like is None else _choose_like(raw, like, faults, notes)
     missing = options.missing if like is None or options.missing != "refuse" else like.missing
     if not len(raw.values):
         faults.append("expected rows of numbers, but it has none")
@@ -55,12 +55,9 @@ def encode(raw: Raw, options: ReadOptions, like: Schema | None = None, *, traini
         if found.column is not None:
             encoded.append(found)
             if like is None and _counts_rows(found):
-                notes.append(
-                    f"column {found.column.name!r} only counts the rows; --drop {found.column.name!r} leaves it out"
-                )
+                notes.append(counting_note(found.column.name))
             if training and found.column.kind != "category" and bool((found.parts[0] == found.parts[0][0]).all()):
-                name, value = found.column.name, found.parts[0][0]
-                faults.append(f"column {name!r} is constant: {value:g} in every row; leave it out by --drop {name!r}")
+                faults.append(constant_fault(found.column.name, found.parts[0][0]))
     if not encoded and not faults:
         faults.append("no column is left to read; name some by --columns, or keep more of them")
     if training and 0 < len(raw.values) < MINIMUM_ROWS:
@@ -68,7 +65,10 @@ def encode(raw: Raw, options: ReadOptions, like: Schema | None = None, *, traini
     if training and sum(len(found.parts) for found in encoded) > MOST_COLUMNS:
         faults.append(f"a model has at most {MOST_COLUMNS:,} columns; name fewer by --columns")
     raise_faults(raw.source, faults)
-    return _assemble(raw, encoded, missing, notes, like)
+    schema = Schema(tuple(found.column for found in encoded if found.column is not None), len(raw.names), missing)
+    keep = _kept(raw, encoded, missing)
+    require_rows(raw.source, int(keep.sum()), len(keep), MINIMUM_ROWS if training else 1, notes)
+    return _table(raw, encoded, keep, notes, schema if like is None else like)
 
 
 def raise_faults(source: str, faults: Sequence[str]) -> None:
@@ -86,8 +86,15 @@ def raise_faults(source: str, faults: Sequence[str]) -> None:
         raise ValueError(f"{source}: {len(faults):,} faults must be dealt with{shown}")
 
 
-def _choose(raw: Raw, options: ReadOptions, faults: list[str], notes: list[str]) -> list[Choice]:
-    """Return the columns that the options name, without those that only count the rows."""
+def choose(raw: Raw, options: ReadOptions, faults: list[str], notes: list[str]) -> list[Choice]:
+    """Return the columns that the options name, without those that only count the rows.
+
+    Args:
+        raw: the file.
+        options: `columns` and `drop` are used.
+        faults: faults are added here.
+        notes: what was left out is added here.
+    """
     if options.columns is not None:
         chosen = _find(raw, options.columns, "columns", faults)
         if len(set(chosen)) < len(chosen):
@@ -113,6 +120,28 @@ def _choose(raw: Raw, options: ReadOptions, faults: list[str], notes: list[str])
     return kept
 
 
+def encode_piece(raw: Raw, like: Schema) -> Table:
+    """Turn some rows of a larger table into numbers; with `--missing drop`, none may be left.
+
+    Args:
+        raw: the rows.
+        like: how to read the columns.
+
+    Returns:
+        The rows, with their numbers in `raw`, and without notes.
+
+    Raises:
+        ValueError: with all faults of these rows.
+    """
+    faults, notes, encoded = list(raw.faults), list[str](), list[Encoded]()
+    for choice in _choose_like(raw, like, faults, notes):
+        found = encode_column(raw, choice.position, choice.like, like.missing, "refuse", partial=True)
+        faults.extend(found.faults)
+        encoded.append(found)
+    raise_faults(raw.source, faults)
+    return _table(raw, encoded, _kept(raw, encoded, like.missing), notes, like)
+
+
 def _find(raw: Raw, names: Sequence[str], option: str, faults: list[str]) -> list[int]:
     """Return the positions of columns by their names, or by their numbers where no column has them for names."""
     positions = {str(number): number - 1 for number in range(1, len(raw.names) + 1)}
@@ -133,12 +162,16 @@ def list_names(names: Sequence[str], most: int = 40) -> str:
 
 
 def _is_index(raw: Raw, position: int) -> bool:
-    """Return whether a column has a whole number or a text of its own for every row."""
+    """Return whether a column has a whole number or a text of its own for every row of a file."""
     texts = raw.texts.get(position)
     numbers = raw.values[:, position]
-    if texts is not None:
-        return len(texts.values) == len(numbers)
-    return bool((numbers == np.floor(numbers)).all()) and len(np.unique(numbers)) == len(numbers)
+    if texts is None and not bool((numbers == np.floor(numbers)).all()):
+        return False
+    if texts is not None and len(texts.rows) != len(numbers):
+        return False
+    marks = numbers if texts is None else texts.codes
+    starts = [first for first, _ in raw.parts if first > 0]
+    return all(len(np.unique(part)) == len(part) for part in np.split(marks, starts))
 
 
 def _names_or_counts(raw: Raw) -> bool:
@@ -152,6 +185,16 @@ def _counts_rows(found: Encoded) -> bool:
     if len(values) < MINIMUM_ROWS or values[0] not in (0.0, 1.0):
         return False
     return bool((np.diff(values) == 1.0).all())
+
+
+def constant_fault(name: str, value: float) -> str:
+    """Return what is said of a column of numbers that are all the same."""
+    return f"column {name!r} is constant: {value:g} in every row; leave it out by --drop {name!r}"
+
+
+def counting_note(name: str) -> str:
+    """Return what is said of a column that only counts the rows."""
+    return f"column {name!r} only counts the rows; --drop {name!r} leaves it out"
 
 
 def _is_empty(raw: Raw, position: int) -> bool:
@@ -186,22 +229,32 @@ def _choose_like(raw: Raw, like: Schema, faults: list[str], notes: list[str]) ->
     return [Choice(positions[column.name], column) for column in like.columns if column.name in positions]
 
 
-def _assemble(raw: Raw, encoded: Sequence[Encoded], missing: str, notes: list[str], like: Schema | None) -> Table:
-    rows = len(raw.values)
-    schema = Schema(tuple(e.column for e in encoded if e.column is not None), len(raw.names), missing)
-    schema = schema if like is None else like
-    keep = np.ones(rows, bool)
-    if missing == "drop":
-        for found in encoded:
-            if found.absent is not None:
-                keep &= ~found.absent
-        left_out = rows - int(keep.sum())
-        if left_out:
-            notes.append(f"{left_out:,} of {rows:,} rows with missing values were left out")
-    if not keep.any():
-        raise ValueError(
-            f"{raw.source}: every row has a missing value, so --missing drop leaves none; use --missing mean"
-        )
+def _kept(raw: Raw, encoded: Sequence[Encoded], missing: str) -> npt.NDArray[np.bool_]:
+    keep = np.ones(len(raw.values), bool)
+    for found in encoded if missing == "drop" else ():
+        if found.absent is not None:
+            keep &= ~found.absent
+    return keep
+
+
+def require_rows(source: str, kept: int, rows: int, required: int, notes: list[str]) -> None:
+    """Check that `--missing drop` leaves enough rows, and note how many it leaves out.
+
+    Raises:
+        ValueError: if too few are left.
+    """
+    if kept < rows:
+        notes.append(f"{rows - kept:,} of {rows:,} rows with missing values were left out")
+    if not kept:
+        raise ValueError(f"{source}: every row has a missing value, so --missing drop leaves none; use --missing mean")
+    if kept < required:
+        left = "" if kept == rows else " without missing values"
+        raise ValueError(f"{source}: at least {required} rows{left} are required for the split, got {kept}; add rows")
+
+
+def _table(
+    raw: Raw, encoded: Sequence[Encoded], keep: npt.NDArray[np.bool_], notes: Sequence[str], schema: Schema
+) -> Table:
     values = _values(raw, encoded, keep)
     values.flags.writeable = False
     numbers: npt.NDArray[np.int64] = np.flatnonzero(keep).astype(np.int64) + 1

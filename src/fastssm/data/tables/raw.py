@@ -49,6 +49,7 @@ class Raw:
         faults: sentences about faults that belong to no column.
         image: `(height, width)` of a stack of images.
         parts: for a folder, the first row of each file and its name.
+        start: for a piece of a file, the number of rows before it.
     """
 
     source: str
@@ -64,11 +65,13 @@ class Raw:
     faults: list[str] = field(default_factory=list)
     image: tuple[int, int] | None = None
     parts: tuple[tuple[int, str], ...] = ()
+    start: int = 0
 
     def row(self, index: int) -> str:
         """Return how messages name a row, given from 0."""
         part = next(((first, name) for first, name in reversed(self.parts) if first <= index), None)
-        return f"row {index + 1}" if part is None else f"row {index - part[0] + 1} of {part[1]}"
+        number = index + self.start + 1
+        return f"row {number}" if part is None else f"row {number - part[0]} of {part[1]}"
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -88,16 +91,19 @@ class Cells:
     def __init__(self, width: int, decimal: str, source: str) -> None:
         self.width, self.decimal, self.source = width, decimal, source
         self.count = 0
-        self._blocks: list[Floats] = []
+        self._values: Floats = np.empty((0, width))
         self._known: dict[int, dict[str, int]] = {}
         self._found: dict[int, list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]]] = {}
         self._limit = largest_table()
 
     def add_numbers(self, block: Floats) -> None:
         """Add rows `[n, width]` of numbers."""
-        self._blocks.append(block)
-        self.count += len(block)
-        require_memory(self.source, self.count, self.width, self._limit)
+        end = self.count + len(block)
+        require_memory(self.source, end, self.width, self._limit)
+        if end > len(self._values):  # in place where the system can, so that no rows are in memory twice
+            self._values.resize((max(end, len(self._values) * 5 // 4), self.width), refcheck=False)
+        self._values[self.count : end] = block
+        self.count = end
 
     def add_rows(self, rows: Sequence[Sequence[str]]) -> None:
         """Add rows of cells, each with `width` cells."""
@@ -130,11 +136,8 @@ class Cells:
 
     def finish(self) -> tuple[Floats, dict[int, Texts]]:
         """Return the numbers `[rows, width]` and the texts by column; the collection is empty afterwards."""
-        values, start = np.empty((self.count, self.width)), 0
-        for index, block in enumerate(self._blocks):
-            values[start : start + len(block)] = block
-            start += len(block)
-            self._blocks[index] = block[:0].copy()  # release the memory as it is copied
+        values, self._values = self._values, self._values[:0].copy()
+        values.resize((self.count, self.width), refcheck=False)
         texts = {
             column: Texts(
                 np.concatenate([rows for rows, _ in parts]),
@@ -185,5 +188,6 @@ def require_memory(source: str, rows: int, columns: int, limit: float | None = N
     if 8.0 * rows * columns > limit:
         raise ValueError(
             f"{source}: its {rows:,} rows or more of {columns:,} columns must fit into half of the memory, "
-            f"{limit / 2**30:.1f} GiB, but they do not; take fewer rows or columns"
+            f"{limit / 2**30:.1f} GiB, but they do not; train on it by --stream, or take "
+            "fewer rows or columns"
         )

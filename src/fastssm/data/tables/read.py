@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,24 @@ import numpy as np
 import torch
 
 from fastssm.data.tables import columnar, sparse
-from fastssm.data.tables.arrays import from_array, from_frame, read_npy, read_npz, require_width
-from fastssm.data.tables.delimited import read_delimited
+from fastssm.data.tables.arrays import from_array, from_frame, npy_pieces, read_npy, read_npz, require_width
+from fastssm.data.tables.delimited import delimited_pieces, read_delimited
 from fastssm.data.tables.encode import encode
 from fastssm.data.tables.options import Categorical, Decimal, Header, Missing, ReadOptions
 from fastssm.data.tables.raw import Raw
-from fastssm.data.tables.shards import concatenate
+from fastssm.data.tables.shards import column_order, concatenate
 from fastssm.data.tables.sources import COMPRESSED, STANDARD_INPUT, Source, file_source, standard_input
 from fastssm.data.tables.table import Schema, Table
 
 Reader = Callable[[Source, ReadOptions], Raw]
+PIECE_CELLS = 2**19  # of a piece of a file that is streamed
+PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".tab", ".psv", ".txt", ".data", ".dat")
 READERS: dict[str, Reader] = {
     **dict.fromkeys(TEXT, read_delimited),
     ".npy": lambda source, options: read_npy(source),
     ".npz": lambda source, options: read_npz(source),
-    **dict.fromkeys((".parquet", ".pq"), columnar.read_parquet),
+    **dict.fromkeys(PARQUET, columnar.read_parquet),
     **dict.fromkeys((".feather", ".arrow"), columnar.read_feather),
     **dict.fromkeys((".xlsx", ".xlsm"), columnar.read_excel),
     **dict.fromkeys((".libsvm", ".svm", ".svmlight"), lambda source, options: sparse.read_libsvm(source)),
@@ -127,29 +130,84 @@ def _read_path(source: str | Path, options: ReadOptions) -> Raw:
 
 
 def _read_file(path: Path, options: ReadOptions) -> Raw:
-    found = file_source(path)
-    reader = READERS.get(found.suffix)
-    if reader is None:
-        raise ValueError(
-            f"{path}: unknown extension {found.suffix!r}; a data file is one of {', '.join(READERS)}, "
-            f"or one of these with {', '.join(COMPRESSED)}; rename it"
-        )
-    raw = reader(found, options)
+    found = _source(path)
+    raw = READERS[found.suffix](found, options)
     require_width(raw.source, len(raw.names))
     return raw
 
 
+def _source(path: Path) -> Source:
+    found = file_source(path)
+    if found.suffix not in READERS:
+        raise ValueError(
+            f"{path}: unknown extension {found.suffix!r}; a data file is one of {', '.join(READERS)}, "
+            f"or one of these with {', '.join(COMPRESSED)}; rename it"
+        )
+    return found
+
+
 def _read_folder(path: Path, options: ReadOptions) -> Raw:
+    tables, notes = _files(path)
+    raw = concatenate([_read_file(file, options) for file in tables], tables, str(path))
+    raw.notes[:0] = notes
+    return raw
+
+
+def _files(path: Path) -> tuple[list[Path], list[str]]:
+    """Return the tables in a folder in the order of their names, and notes about them."""
     files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith((".", "_")))
     tables = [file for file in files if _suffix(file) in READERS]
     if not tables:
         raise ValueError(f"{path}: no table is in this folder; its files must be one of {', '.join(READERS)}")
-    raw = concatenate([_read_file(file, options) for file in tables], tables, str(path))
-    raw.notes.insert(0, f"the rows of {len(tables):,} files were joined, from {tables[0].name} to {tables[-1].name}")
+    notes = [f"the rows of {len(tables):,} files were joined, from {tables[0].name} to {tables[-1].name}"]
     ignored = [file.name for file in files if file not in tables]
-    if ignored:
-        raw.notes.append(f"files that are no tables were left out: {', '.join(ignored[:5])}")
-    return raw
+    return tables, notes + ([f"files that are no tables were left out: {', '.join(ignored[:5])}"] if ignored else [])
+
+
+def read_pieces(source: str | Path, options: ReadOptions) -> Iterator[Raw]:
+    """Yield the rows of a file, or of the files of a folder, some at a time.
+
+    Text, NPY and Parquet files are read in pieces of bounded size, other files at once.
+
+    Args:
+        source: the path of the file or the folder.
+        options: `header` and `decimal` are used.
+
+    Raises:
+        ValueError: if a file is unusable, or the files have different columns.
+    """
+    path = Path(source)
+    if not path.is_dir():
+        yield from _file_pieces(path, options)
+        return
+    tables, notes = _files(path)
+    first: Raw | None = None
+    for file in tables:
+        for raw in _file_pieces(file, options):
+            first = first or replace(raw, values=raw.values[:0], texts={})
+            column_order(first, raw, file)
+            if raw.certain and first.certain and raw.decimal != first.decimal:
+                raise ValueError(
+                    f"{path}: some files have decimal commas and others decimal points; read them one by one"
+                )
+            raw.parts = ((0, file.name),)
+            raw.notes = [*notes, *raw.notes]
+            yield raw
+
+
+def _file_pieces(path: Path, options: ReadOptions) -> Iterator[Raw]:
+    found = _source(path)
+    if found.suffix in TEXT:
+        pieces = delimited_pieces(found, options)
+    elif found.suffix == ".npy":
+        pieces = npy_pieces(found, PIECE_CELLS)
+    elif found.suffix in PARQUET:
+        pieces = columnar.parquet_pieces(found, options, PIECE_CELLS)
+    else:
+        pieces = iter([READERS[found.suffix](found, options)])
+    for raw in pieces:
+        require_width(raw.source, len(raw.names))
+        yield raw
 
 
 def _suffix(file: Path) -> str:

@@ -22,7 +22,7 @@ def concatenate(parts: list[Raw], paths: Sequence[Path], label: str) -> Raw:
         ValueError: if their columns or their decimal signs differ.
     """
     first = parts[0]
-    orders = [_order(first, part, path) for part, path in zip(parts, paths, strict=True)]
+    orders = [column_order(first, part, path) for part, path in zip(parts, paths, strict=True)]
     signs = {part.decimal for part in parts if part.certain} or {first.decimal}
     if len(signs) > 1:
         raise ValueError(f"{label}: some files have decimal commas and others decimal points; read them one by one")
@@ -51,8 +51,12 @@ def concatenate(parts: list[Raw], paths: Sequence[Path], label: str) -> Raw:
     return whole
 
 
-def _order(first: Raw, part: Raw, path: Path) -> list[int]:
-    """Return the position in `part` of each column of `first`."""
+def column_order(first: Raw, part: Raw, path: Path) -> list[int]:
+    """Return the position in `part` of each column of `first`.
+
+    Raises:
+        ValueError: if their columns differ.
+    """
     if part.names == first.names:
         return list(range(len(part.names)))
     if part.named and first.named and sorted(part.names) == sorted(first.names):
