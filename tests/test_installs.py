@@ -17,7 +17,7 @@ CUDA = "CUDA engine: kernels by NVRTC at the first call on a device; library by 
 NO_DEVICE = "cuda no: torch sees no CUDA device"
 BROKEN = "cuda no: the cuda engine cannot be loaded (OSError: undefined symbol)"
 OTHER = f"{MODULE} was built for torch 2.14.1, but 2.10.0 is running; run `pip install` in its source."
-NONE = f"{MODULE} was not built: there is no ninja; `pip install cmake ninja pybind11` brings it."
+NONE = f"{MODULE} was not built: there is no ninja; `pip install ninja` brings it."
 OLD = "fastssm: to build it takes setuptools 77 or later, and there is 65.5.0 here; run `pip install`."
 CELLS = [
     (f"{NO_DEVICE} {LOADED} {CUDA}", "12 passed 3 skipped in 4.5s", "CPU and CUDA engines; 12 passed"),
@@ -27,9 +27,13 @@ CELLS = [
         "9 passed in 1.0s",
         "CUDA engine (the CPU engine was built for torch 2.14.1, but 2.10.0 is running); 9 passed",
     ),
-    (NONE, "9 passed in 1.0s", "pure Python (the CPU engine was not built: there is no ninja; `pip install cmake ninja pybind11` brings it); 9 passed"),
+    (
+        NONE,
+        "9 passed in 1.0s",
+        "pure Python (the CPU engine was not built: there is no ninja; `pip install ninja` brings it); 9 passed",
+    ),
     (OLD, "not run", f"not installed. {OLD}"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("engine", "tests", "cell"), CELLS)

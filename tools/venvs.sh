@@ -22,12 +22,12 @@ python_of() {
   return 1
 }
 
-# Run pytest by $python in a folder, with $path as its PATH if that is set, and leave its closing line in $closing:
+# Run pytest by $python in a folder, with $path as its PATH if that is set, and leave its closing line, without the time, in $closing:
 # run_tests FOLDER ARGUMENTS...
 run_tests() {
   local place=$1 status=0
   shift
   (cd "$place" && PATH=${path:-$PATH} "$python" -m pytest -q -p no:cacheprovider --numprocesses "$jobs" --dist worksteal "$@") | tee "$folder/log" || status=$?
-  closing=$(tail -n 1 "$folder/log" | sed 's/,//g; s/^=* *//; s/ *=*$//')
+  closing=$(tail -n 1 "$folder/log" | sed 's/,//g; s/^=* *//; s/ in [0-9.]*s.*//')
   return $status
 }
