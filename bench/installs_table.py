@@ -10,7 +10,7 @@ OUT = RESULTS / "installs.csv"
 WAYS = {  # as tools/installs.sh calls them
     "sdist": "`pip install .`",
     "no-isolation": "`pip install --no-build-isolation .`",
-    "wheel": "a wheel for the newest torch, no compiler",
+    "wheel": "a wheel for the newer torch, no compiler",
 }
 LOADED = {  # by engine: what `python -m fastssm` says if it is loaded
     "CPU": r"module fastssm\._C is loaded",

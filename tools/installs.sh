@@ -2,7 +2,7 @@
 # Install fastssm as people do, in new venvs, and test it there (`make installs`): tools/installs.sh [PYTHON...]
 #
 # Writes bench/results/installs.csv, or its rows of these Pythons: 3.10, and so on; by default all that pyproject.toml names.
-# Every Python makes a venv with its own pip, which stays as it is, and installs the newest torch of PyPI, then the oldest.
+# Every Python makes a venv with its own pip, which stays as it is, and installs torch: $newest of tools/venvs.sh, then $oldest.
 # In a copy of that venv each way of WAYS installs fastssm, and TESTS run outside the source tree, with what was installed:
 #   sdist           `pip install .` in the unpacked source distribution
 #   no-isolation    the same with --no-build-isolation; in an old venv a sentence says what it takes
