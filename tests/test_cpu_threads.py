@@ -230,7 +230,7 @@ def _entries(x: Tensor, model: nn.Module) -> dict[str, Callable[[], object]]:
     structure = compiled.structure_of(static.structure)
     fastssm.sliced_loss(model, x[:1])
     return {
-        "guarded": lambda: guarded.objective(model, x, 2, Form(False, True)),
+        "guarded": lambda: guarded.objective(model, x, None, 2, Form(False, True)),
         "objective": lambda: compiled._C.objective(structure, *inputs, tensors, None, 2, False, True, "full"),
         "terms": lambda: compiled._C.terms(structure, *inputs, tensors, 2, "full"),
     }

@@ -55,27 +55,40 @@ CASES = combinations(
     dtype=[torch.float32, torch.float64],
     variance_reduced=[None, True, False],  # None: exact
     reduction=["mean", "sum"],
-    n_projections=[None, 1, 3],
+    directions=["", "one", "three", "given", "one given"],
+    backend=["auto", "cpu"],
+    named=[True, False],
     x_needs=[True, False],
 )
 
 
+def options_of(case: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    options = {"reduction": case["reduction"], "backend": case["backend"]}
+    if case["named"]:
+        options["kind"] = case["kind"]
+    if case["variance_reduced"] is None:
+        return fastssm.exact_loss, options
+    v = torch.randn(2, 5, D)
+    given: dict[str, dict[str, Any]] = {
+        "": {},
+        "one": {"n_projections": 1},
+        "three": {"n_projections": 3},
+        "given": {"v": v},
+        "one given": {"v": v[0].double()},
+    }
+    return fastssm.sliced_loss, options | given[case["directions"]] | {"variance_reduced": case["variance_reduced"]}
+
+
 def test_the_bits_are_those_of_the_long_way(subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind, dtype, reduced, reduction, n_projections, x_needs in (case.values() for case in CASES):
-        with subtests.test(f"{kind} {dtype} {reduced} {reduction} {n_projections} {x_needs}"):
-            model, x = network(kind, dtype), data(dtype).requires_grad_(x_needs)
-            options = {"reduction": reduction}
-            loss = fastssm.exact_loss
-            if reduced is not None:
-                loss, options = (
-                    fastssm.sliced_loss,
-                    options | {"variance_reduced": reduced, "n_projections": n_projections},
-                )
+    for case in CASES:
+        with subtests.test(str(case)):
+            model, x = network(case["kind"], case["dtype"]), data(case["dtype"]).requires_grad_(case["x_needs"])
+            loss, options = options_of(case)
             long = result(model, x, loss, **options)
             with monkeypatch.context() as patch:
                 patch.setattr("fastssm.backends.make_request", None)  # the long way
                 short = result(model, x, loss, **options)
-            assert len(long) == len(short) == 3 + 5 + x_needs + 1
+            assert len(long) == len(short) == 3 + 5 + case["x_needs"] + 1
             assert all(map(torch.equal, long, short))
 
 
@@ -108,10 +121,10 @@ def test_what_watches_or_changes_a_call_sends_it_the_long_way() -> None:
     model, x = network(), data()
     for name, context in WATCHED.items():
         fastssm.sliced_loss(model, x)
-        assert guarded.objective(model, x, 1, FORM) is not None
+        assert guarded.objective(model, x, None, 1, FORM) is not None
         with context():
-            assert guarded.objective(model, x, 1, FORM) is None, name
-        assert guarded.objective(model, x, 1, FORM) is not None, name
+            assert guarded.objective(model, x, None, 1, FORM) is None, name
+        assert guarded.objective(model, x, None, 1, FORM) is not None, name
 
 
 def test_a_transform_of_torch_func_is_seen() -> None:
@@ -120,7 +133,7 @@ def test_a_transform_of_torch_func_is_seen() -> None:
     seen = []
 
     def loss(_: Tensor) -> Tensor:
-        seen.append(guarded.objective(model, x, 1, FORM))
+        seen.append(guarded.objective(model, x, None, 1, FORM))
         return _.sum()
 
     torch.func.grad(loss)(x)
@@ -158,7 +171,30 @@ class Own(Tensor):
 def test_other_data_go_the_long_way(x: Any) -> None:
     model = network()
     fastssm.sliced_loss(model, data())
-    assert guarded.objective(model, x, 1, FORM) is None
+    assert guarded.objective(model, x, None, 1, FORM) is None
+
+
+@pytest.mark.parametrize(
+    "v",
+    [
+        data().as_subclass(Own),
+        data()[:4],
+        data()[:, :2],
+        data()[None, None],
+        data()[None][:0],
+        data().long(),
+        data().to_sparse(),
+        data().to("meta"),
+        data().requires_grad_(),
+        [1.0],
+    ],
+    ids=str,
+)
+def test_other_directions_go_the_long_way(v: Any) -> None:
+    model = network()
+    fastssm.sliced_loss(model, data())
+    assert guarded.objective(model, data(), data(), 1, FORM) is not None
+    assert guarded.objective(model, data(), v, 1, FORM) is None
 
 
 def test_data_of_inference_mode_go_the_long_way() -> None:
@@ -166,7 +202,7 @@ def test_data_of_inference_mode_go_the_long_way() -> None:
     fastssm.sliced_loss(model, data())
     with torch.inference_mode():
         x = data()
-    assert guarded.objective(model, x, 1, FORM) is None
+    assert guarded.objective(model, x, None, 1, FORM) is None
     fastssm.sliced_loss(model, x).backward()
 
 
@@ -181,6 +217,8 @@ OTHER: list[tuple[dict[str, Any], AbstractContextManager[Any]]] = [
     ({"backend": "cuda"}, pytest.raises(fastssm.UnsupportedError)),
     ({"weight": torch.ones(4)}, pytest.raises(ValueError, match="weight must have shape")),
     ({"control_variate": "optimal"}, nullcontext()),
+    ({"v": data(), "n_projections": 2}, pytest.raises(ValueError, match="contradicts v")),
+    ({"kind": "density"}, pytest.raises(ValueError, match="kind must be one of")),
     ({"generator": 1}, pytest.raises(TypeError, match="generator")),
     ({"v": 1}, pytest.raises(TypeError, match="v must be")),
     ({"projection": "circle"}, pytest.raises(ValueError, match="projection")),
@@ -213,4 +251,4 @@ def test_a_network_of_which_something_is_computed_has_no_guarded_call() -> None:
         for _ in range(2):
             fastssm.sliced_loss(model, data(), cond=cond).backward()
         entry = recognised(model)
-        assert entry is None or entry.guarded is False
+        assert entry is None or entry.guarded.call is None

@@ -77,7 +77,7 @@ def remembered(model: nn.Module) -> Network:
 
 def again(model: nn.Module) -> bool:
     """Say whether the guarded call runs (fastssm/backends/guarded.py)."""
-    return guarded.objective(model, X, 0, Form(False, True)) is not None
+    return guarded.objective(model, X, None, 0, Form(False, True)) is not None
 
 
 def same(model: nn.Module) -> None:

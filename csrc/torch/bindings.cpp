@@ -210,9 +210,8 @@ PYBIND11_MODULE(_C, m) {
   py::class_<GuardedCall>(m, "GuardedCall")
       .def(py::init(&guarded_call))
       .def("objective",
-           [](const GuardedCall& call, const py::handle& x, int64_t projections, bool variance_reduced, bool mean) {
-             return call.objective(x, projections, {variance_reduced, mean});
-           });
+           [](const GuardedCall& call, const py::handle& x, const py::handle& v, int64_t projections,
+              bool variance_reduced, bool mean) { return call.objective(x, v, projections, {variance_reduced, mean}); });
   m.def("refuse_second_backward", &refuse_second_backward);
   m.def("capability", &capability);
   m.def("build_info", &build_info);

@@ -85,9 +85,23 @@ bool holds(const Hooks& hooks) {
   return true;
 }
 
-bool fits(const at::Tensor& x, int64_t dim) {
-  return x.layout() == at::kStrided && x.dim() == 2 && x.size(0) > 0 && x.size(1) == dim && !x.is_inference() &&
-         (x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble) && x.device().is_cpu();
+// The tensor that is a Python object, or null where it is none or has a class of its own.
+const at::Tensor* plain(const py::handle& given) {
+  const bool fits = reinterpret_cast<PyObject*>(Py_TYPE(given.ptr())) == THPVariableClass;
+  return fits ? &THPVariable_Unpack(given.ptr()) : nullptr;
+}
+
+bool is_dense(const at::Tensor& t) { return t.layout() == at::kStrided && t.device().is_cpu() && !t.is_inference(); }
+
+bool are_data(const at::Tensor& x, int64_t dim) {
+  return is_dense(x) && x.dim() == 2 && x.size(0) > 0 && x.size(1) == dim &&
+         (x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble);
+}
+
+// Whether v is [M, B, D] or [B, D] for data x.
+bool are_directions(const at::Tensor& v, const at::Tensor& x) {
+  return is_dense(v) && (v.dim() == 2 || (v.dim() == 3 && v.size(0) > 0)) && v.sizes().slice(v.dim() - 2) == x.sizes() &&
+         at::isFloatingType(v.scalar_type()) && !v.requires_grad();
 }
 
 }  // namespace
@@ -111,19 +125,24 @@ bool GuardedCall::read(std::vector<at::Tensor>& tensors) const {
   return holds(hooks_);
 }
 
-std::optional<std::tuple<at::Tensor, at::Tensor, at::Tensor>> GuardedCall::objective(const py::handle& given,
+std::optional<std::tuple<at::Tensor, at::Tensor, at::Tensor>> GuardedCall::objective(const py::handle& data,
+                                                                                     const py::handle& directions,
                                                                                      int64_t projections,
                                                                                      Form form) const {
-  if (reinterpret_cast<PyObject*>(Py_TYPE(given.ptr())) != THPVariableClass || watched()) return std::nullopt;
-  const at::Tensor& x = THPVariable_Unpack(given.ptr());
+  const at::Tensor *x = plain(data), *v = plain(directions);
+  if (!x || (!v && !directions.is_none()) || watched() || !are_data(*x, dim_)) return std::nullopt;
   std::vector<at::Tensor> tensors;
-  if (!fits(x, dim_) || !read(tensors)) return std::nullopt;
+  if ((v && !are_directions(*v, *x)) || !read(tensors)) return std::nullopt;
   for (const at::Tensor& t : tensors)
-    if (t.scalar_type() != x.scalar_type() || !t.device().is_cpu()) return std::nullopt;
+    if (t.scalar_type() != x->scalar_type() || !t.device().is_cpu()) return std::nullopt;
   const py::gil_scoped_release release;
-  std::optional<at::Tensor> seed;
-  if (projections) seed = at::randint(std::numeric_limits<int64_t>::max(), {}, at::TensorOptions(at::kLong));
-  const Inputs inputs{{x, std::nullopt, std::nullopt, seed, projections ? projections : dim_}, false};
+  Inputs inputs{{*x, std::nullopt, std::nullopt, std::nullopt, projections ? projections : dim_}, false};
+  if (v) {
+    inputs.v = *v;
+    inputs.projections = v->dim() == 3 ? v->size(0) : 1;
+  } else if (projections) {
+    inputs.seed = at::randint(std::numeric_limits<int64_t>::max(), {}, at::TensorOptions(at::kLong));
+  }
   return differentiable_objective(structure_, inputs, tensors, std::nullopt, form);
 }
 

@@ -39,9 +39,10 @@ class GuardedCall {
         places_(std::move(places)),
         hooks_(std::move(hooks)) {}
 
-  // The loss and its terms per sample, along random signs, or along the basis with no projections; nothing where
-  // anything differs from the call that was remembered, or something watches calls.
+  // The loss and its terms per sample, along v, or without it (None) along random signs, or with no projections along
+  // the basis; nothing where anything differs from the call that was remembered, or something watches calls.
   std::optional<std::tuple<at::Tensor, at::Tensor, at::Tensor>> objective(const pybind11::handle& x,
+                                                                          const pybind11::handle& v,
                                                                           int64_t projections, Form form) const;
 
  private:

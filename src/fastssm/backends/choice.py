@@ -161,16 +161,11 @@ def select(request: Request, what: What, name: str = "auto", count: int = 1) -> 
     raise UnsupportedError(_refusal(name, every, what))
 
 
-def again(model: Model, x: Tensor, count: int, form: Form) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return the sliced loss and its terms of a call with default options if it was made before, else None.
-
-    Args:
-        model: the user's.
-        x: whatever came as data.
-        count: of random signs; 0 for the basis.
-        form: of the loss.
-    """
-    return None if getattr(_local, "name", None) else guarded.objective(model, x, count, form)
+def again(
+    model: Model, x: Tensor, v: Tensor | None, count: int, form: Form, kind: str
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return the sliced loss and its terms of a call if it was made before, else None: see `guarded.objective`."""
+    return None if getattr(_local, "name", None) else guarded.objective(model, x, v, count, form, kind)
 
 
 def _candidates(request: Request, what: What, count: int) -> tuple[Backend, ...]:

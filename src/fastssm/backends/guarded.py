@@ -7,7 +7,7 @@ way again.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +23,33 @@ from fastssm.sweeps import read
 _GLOBAL_HOOKS = tuple(getattr(_torch_module, name) for name in _torch_module._has_any_global_hook.__code__.co_names)
 
 
-def objective(model: Model, x: Tensor, count: int, form: Form) -> tuple[Tensor, Tensor, Tensor] | None:
+class Guarded(NamedTuple):
+    """A guarded call, and the kind of its model; there is none for tensors that are not parameters of the modules."""
+
+    kind: str
+    call: Any
+
+
+def objective(
+    model: Model, x: Tensor, v: Tensor | None, count: int, form: Form, kind: str = "auto"
+) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return the differentiable loss and its two terms per sample if a guarded call fits, else None.
 
     Args:
         model: the user's.
         x: whatever came as data.
-        count: of random signs; 0 for the basis.
+        v: whatever came as directions, or None.
+        count: of random signs without v; 0 for the basis.
         form: of the loss.
+        kind: of the model, as it was given.
     """
     if torch.compiler.is_compiling() or not isinstance(model, nn.Module):
         return None
     entry = recognised(model)
-    if entry is None or not entry.guarded:
+    guarded: Guarded | None = None if entry is None else entry.guarded
+    if guarded is None or guarded.call is None or kind not in ("auto", guarded.kind):
         return None
-    found: tuple[Tensor, Tensor, Tensor] | None = entry.guarded.objective(x, count, *form)
+    found: tuple[Tensor, Tensor, Tensor] | None = guarded.call.objective(x, v, count, *form)
     return found
 
 
@@ -48,15 +60,15 @@ def remember(request: Request) -> None:
         return  # for one coordinate, the kind must be given
     entry = recognised(model)
     if entry is not None and entry.network is request.recognised and entry.guarded is None:
-        entry.guarded = _guarded(entry, request.kind)
+        entry.guarded = Guarded(request.kind, _call(entry, request.kind))
 
 
-def _guarded(entry: Recognised, kind: str) -> Any:
-    """Return a guarded call, False for a network with tensors that are not parameters of its modules."""
+def _call(entry: Recognised, kind: str) -> Any:
+    """Return the call of C++, None for a network with tensors that are not parameters of its modules."""
     network, modules = entry.network, [snapshot.module() for snapshot in entry.snapshots]
     linears = [spec.linear for spec in network.specs]
     if network.conditioned is not None or any(linear is None or parametrized(linear) for linear in linears):
-        return False
+        return None
     guards = [
         (s.module, s.attributes[0], dict(zip(s.names[1:], s.attributes[1:], strict=True)), s.children, s.parameters)
         for s in entry.snapshots

@@ -108,8 +108,7 @@ def sliced_loss(
 
     Source: Song, Garg, Shi, Ermon 2019, "Sliced score matching", equations 7 and 8; control variate: appendix D.
     """
-    count = options["n_projections"]
-    if (found := _again(model, x, options, _SLICED, 1 if count is None else count)) is not None:
+    if (found := _again(model, x, options, _SLICED)) is not None:
         return _with_terms(*found, return_terms)
     control_variate = options["control_variate"]
     checks.check_choice("control_variate", control_variate, (None, *get_args(ControlVariate)))
@@ -174,7 +173,7 @@ def exact_loss(
 
     Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", theorem 1.
     """
-    if (found := _again(model, x, options, _EXACT)) is not None:
+    if (found := _again(model, x, options, _EXACT, basis=True)) is not None:
         return _with_terms(*found, return_terms)
     request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
     reduced = check_reduction(x, options["weight"], options["reduction"])
@@ -188,26 +187,29 @@ _Usual = tuple[tuple[str, Any], ...]
 
 def _usual(arguments: Any) -> _Usual:
     """Return the options that a guarded call has at their defaults."""
-    free = ("n_projections", "variance_reduced", "reduction")
+    free = ("n_projections", "v", "variance_reduced", "reduction", "kind", "backend")
     return tuple((name, DEFAULTS.get(name)) for name in keys_of(arguments) if name not in free)
 
 
+_ENGINES = ("auto", "cpu")
 _SLICED, _EXACT = _usual(SlicedScoreArguments), _usual(ExactScoreArguments)
 
 
 def _again(
-    model: Model, x: Tensor, options: Mapping[str, Any], usual: _Usual, count: object = None
+    model: Model, x: Tensor, options: Mapping[str, Any], usual: _Usual, basis: bool = False
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return the loss and its terms if the call is one that an engine remembers, else None."""
     for name, value in usual:
         if options[name] is not value:
             return None
+    v, count = options.get("v"), options.get("n_projections")
+    if count is not None and (v is not None or type(count) is not int or not 1 <= count <= checks.MOST):
+        return None
     reduction, variance_reduced = options["reduction"], options.get("variance_reduced", False)
-    if count is not None and not (type(count) is int and 1 <= count <= checks.MOST):
+    if type(variance_reduced) is not bool or reduction not in ("mean", "sum") or options["backend"] not in _ENGINES:
         return None
-    if type(variance_reduced) is not bool or reduction not in ("mean", "sum"):
-        return None
-    return backends.again(model, x, count or 0, Form(variance_reduced, reduction == "mean"))
+    form = Form(variance_reduced, reduction == "mean")
+    return backends.again(model, x, v, 0 if basis else count or 1, form, options["kind"])
 
 
 def _with_terms(loss: Tensor, jacobian: Tensor, square: Tensor, return_terms: bool) -> Tensor | LossAndTerms:
