@@ -8,9 +8,11 @@ values gets a set of its own, and its other values share one more set among them
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -52,6 +54,26 @@ def combinations(*, strength: int = 2, **factors: Sequence[Any]) -> list[dict[st
     return [
         {name: values[i] for (name, values), i in zip(names, every[k], strict=True)} for k in cover(every, strength)
     ]
+
+
+def each(name: str, values: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test on each value of one of its parameters, as subtests: one test for each takes pytest longer."""
+    listed = list(values)
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(subtests: Any, **given: Any) -> None:
+            for value in listed:
+                with subtests.test(f"{name} = {value}"):
+                    test(**{name: value}, **given)
+
+        own = inspect.signature(test)
+        kept = [parameter for parameter in own.parameters.values() if parameter.name != name]
+        added = inspect.Parameter("subtests", inspect.Parameter.KEYWORD_ONLY)
+        run.__signature__ = own.replace(parameters=[*kept, added])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 def columns(cases: Sequence[Mapping[str, Any]]) -> list[tuple[int, ...]]:

@@ -21,6 +21,7 @@ from fastssm import plots
 from fastssm.cli import COMMANDS, bench, main, progress
 from fastssm.cli.threads import threads
 from fastssm.training import Ranks, TrainConfig, checkpoint, train
+from tests.covering import each
 
 REPOSITORY = Path(__file__).parents[1]
 QUICK = ["--steps", "20", "--hidden", "8,8", "--batch", "16", "--evaluate-every", "10"]
@@ -69,7 +70,7 @@ def test_module_runs_as_a_program() -> None:
     assert found.stdout.startswith("fastssm ")
 
 
-@pytest.mark.parametrize("command", [None, *(module.__name__.rpartition(".")[2] for module in COMMANDS)])
+@each("command", [None, *(module.__name__.rpartition(".")[2] for module in COMMANDS)])
 def test_help(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*([command] if command else []), "--help"])

@@ -22,6 +22,7 @@ from fastssm.backends.entries import compiled
 from fastssm.native import extension
 from fastssm.nn import MLP
 from tests import oracle
+from tests.covering import each
 from tests.judge import LAYOUTS, agree, evaluate, laid_out, randomised
 
 C = extension.module()
@@ -126,7 +127,7 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 
 @EACH_DTYPE
 @KINDS
-@pytest.mark.parametrize("name", NETWORKS)
+@each("name", NETWORKS)
 def test_networks_of_another_form(name: str, energy: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(len(name))
     model = NETWORKS[name](1 if energy else 5)

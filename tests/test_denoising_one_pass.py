@@ -15,6 +15,7 @@ from fastssm.backends.entries import compiled, dispatcher, flat
 from fastssm.nn import MLP
 from fastssm.sweeps import Needs
 from tests import oracle, oracle_noise
+from tests.covering import each
 from tests.networks import BY_NAME, CASES, RTOL, Case, over
 from tests.test_compile import energy, score
 from tests.test_native import NETS, Watching, problem
@@ -65,9 +66,9 @@ def test_the_loss_and_every_gradient(case: Case, weighted: bool, reduction: Any)
 
 
 @pytest.mark.usefixtures("one_pass")
-@pytest.mark.parametrize("samples", [1, 95, 96, 97, 300])
 @pytest.mark.parametrize("threads", [1, 3])
 @KINDS
+@each("samples", [1, 95, 96, 97, 300])
 def test_batches_around_the_tiles(kind: str, threads: int, samples: int) -> None:
     torch.manual_seed(samples)
     net = MLP(3, [40, 40], 1 if kind == "energy" else 3, "tanh").double()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastssm.diffusion import VE, VP, euler_maruyama, predictor_corrector, probability_flow
 from fastssm.domains import Ball, Box, Domain, Halfspaces, Positive, Simplex
+from tests.covering import each
 
 COUNT = 20_000
 DOMAINS: dict[str, Domain] = {
@@ -59,7 +60,7 @@ class Normal(nn.Module):
         return self.mean - x
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@each("sampler", SAMPLERS)
 def test_a_wave_between_two_walls_comes_back_from_uniform_noise(sampler: str) -> None:
     sde = VE(0.02, 3.0)  # whose first steps are wider than the box
     start = (torch.arange(COUNT, dtype=torch.float64)[:, None] + 0.5) / COUNT
@@ -80,7 +81,7 @@ def inside(domain: Domain, count: int) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@each("name", DOMAINS)
 def test_a_reflected_walk_forgets_its_start_and_ends_in_the_truncated_normal(name: str) -> None:
     """Of VP, for which the normal law on any domain stays as it is."""
     domain, count = DOMAINS[name], 4000
@@ -112,7 +113,7 @@ def test_no_sample_leaves_the_domain(name: str, sampler: str, denoise: bool, dty
     assert not domain.contains(SAMPLERS[sampler](net, start, generator=generator(1), **options)).all()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@each("sampler", SAMPLERS)
 def test_means_outside_are_projected_and_not_mirrored(sampler: str) -> None:
     options = {"sde": VP(), "steps": 1, "t_min": 0.5, "kind": "score"}
     found = SAMPLERS[sampler](Normal(30.0), torch.rand(9, 2), domain=Box(0.0, 1.0), generator=None, **options)
@@ -128,7 +129,7 @@ def test_pictures_keep_their_shape() -> None:
         assert ((found >= 0) & (found <= 1)).all()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@each("sampler", SAMPLERS)
 def test_bad_domains_and_starts_are_refused(sampler: str) -> None:
     x, run = torch.tensor([[1.0, 1.0], [1.0, -1.0]]), SAMPLERS[sampler]
     options = {"sde": VP(), "steps": 2, "generator": None}

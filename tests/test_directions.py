@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastssm.directions import PROJECTIONS, Directions, _signs_numpy, _signs_torch, draw, new_seed, philox, rademacher
+from tests.covering import each
 
 # Random123, kat_vectors, "philox4x32 10": counter, key, answer.
 KNOWN = [
@@ -46,7 +47,7 @@ def test_signs_under_vmap_are_those_of_a_loop() -> None:
     assert torch.equal(together, torch.stack([rademacher(seed, (2, 3, 129), first_sample=5) for seed in seeds]))
 
 
-@pytest.mark.parametrize("projection", PROJECTIONS)
+@each("projection", PROJECTIONS)
 def test_vmap_draws_other_directions_for_each(projection: str) -> None:
     def draws(_: Tensor) -> Tensor:
         return draw(projection, (8, 4, 8), dtype=torch.float64)  # type: ignore[arg-type]
@@ -75,8 +76,8 @@ def sign(seed: int, b: int, m: int, d: int) -> float:
     return 1.0 - 2.0 * (word >> d % 32 & 1)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each("seed", SEEDS)
 def test_signs_are_where_the_documentation_says(shape: tuple[int, int, int], seed: int) -> None:
     for m0, b0 in PLACES:
         found = rademacher(torch.tensor(seed), shape, dtype=torch.float64, first_projection=m0, first_sample=b0)
@@ -85,8 +86,8 @@ def test_signs_are_where_the_documentation_says(shape: tuple[int, int, int], see
             assert found[m, b, d] == sign(seed, b0 + b, m0 + m, d)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each("seed", SEEDS)
 def test_numpy_and_torch_agree_bit_for_bit(shape: tuple[int, int, int], seed: int) -> None:
     for place in PLACES:
         by_numpy, by_torch = _signs_numpy(seed, shape, *place), _signs_torch(torch.tensor(seed), shape, *place)
@@ -181,7 +182,7 @@ def test_hadamard_blocks_differ_and_rows_are_orthogonal() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("projection", PROJECTIONS)
+@each("projection", PROJECTIONS)
 def test_the_seed_alone_decides(projection: str, dtype: torch.dtype) -> None:
     def once(seed: int) -> Tensor:
         return draw(projection, (3, 40, 5), dtype=dtype, generator=torch.Generator().manual_seed(seed))
@@ -200,7 +201,7 @@ def test_seeds_are_scalar_tensors_that_advance_the_generator() -> None:
     assert first != second
 
 
-@pytest.mark.parametrize("projection", PROJECTIONS)
+@each("projection", PROJECTIONS)
 def test_more_directions_than_coordinates_and_none_of_samples(projection: str) -> None:
     assert samples_of(projection, 7, 4, 2).shape == (7, 4, 2)
     assert samples_of(projection, 2, 0, 3).shape == (2, 0, 3)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastssm.domains import WEIGHTS, Ball, Box, Domain, Halfspaces, Positive, Simplex, Weight
+from tests.covering import each
 
 D = 3
 
@@ -46,7 +47,7 @@ def walked(domain: Domain, x: Tensor, way: Tensor, far: float = 1e3) -> Tensor:
     return torch.where(low > 0.99 * far, math.inf, low)
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@each("name", DOMAINS)
 def test_phi_is_how_far_a_coordinate_can_go(name: str) -> None:
     domain = DOMAINS[name]
     x = inside(domain)
@@ -57,7 +58,7 @@ def test_phi_is_how_far_a_coordinate_can_go(name: str) -> None:
         assert torch.equal(sign[:, j] > 0, below < above)
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@each("name", DOMAINS)
 def test_the_sign_is_the_derivative_of_phi(name: str) -> None:
     x = inside(DOMAINS[name]).requires_grad_()
     phi, sign = DOMAINS[name].sections(x)
@@ -66,7 +67,7 @@ def test_the_sign_is_the_derivative_of_phi(name: str) -> None:
         torch.testing.assert_close(sign[:, j].detach(), slope[:, j])
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@each("name", DOMAINS)
 def test_the_distance_is_that_to_the_nearest_point_of_the_boundary(name: str) -> None:
     domain = DOMAINS[name]
     x = inside(domain, 12).requires_grad_()
@@ -82,7 +83,7 @@ def test_the_distance_is_that_to_the_nearest_point_of_the_boundary(name: str) ->
     torch.testing.assert_close(gradient.detach().norm(dim=1), torch.ones(12, dtype=x.dtype))
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@each("name", DOMAINS)
 def test_what_lies_outside_is_not_contained(name: str) -> None:
     domain = DOMAINS[name]
     x = inside(domain, 12)
@@ -101,7 +102,7 @@ def scattered(count: int = 300) -> Tensor:
     return 3.0 * torch.randn(count, D, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@each("name", DOMAINS)
 def test_the_nearest_point_is_in_the_domain_and_no_other_is_nearer(name: str) -> None:
     """For a convex set: `(x - p) . (y - p) <= 0` for every y in it, and this holds for no other p."""
     domain, x = DOMAINS[name], scattered()
@@ -113,8 +114,8 @@ def test_the_nearest_point_is_in_the_domain_and_no_other_is_nearer(name: str) ->
     assert (torch.einsum("nd,nod->no", x - nearest, others - nearest[:, None]) < 1e-9).all()
 
 
-@pytest.mark.parametrize("name", DOMAINS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@each("name", DOMAINS)
 def test_points_outside_come_back(name: str, dtype: torch.dtype) -> None:
     domain, x = DOMAINS[name], scattered().to(dtype)
     before = inside(domain, 1).to(dtype).expand(len(x), D)

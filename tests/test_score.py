@@ -19,6 +19,7 @@ from fastssm.directions import Directions
 from fastssm.nn import MLP
 from fastssm.sweeps import Needs, tiles
 from tests import oracle, oracle_noise
+from tests.covering import each
 from tests.networks import BY_NAME, CASES, ENTRIES, RTOL, Case, over, through
 from tests.test_compile import energy, score
 from tests.test_native import NETS, Watching, problem
@@ -76,9 +77,9 @@ def test_tiles_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @BUILT
-@pytest.mark.parametrize("samples", [1, 95, 96, 97, 300])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("kind", ["energy", "score"])
+@each("samples", [1, 95, 96, 97, 300])
 def test_batches_around_the_tiles_of_the_cpu_engine(kind: str, threads: int, samples: int) -> None:
     torch.manual_seed(samples)
     model = MLP(5, [70, 66], 1 if kind == "energy" else 5, "tanh", residual=True).double()

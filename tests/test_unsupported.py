@@ -16,6 +16,7 @@ from fastssm.backends import cuda
 from fastssm.backends.entries import compiled
 from fastssm.nn import MLP
 from fastssm.options import OPERATORS, PRECISIONS, WHATS
+from tests.covering import each
 
 GPU = torch.cuda.is_available()
 D = 5
@@ -57,9 +58,9 @@ assert set(CALLS) == set(WHATS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("what", WHATS)
 @pytest.mark.parametrize("backend", backends.NAMES)
+@each("precision", PRECISIONS)
 def test_what_is_accepted_runs_and_what_is_refused_says_why(
     backend: str, what: Any, precision: Any, dtype: torch.dtype
 ) -> None:
