@@ -15,6 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+import pytest
+
 
 def cover(rows: Sequence[Sequence[Hashable]], strength: int = 2, runners: Sequence[Hashable] = ()) -> list[int]:
     """Choose rows in which every combination of `strength` values occurs that occurs in any row.
@@ -56,22 +58,33 @@ def combinations(*, strength: int = 2, **factors: Sequence[Any]) -> list[dict[st
     ]
 
 
-def each(name: str, values: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Run a test on each value of one of its parameters, as subtests: one test for each takes pytest longer."""
+def each(
+    name: str, values: Iterable[Any], size: int = 0, label: Callable[[Any], str] = str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test on each value of one of its parameters, as subtests: one test for each takes pytest longer.
+
+    Args:
+        name: of the parameter.
+        values: of it.
+        size: how many values one test takes; 0 for all.
+        label: the name of a value.
+    """
     listed = list(values)
+    groups = [listed[first : first + size] for first in range(0, len(listed), size)] if size else [listed]
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
-        def run(subtests: Any, **given: Any) -> None:
-            for value in listed:
-                with subtests.test(f"{name} = {value}"):
+        def run(subtests: Any, group: Sequence[Any] = listed, **given: Any) -> None:
+            for value in group:
+                with subtests.test(label(value)):
                     test(**{name: value}, **given)
 
         own = inspect.signature(test)
         kept = [parameter for parameter in own.parameters.values() if parameter.name != name]
-        added = inspect.Parameter("subtests", inspect.Parameter.KEYWORD_ONLY)
-        run.__signature__ = own.replace(parameters=[*kept, added])  # type: ignore[attr-defined]
-        return run
+        added = [inspect.Parameter(extra, inspect.Parameter.KEYWORD_ONLY) for extra in ("group", "subtests")]
+        run.__signature__ = own.replace(parameters=[*kept, *added[0 if size else 1 :]])  # type: ignore[attr-defined]
+        names = [f"{label(group[0])} to {label(group[-1])}" for group in groups]
+        return pytest.mark.parametrize("group", groups, ids=names)(run) if size else run
 
     return decorate
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import attrgetter
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from fastssm.activations import TABLE
 from fastssm.backends import fused
 from fastssm.backends.entries import compiled, dispatcher, eager
 from fastssm.nn import MLP, make_activation
+from tests.covering import each
 
 BATCH, RTOL, DEVICE = 6, 1e-10, torch.get_default_device()
 COMPILED = tuple(compiled.DEVICES)  # ("cpu",) where the engine is built
@@ -119,24 +118,8 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 def over(cases: Sequence[Case], size: int = 4) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Run a test of one `case` on several of them, as subtests: one test for each case takes pytest longer."""
-    groups = [cases[first : first + size] for first in range(0, len(cases), size)]
-
-    def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(test)
-        def run(group: Sequence[Case], subtests: pytest.Subtests, **given: Any) -> None:
-            for case in group:
-                with subtests.test(case.name):
-                    test(case=case, **given)
-
-        own = inspect.signature(test)
-        added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("group", "subtests")]
-        kept = [parameter for name, parameter in own.parameters.items() if name != "case"]
-        run.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
-        names = [f"{group[0].name} to {group[-1].name}" for group in groups]
-        return pytest.mark.parametrize("group", groups, ids=names)(run)
-
-    return decorate
+    """Run a test of one `case` on several of them, as subtests."""
+    return each("case", cases, size, attrgetter("name"))
 
 
 def through(entry: str, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -16,45 +14,13 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.testing._internal.two_tensor import TwoTensor
 
 import fastssm
-from fastssm import Network, recognize
-from fastssm.backends import guarded
-from fastssm.backends.entries import compiled
-from fastssm.backends.entries.flat import Form
-from fastssm.nn import MLP, Sin
+from fastssm import Network
+from fastssm.nn import Sin
 from fastssm.recognition import cache
 from tests import oracle
+from tests.remembering import MODELS, D, MyLinear, V, X, again, mlp, remembered, same, sequential
 
 Change = Callable[[Any], object]
-D = 3
-
-
-class MyLinear(nn.Linear):
-    """A subclass may compute anything."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 2.0 * super().forward(x)
-
-
-def sequential() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(D, 4),
-        nn.Sequential(nn.Softplus(), nn.Dropout(0.5).eval(), nn.Linear(4, 4, bias=False)),
-        nn.GELU(),
-        nn.Linear(4, 4),
-        Sin(),
-        nn.Identity(),
-        nn.Linear(4, 1),
-    ).double()
-
-
-def mlp() -> nn.Module:
-    return MLP(D, [4, 4, 4], activation="celu").double()
-
-
-MODELS = {"sequential": sequential, "mlp": mlp}
-X = torch.randn(5, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-V = torch.randn(2, 5, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
@@ -64,36 +30,6 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     read = cache.read
     monkeypatch.setattr(cache, "read", lambda model: found.append(model) or read(model))
     return found
-
-
-def remembered(model: nn.Module) -> Network:
-    found = cache.recognize_cached(model)
-    assert cache.recognize_cached(model) is found, "it is recognised anew each time, so that the test says nothing"
-    assert isinstance(found, Network)
-    fastssm.exact_loss(model, X)
-    assert again(model) or not compiled.DEVICES, "there is no guarded call, so that the test says nothing"
-    return found
-
-
-def again(model: nn.Module) -> bool:
-    """Say whether the guarded call runs (fastssm/backends/guarded.py)."""
-    return guarded.objective(model, X, None, 0, Form(False, True)) is not None
-
-
-def same(model: nn.Module) -> None:
-    """Compare what is recalled of a model with what is recognised, errors included."""
-    if again(model):
-        entry = cache.recognised(model)
-        assert entry is not None
-        assert entry.holds()
-    found: list[object] = []
-    for ask in (cache.recognize_cached, recognize):
-        try:
-            answer = ask(model)
-            found.append((answer, str(answer)) if isinstance(answer, Network) else str(answer))
-        except Exception as error:
-            found.append(repr(error))
-    assert found[0] == found[1]
 
 
 # --- it is remembered ---
@@ -370,54 +306,3 @@ def test_parametrizations_are_recognised_each_time() -> None:
     softened(model)
     assert isinstance(cache.recognize_cached(model), Network)
     assert model not in cache._cache
-
-
-# --- it keeps nothing alive ---
-
-
-def with_a_parent() -> nn.Module:
-    model = sequential()
-    model[1].__dict__["parent"] = model
-    return model
-
-
-LIVES = {
-    **MODELS,
-    "lone linear": lambda: nn.Linear(D, D),
-    "conditioned": lambda: MLP(D, [4], cond_dim=2),
-    "refused": lambda: nn.Sequential(nn.LayerNorm(D), nn.Linear(D, 1)),
-    "compiled": lambda: torch.compile(sequential(), backend="eager"),
-}
-
-
-@pytest.mark.parametrize("build", LIVES.values(), ids=LIVES)
-def test_a_model_dies_with_its_last_reference(build: Callable[[], nn.Module]) -> None:
-    model = build()
-    cache.recognize_cached(model)
-    cache.recognize_cached(model)
-    lives = [weakref.ref(model), *(weakref.ref(p) for p in model.parameters())]
-    del model
-    gc.collect()
-    assert [life() for life in lives] == [None] * len(lives)
-
-
-def test_a_layer_that_was_replaced_dies() -> None:
-    model = sequential()
-    remembered(model)
-    life = weakref.ref(model[1])
-    model[1] = nn.LayerNorm(D).double()
-    cache.recognize_cached(model)
-    gc.collect()
-    assert life() is None
-
-
-def test_children_that_know_their_parent_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "MAX_MODELS", 2)
-    lives = []
-    for _ in range(4):
-        model = with_a_parent()
-        remembered(model)
-        lives.append(weakref.ref(model))
-    del model
-    gc.collect()
-    assert sum(life() is not None for life in lives) <= 2

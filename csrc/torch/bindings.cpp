@@ -11,8 +11,8 @@
 #include "../cpu/kernels/kernels.h"
 #include "../maths/activations.h"
 #include "functions.h"
-#include "narrow.h"
 #include "guarded_call.h"
+#include "narrow.h"
 
 namespace py = pybind11;
 
@@ -142,8 +142,9 @@ py::dict build_info() {
 
 // ---- guarded calls -----------------------------------------------------------------------------------------------
 
-GuardedCall guarded_call(const SharedStructure& structure, int64_t dim, const py::list& modules, const py::list& places,
-               const py::tuple& hooks, const py::tuple& everywhere, const py::list& forwards) {
+GuardedCall guarded_call(const SharedStructure& structure, int64_t dim, const py::list& modules,
+                         const py::list& places, const py::tuple& hooks, const py::tuple& everywhere,
+                         const py::list& forwards) {
   std::vector<Guard> guards;
   for (const py::handle each : modules) {
     const auto [reference, kind, attributes, children, parameters] =
@@ -151,7 +152,7 @@ GuardedCall guarded_call(const SharedStructure& structure, int64_t dim, const py
     guards.push_back({reference, kind, {}, children, parameters});
     for (const auto& [name, value] : attributes)
       guards.back().attributes.emplace_back(py::reinterpret_borrow<py::object>(name),
-                                             py::reinterpret_borrow<py::object>(value));
+                                            py::reinterpret_borrow<py::object>(value));
   }
   std::vector<Place> found;
   for (const py::handle each : places) {

@@ -21,10 +21,10 @@ class Moments:
     Attributes:
         count: number of rows so far.
         mean: `[D]`.
-        low: smallest values `[D]`.
-        high: largest values `[D]`.
-        low_row: for each column, the number of the row that has its smallest value.
-        high_row: for each column, the number of the row that has its largest value.
+        low: minimum of each column `[D]`.
+        high: maximum of each column `[D]`.
+        low_row: number of the row with each minimum `[D]`.
+        high_row: number of the row with each maximum `[D]`.
     """
 
     def __init__(self, features: int) -> None:

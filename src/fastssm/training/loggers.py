@@ -23,20 +23,33 @@ class Logger(ABC):
 
     def __init__(self, folder: str | Path, config: TrainConfig) -> None:
         self.folder, self.config = Path(folder), config
+        self.log: Any = None
 
     def __call__(self, record: StepRecord) -> None:
-        """Log the record of a step that ends with an evaluation."""
+        """Log the record of a step that ends with an evaluation; the first record opens the log."""
+        if self.log is None:
+            self.log = self.open(record.step)
         if record.validation_loss is not None:
             names = ("train_loss", "validation_loss", "lr", "seconds")
             self.write({name: getattr(record, name) for name in names}, record.step)
+
+    def close(self, summary: dict[str, Any] | None = None) -> None:
+        """Log the summary of a finished training, if there is one, and end."""
+        if self.log is not None:
+            self.finish(summary)
+            self.log = None
+
+    @abstractmethod
+    def open(self, step: int) -> Any:
+        """Return what is written to from a step on."""
 
     @abstractmethod
     def write(self, values: dict[str, float], step: int) -> None:
         """Log numbers by name at a step."""
 
     @abstractmethod
-    def close(self, summary: dict[str, Any] | None = None) -> None:
-        """Log the summary of a finished training, if there is one, and end."""
+    def finish(self, summary: dict[str, Any] | None) -> None:
+        """Log the numbers of a summary, if there is one, and close what was opened."""
 
 
 class TensorBoard(Logger):
@@ -56,30 +69,25 @@ class TensorBoard(Logger):
         except ImportError:
             raise _missing("tensorboard") from None
         self.make: Any = SummaryWriter
-        self.writer: Any = None
 
-    def __call__(self, record: StepRecord) -> None:
-        """Log the record; the first opens the file."""
-        if self.writer is None:
-            self.writer = self.make(str(self.folder / "tensorboard"), purge_step=record.step)
-            lines = [f"    {name}: {value}" for name, value in vars(self.config).items()]
-            self.writer.add_text("settings", "\n".join(lines), record.step)
-        super().__call__(record)
+    def open(self, step: int) -> Any:
+        """Open the file, and log the settings."""
+        writer = self.make(str(self.folder / "tensorboard"), purge_step=step)
+        lines = [f"    {name}: {value}" for name, value in vars(self.config).items()]
+        writer.add_text("settings", "\n".join(lines), step)
+        return writer
 
     def write(self, values: dict[str, float], step: int) -> None:
         """Log numbers as scalars."""
         for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-        self.writer.flush()
+            self.log.add_scalar(name, value, step)
+        self.log.flush()
 
-    def close(self, summary: dict[str, Any] | None = None) -> None:
+    def finish(self, summary: dict[str, Any] | None) -> None:
         """Log the numbers of a summary at the last step, and close the file."""
-        if self.writer is None:
-            return
         if summary is not None:
             self.write(_numbers(summary), summary["steps"])
-        self.writer.close()
-        self.writer = None
+        self.log.close()
 
 
 class WandB(Logger):
@@ -97,29 +105,22 @@ class WandB(Logger):
         except ImportError:
             raise _missing("wandb") from None
         self.wandb: Any = wandb
-        self.run: Any = None
 
-    def __call__(self, record: StepRecord) -> None:
-        """Log the record; the first starts the run."""
-        if self.run is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.run = self.wandb.init(
-                project="fastssm", name=self.folder.name, dir=str(self.folder), config=dict(vars(self.config))
-            )
-        super().__call__(record)
+    def open(self, step: int) -> Any:
+        """Start the run."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = dict(vars(self.config))
+        return self.wandb.init(project="fastssm", name=self.folder.name, dir=str(self.folder), config=settings)
 
     def write(self, values: dict[str, float], step: int) -> None:
         """Log numbers as one row."""
-        self.run.log(values, step=step)
+        self.log.log(values, step=step)
 
-    def close(self, summary: dict[str, Any] | None = None) -> None:
+    def finish(self, summary: dict[str, Any] | None) -> None:
         """Put the numbers of a summary into that of the run, and finish it; a run without one counts as failed."""
-        if self.run is None:
-            return
         if summary is not None:
-            self.run.summary.update(_numbers(summary))
-        self.run.finish(exit_code=0 if summary is not None else 1)
-        self.run = None
+            self.log.summary.update(_numbers(summary))
+        self.log.finish(exit_code=0 if summary is not None else 1)
 
 
 LOGGERS: dict[str, type[Logger]] = {"tensorboard": TensorBoard, "wandb": WandB}
