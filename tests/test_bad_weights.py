@@ -34,6 +34,11 @@ def preconditioned(s, precond, x=None, **options):
     return fastssm.preconditioned_loss(s.net, s.x if x is None else x, precond=precond, **options)
 
 
+def manifold(s, x=None, **options):
+    rows = nn.functional.normalize(s.x, dim=1) if x is None else x
+    return fastssm.manifold_loss(s.net, rows, **{"manifold": "sphere"} | options)
+
+
 def tempered(s, x=None, **options):
     return fastssm.tempered_loss(s.joint, s.x if x is None else x, **{"tempering": LEVELS} | options)
 
@@ -102,6 +107,41 @@ ROWS = {
         TypeError,
         ("DomainLoss takes domain, h", "weights"),
     ),
+    "manifold: unknown": (lambda s: manifold(s, manifold="plane"), ValueError, ("one of sphere, torus", "'plane'")),
+    "manifold: missing": (lambda s: fastssm.manifold_loss(s.net, s.x), TypeError, ("missing", "'manifold'")),
+    "manifold: off the sphere": (
+        lambda s: manifold(s, x=2 * s.x),
+        ValueError,
+        ("x must lie on the unit sphere", "first in row 0", "normalize"),
+    ),
+    "manifold: one coordinate": (
+        lambda s: fastssm.manifold_loss(torch.neg, torch.ones(2, 1), manifold="sphere", kind="score"),
+        ValueError,
+        ("two coordinates", "got x with one"),
+    ),
+    "manifold: gradient in x": (
+        lambda s: manifold(s, x=nn.functional.normalize(s.x, dim=1).requires_grad_()),
+        ValueError,
+        ("must not require grad", "x.detach()"),
+    ),
+    "manifold: exact and directions": (
+        lambda s: manifold(s, v=s.v, exact=True),
+        ValueError,
+        ("exact=True", "leave out v"),
+    ),
+    "manifold: not periodic": (
+        lambda s: manifold(s, x=s.x, manifold="torus"),
+        ValueError,
+        ("must be periodic", "angle", "6.28319", "fastssm.nn.Periodic"),
+    ),
+    "manifold: period of text": (
+        lambda s: manifold(s, manifold="torus", period="day"),
+        TypeError,
+        ("period must be a number", "str"),
+    ),
+    "manifold: period of zero": (lambda s: manifold(s, period=0), ValueError, ("positive and finite", "got 0")),
+    "periodic layer: period": (lambda s: fastssm.nn.Periodic(-1.0), ValueError, ("positive and finite", "-1.0")),
+    "periodic layer: harmonics": (lambda s: fastssm.nn.Periodic(harmonics=0), ValueError, ("positive", "harmonics=0")),
     "preconditioned: a list": (lambda s: preconditioned(s, [1.0] * D), TypeError, ("[D, D]", "list", "as_tensor")),
     "preconditioned: another width": (
         lambda s: preconditioned(s, torch.ones(2)),

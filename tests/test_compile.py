@@ -16,7 +16,7 @@ from fastssm.backends import fused
 from fastssm.backends.entries import dispatcher, flat, functions
 from fastssm.diffusion import VE, VP, CustomSDE, ElboLoss, SlicedDiffusionLoss, SoftTruncation, TimeSampling
 from fastssm.directions import Directions
-from fastssm.nn import MLP
+from fastssm.nn import MLP, Periodic
 from fastssm.recognition import matching, network
 from fastssm.sweeps import Needs
 
@@ -137,6 +137,7 @@ TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
     "domain, exact": (fastssm.DomainLoss, {"domain": fastssm.domains.Box(-9.0, 9.0), "exact": True}, ()),
     "preconditioned": (fastssm.PreconditionedLoss, {"precond": torch.eye(3).double() + 1}, ("v",)),
     "preconditioned by a field": (fastssm.PreconditionedLoss, {"precond": lambda x: 1 + x.square()}, ("v",)),
+    "manifold": (fastssm.ManifoldLoss, {"manifold": "torus"}, ("v",)),
     "tempered": (fastssm.TemperedLoss, {"tempering": LEVELS}, ("beta", "noise", "v")),
     "annealed sliced": (fastssm.AnnealedSlicedLoss, {"sigmas": [1.0, 0.5]}, ("level", "noise", "v")),
     "likelihood bound": (ElboLoss, {"sde": VP()}, ("t", "noise", "v")),
@@ -159,6 +160,7 @@ def test_a_compiled_twin_has_no_graph_break(name: str) -> None:
     make, options, names = TWINS[name]
     net = MLP(3, [8], cond_dim=1).double() if name in TOLD else energy()
     net = MLP(4, [8]).double() if name == "tempered" else net
+    net = nn.Sequential(Periodic(), MLP(6, [8])).double() if name == "manifold" else net
     x, v = data()
     every = {
         "v": v,

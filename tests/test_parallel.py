@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 import fastssm
 from fastssm.diffusion import VP, ElboLoss, SlicedDiffusionLoss, TimeSampling
-from fastssm.nn import MLP, MADEContext
+from fastssm.nn import MLP, MADEContext, Periodic
 from tests import oracle, oracle_diffusion, oracle_noise, oracle_weights
 from tests.test_composite import transcription
 
@@ -27,6 +27,7 @@ NETS = {
     "film": lambda: MLP(D, [7, 7], 1, "softplus", cond_dim=2, conditioning="film", residual=True),
     "joint": lambda: MLP(D + 1, [7, 7], 1, "softplus"),
     "told": lambda: MLP(D, [7, 7], 1, "softplus", cond_dim=1),
+    "angles": lambda: nn.Sequential(Periodic(), nn.Linear(2 * D, 7), nn.Softplus(), nn.Linear(7, 1)),
     "normed": lambda: nn.Sequential(nn.Linear(D, 7), nn.RMSNorm(7), nn.Softplus(), nn.Linear(7, 1)),
 }
 LOSSES = {
@@ -117,6 +118,12 @@ TWINS |= {
         {"precond": metric},
         "energy",
         lambda net, x, v: oracle_weights.generalized(net, x, v, metric, energy=True, form="vr"),
+    ),
+    "manifold": (
+        fastssm.ManifoldLoss,
+        {"manifold": "torus"},
+        "angles",
+        lambda net, x, v: oracle.losses(net, x, v, "vr", energy=True),
     ),
     "tempered": (
         fastssm.TemperedLoss,

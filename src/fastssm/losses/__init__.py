@@ -10,6 +10,7 @@ from fastssm.losses.finite_difference import (
     finite_difference_denoising_loss,
     finite_difference_loss,
 )
+from fastssm.losses.manifold import ManifoldLoss, manifold_loss
 from fastssm.losses.preconditioned import PreconditionedLoss, preconditioned_loss
 from fastssm.losses.reduction import LossTerms
 from fastssm.losses.sliced import ExactScoreLoss, SlicedScoreLoss, exact_loss, sliced_loss
@@ -28,6 +29,7 @@ __all__ = [
     "FiniteDifferenceLoss",
     "GeometricTempering",
     "LossTerms",
+    "ManifoldLoss",
     "PreconditionedLoss",
     "SlicedScoreLoss",
     "TemperedLoss",
@@ -40,6 +42,7 @@ __all__ = [
     "exact_loss",
     "finite_difference_denoising_loss",
     "finite_difference_loss",
+    "manifold_loss",
     "preconditioned_loss",
     "sliced_loss",
     "tempered_loss",
