@@ -110,6 +110,24 @@ ROWS = {
         TypeError,
         ("FiniteDifferenceLoss takes", "step", "got backend"),
     ),
+    # traces
+    "trace: method": (
+        lambda s: diagnostics.jacobian_trace(s.net, s.x, method="magic"),
+        ValueError,
+        ("one of hutchinson", "xtrace", "'magic'"),
+    ),
+    "trace: too few products": (
+        lambda s: diagnostics.jacobian_trace(s.net, s.x, method="hutch++", n_products=2),
+        ValueError,
+        ("at least 3", "hutch++", "got 2"),
+    ),
+    "trace: half a product": (
+        lambda s: diagnostics.jacobian_trace(s.net, s.x, n_products=2.5),
+        TypeError,
+        ("n_products must be an integer", "float"),
+    ),
+    "trace: generator": (lambda s: diagnostics.jacobian_trace(s.net, s.x, generator=1), TypeError, ("manual_seed",)),
+    "trace: x": (lambda s: diagnostics.jacobian_trace(s.net, s.x.long()), TypeError, ("floating point", "int64")),
     # denoising
     "sigma of zero": (lambda s: denoise(s, sigma=0.0), ValueError, ("positive and finite", "got 0.0")),
     "sigma of infinity": (lambda s: denoise(s, sigma=float("inf")), ValueError, ("positive and finite", "inf")),
