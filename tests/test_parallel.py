@@ -51,6 +51,13 @@ def metric(x):
     return torch.diag_embed(1 + x.square()) + 0.1
 
 
+def time_scores(net, x, base, t, noise):
+    spread, t = (t * (1 - t)).sqrt()[:, None], t[:, None]
+    target = (1 - 2 * t) * (noise**2 - 1) + 2 * spread * noise * (x - base)
+    found = 2 * spread**2 * net((1 - t) * base + t * x + spread * noise, t[:, 0])
+    return (found[:, 0] - target.sum(1)) ** 2 / 2
+
+
 def diffusion_bound(net, x, t, noise, v):
     kernel = oracle_diffusion.KERNELS["VP"]
     prior, path, _ = oracle_diffusion.bound(kernel, net, x, t, noise, v, 1.0, energy=True)
@@ -125,6 +132,7 @@ TWINS |= {
         "angles",
         lambda net, x, v: oracle.losses(net, x, v, "vr", energy=True),
     ),
+    "density ratio": (fastssm.DensityRatioLoss, {}, "told", time_scores),
     "tempered": (
         fastssm.TemperedLoss,
         {"tempering": LEVELS},
@@ -219,6 +227,7 @@ def companions(twin):
         "beta": (LEVELS.largest * torch.rand(STEPS, B).double(), 1),
         "level": (torch.randint(len(SIGMAS), (STEPS, B)), 1),
         "t": (torch.rand(STEPS, B).double(), 1),
+        "base": (torch.randn(STEPS, B, D).double(), 1),
     }
     return {name: drawn[name] for name in inspect.signature(TWINS[twin][3]).parameters if name in drawn}
 

@@ -3,6 +3,7 @@
 from fastssm.losses.annealed import AnnealedSlicedLoss, annealed_sliced_loss
 from fastssm.losses.composite import CompositeLoss, composite_loss
 from fastssm.losses.denoising import AnnealedDenoisingLoss, DenoisingLoss, annealed_denoising_loss, denoising_loss
+from fastssm.losses.density_ratio import DensityRatioLoss, density_ratio_loss, log_density_ratio
 from fastssm.losses.domain import DomainLoss, domain_loss
 from fastssm.losses.finite_difference import (
     FiniteDifferenceDenoisingLoss,
@@ -23,6 +24,7 @@ __all__ = [
     "CompositeLoss",
     "ContinuousTempering",
     "DenoisingLoss",
+    "DensityRatioLoss",
     "DomainLoss",
     "ExactScoreLoss",
     "FiniteDifferenceDenoisingLoss",
@@ -38,10 +40,12 @@ __all__ = [
     "annealed_sliced_loss",
     "composite_loss",
     "denoising_loss",
+    "density_ratio_loss",
     "domain_loss",
     "exact_loss",
     "finite_difference_denoising_loss",
     "finite_difference_loss",
+    "log_density_ratio",
     "manifold_loss",
     "preconditioned_loss",
     "sliced_loss",
