@@ -126,6 +126,7 @@ def test_conditioning_compiles() -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+FILL = fastssm.GaussianProposal(torch.zeros(3), torch.eye(3))
 LEVELS = fastssm.ContinuousTempering(lambda_min=1.0, radius=1.0)
 TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
     "finite difference": (fastssm.FiniteDifferenceLoss, {}, ("v",)),
@@ -139,6 +140,7 @@ TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
     "preconditioned by a field": (fastssm.PreconditionedLoss, {"precond": lambda x: 1 + x.square()}, ("v",)),
     "manifold": (fastssm.ManifoldLoss, {"manifold": "torus"}, ("v",)),
     "ratio": (fastssm.DensityRatioLoss, {}, ("base", "t", "noise")),
+    "missing": (fastssm.MissingLoss, {"proposal": FILL, "n_imputations": 3}, ("v",)),
     "tempered": (fastssm.TemperedLoss, {"tempering": LEVELS}, ("beta", "noise", "v")),
     "annealed sliced": (fastssm.AnnealedSlicedLoss, {"sigmas": [1.0, 0.5]}, ("level", "noise", "v")),
     "likelihood bound": (ElboLoss, {"sde": VP()}, ("t", "noise", "v")),

@@ -12,7 +12,9 @@ from fastssm.losses.finite_difference import (
     finite_difference_loss,
 )
 from fastssm.losses.manifold import ManifoldLoss, manifold_loss
+from fastssm.losses.missing import MissingLoss, missing_loss
 from fastssm.losses.preconditioned import PreconditionedLoss, preconditioned_loss
+from fastssm.losses.proposals import GaussianProposal, Proposal
 from fastssm.losses.reduction import LossTerms
 from fastssm.losses.sliced import ExactScoreLoss, SlicedScoreLoss, exact_loss, sliced_loss
 from fastssm.losses.tempered import TemperedLoss, tempered_loss
@@ -29,10 +31,13 @@ __all__ = [
     "ExactScoreLoss",
     "FiniteDifferenceDenoisingLoss",
     "FiniteDifferenceLoss",
+    "GaussianProposal",
     "GeometricTempering",
     "LossTerms",
     "ManifoldLoss",
+    "MissingLoss",
     "PreconditionedLoss",
+    "Proposal",
     "SlicedScoreLoss",
     "TemperedLoss",
     "Tempering",
@@ -47,6 +52,7 @@ __all__ = [
     "finite_difference_loss",
     "log_density_ratio",
     "manifold_loss",
+    "missing_loss",
     "preconditioned_loss",
     "sliced_loss",
     "tempered_loss",

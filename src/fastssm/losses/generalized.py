@@ -90,15 +90,19 @@ def terms(
     Without directions the trace is exact.
     """
     rows = rows_of(request.x)
-    with without_autocast(rows):
-        chunks = [*_columns(metric, rows)] if directions is None else [metric.seeds(drawn(directions, rows))]
-    parts = [chosen.terms(request, Directions(len(seeds), seeds)) for seeds in chunks]
+    parts = [chosen.terms(request, Directions(len(s), s)) for s in chunks(metric, rows, directions)]
     score = parts[0].score
     with without_autocast(rows):
         whole = variance_reduced or directions is None
         square = metric.pulled(score).square().sum(1) if whole else parts[0].projected_score.square().mean(0)
         tilted = 0.0 if metric.tilt is None else (metric.tilt * score).sum(1)
     return torch.stack([part.projected_jacobian for part in parts]).sum(0), 0.5 * square + tilted
+
+
+def chunks(metric: Geometry, rows: Tensor, directions: Directions | None) -> list[Tensor]:
+    """Return the directions `[M, B, D]` of samples `[B, D]` in the metric: all at once, or in chunks if it is exact."""
+    with without_autocast(rows):
+        return [*_columns(metric, rows)] if directions is None else [metric.seeds(drawn(directions, rows))]
 
 
 def drawn(directions: Directions, rows: Tensor) -> Tensor:
