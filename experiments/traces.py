@@ -1,7 +1,7 @@
 """Estimate traces from equally many products: random directions, Hadamard directions, Hutch++ and XTrace.
 
 The matrices are symmetric of size 256, with random eigenvectors and the spectra of Epperly, Tropp and Webber 2024,
-section 3: flat, polynomial, exponential, and one step. The error is the root mean square over 500 estimates, divided by
+section 3: flat, polynomial, exponential, and one step. The error is the root mean square over 200 estimates, divided by
 the trace.
 
 Run `python -m experiments.traces`.
@@ -21,7 +21,7 @@ from bench import experiments
 from fastssm.diagnostics import jacobian_trace
 from fastssm.diagnostics.traces import TraceMethod
 
-DIM, REPEATS, METHODS = 256, 500, get_args(TraceMethod)
+DIM, REPEATS, METHODS = 256, 200, get_args(TraceMethod)
 SPECTRA: dict[str, Callable[[Tensor], Tensor]] = {
     "flat": lambda i: 3 - 2 * (i - 1) / (DIM - 1),
     "polynomial": lambda i: i**-2.0,
