@@ -40,8 +40,8 @@ class Size(NamedTuple):
     batch: int
 
 
-STEPS = {"conditional": 6000, "implicit": 3000, "classifier": 3000}
-PAIRS = {"conditional": (12, 24, 48), "implicit": (12,), "classifier": (12, 24, 48)}  # the implicit one costs most
+STEPS = {"conditional": 4000, "implicit": 2000, "classifier": 2000}
+PAIRS = {"conditional": (12, 24, 48), "implicit": (12,), "classifier": (12, 24)}  # the implicit one costs most
 FULL = Size((20.0, 80.0), PAIRS, STEPS, 256)
 SMOKE = Size((10.0,), dict.fromkeys(STEPS, (2,)), dict.fromkeys(STEPS, 40), 64)
 

@@ -155,7 +155,7 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("missing", "Models from tables with gaps.", seeds=5)
+    chosen = experiments.options("missing", "Models from tables with gaps.", seeds=3)
     found = list(rows(chosen.seeds, *(SMOKE if chosen.smoke else FULL)))
     experiments.write(found, chosen.csv)
     if chosen.figure:
