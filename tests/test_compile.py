@@ -19,6 +19,7 @@ from fastssm.directions import Directions
 from fastssm.nn import MLP, Periodic
 from fastssm.recognition import matching, network
 from fastssm.sweeps import Needs
+from tests import covering
 
 pytestmark = pytest.mark.usefixtures("_fresh_dynamo")
 
@@ -165,7 +166,7 @@ TOLD = (
 )
 
 
-@pytest.mark.parametrize("name", TWINS)
+@covering.each("name", TWINS, size=4)
 def test_a_compiled_twin_has_no_graph_break(name: str) -> None:
     make, options, names = TWINS[name]
     net = MLP(3, [8], cond_dim=1).double() if name in TOLD else energy()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -99,7 +98,7 @@ def test_the_integral_of_the_known_time_score_is_the_known_ratio() -> None:
     assert (rough - (one - zero)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("objective", ["conditional", "implicit"])
+@covering.each("objective", ("conditional", "implicit"))
 def test_the_known_time_score_is_the_minimum(objective: str) -> None:
     """The mean gradient there, over many samples, is zero within five errors; elsewhere it is not."""
     count, generator = 40_000, torch.Generator().manual_seed(2)

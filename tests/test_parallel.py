@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 import fastssm
 from fastssm.diffusion import VP, ElboLoss, SlicedDiffusionLoss, TimeSampling
 from fastssm.nn import MLP, MADEContext, Periodic
-from tests import oracle, oracle_diffusion, oracle_noise, oracle_weights
+from tests import covering, oracle, oracle_diffusion, oracle_noise, oracle_weights
 from tests.test_composite import transcription
 
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch.distributed is not built")
@@ -302,7 +302,7 @@ def test_two_ranks_are_one(found):
             torch.testing.assert_close(step, other, rtol=1e-6, atol=1e-9, msg=lambda text, run=run: f"{run}: {text}")
 
 
-@pytest.mark.parametrize("twin", TWINS)
+@covering.each("twin", TWINS)
 def test_two_ranks_are_one_for_every_twin(found, twin):
     *_, name, formula = TWINS[twin]
     net, x, *_ = problem(name)

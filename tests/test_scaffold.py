@@ -16,6 +16,7 @@ import fastssm.diffusion
 from fastssm.activations import TABLE, Activation
 from fastssm.directions import PROJECTIONS
 from fastssm.nn import make_activation
+from tests import covering
 from tests.test_activations import KINKED, derivatives, smooth
 from tests.test_fuzz import KINKED as KINKED_NAMES
 
@@ -150,7 +151,7 @@ def missing_of_direction(name: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", PROJECTIONS)
+@covering.each("name", PROJECTIONS)
 def test_a_direction_is_complete(name: str) -> None:
     fail_with(missing_of_direction(name))
 
