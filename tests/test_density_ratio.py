@@ -140,6 +140,7 @@ def test_other_shapes_half_precision_the_twin_and_nan() -> None:
     for objective in ("conditional", "implicit"):
         loss = fastssm.density_ratio_loss(net, broken, reduction="none", objective=objective, **given)
         assert loss.isnan().tolist() == [row == 2 for row in range(B)]
+    assert fastssm.density_ratio_loss(net, x[:0], reduction="sum", **{k: t[:0] for k, t in given.items()}) == 0.0
     ends = {"base": given["base"], "cond": given["cond"]}
     for t in (torch.zeros(B), torch.ones(B)):
         assert fastssm.density_ratio_loss(net, x, t=t.double(), **ends).isfinite()

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -157,13 +158,17 @@ def von_mises_fisher(mean: Tensor, kappa: float, count: int, generator: torch.Ge
     return torch.stack([height, level * angle.cos(), level * angle.sin()], 1) @ basis.mT
 
 
-def test_the_concentration_of_a_von_mises_fisher_density_is_recovered() -> None:
-    """`kappa mu` of 20,000 directions, and the estimator on paper: `(D - 1) (I - mean x x^T)^-1 mean x`."""
+def test_the_concentration_of_a_von_mises_fisher_density_is_recovered(recwarn: pytest.WarningsRecorder) -> None:
+    """`kappa mu` of 20,000 directions, and the estimator on paper: `(D - 1) (I - mean x x^T)^-1 mean x`.
+
+    The energy is linear, and no warning says that it cannot be trained.
+    """
     mean = nn.functional.normalize(torch.tensor([1.0, 2.0, -2.0]).double(), dim=0)
     x = von_mises_fisher(mean, 4.0, 20_000, torch.Generator().manual_seed(2))
     found = minimum(Linear(lambda x: x, 3), x, "sphere")
     torch.testing.assert_close(found, 2 * torch.linalg.solve(torch.eye(3).double() - x.mT @ x / len(x), x.mean(0)))
     assert (found - 4.0 * mean).norm() < 0.1  # one standard error is 0.03
+    assert [w for w in recwarn if issubclass(w.category, fastssm.FastSSMWarning)] == []
 
 
 def test_the_concentrations_of_von_mises_densities_are_recovered() -> None:
@@ -183,6 +188,8 @@ def test_terms_other_shapes_half_precision_and_nan() -> None:
     net, x, v = sphere_problem("energy")
     loss, terms = fastssm.manifold_loss(net, x, manifold="sphere", v=v, reduction="none", return_terms=True)
     torch.testing.assert_close(terms.projected_jacobian + terms.square, loss.detach())
+    for manifold in ("sphere", "torus"):
+        assert fastssm.manifold_loss(net, x[:0], manifold=manifold, reduction="sum") == 0.0
     images = nn.Sequential(nn.Flatten(), net)
     square = fastssm.manifold_loss(images, x.view(B, 2, 2), manifold="sphere", v=v.view(M, B, 2, 2), reduction="none")
     torch.testing.assert_close(square, loss)

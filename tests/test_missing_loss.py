@@ -206,6 +206,9 @@ def test_terms_shapes_half_precision_and_the_twin() -> None:
     torch.testing.assert_close(terms.projected_jacobian + terms.square, loss.detach())
     assert loss[2] == 0.0  # nothing observed
     assert torch.equal(fastssm.MissingLoss(net, **options)(x, v=v), loss)
+    for exact in (False, True):
+        nothing = fastssm.missing_loss(net, x[:0], proposal=fixed, n_imputations=K, exact=exact, reduction="sum")
+        assert nothing == 0.0
     images = nn.Sequential(nn.Flatten(), net)
     shaped = fastssm.missing_loss(images, x[:, None], v=v[:, :, None], **options)
     torch.testing.assert_close(shaped, loss)

@@ -110,14 +110,17 @@ def test_images_half_precision_nan_and_nothing_touched() -> None:
     net, whole = net.float(), exact.sum(0).float()
     found = jacobian_trace(net, x, n_products=3 * D, method="hutch++")
     torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
-    with torch.no_grad():
-        torch.testing.assert_close(jacobian_trace(net, x, n_products=60, method="hutch++"), found)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            again = jacobian_trace(net, x + 0.0, n_products=60, method="hutch++")
+        torch.testing.assert_close(again, found)
     assert not found.requires_grad
     assert all(p.grad is None for p in net.parameters())
     broken = x.clone()
     broken[1] = math.nan
     for method in METHODS:
         assert jacobian_trace(net, broken, method=method).isnan().tolist() == [False, True, False, False]
+        assert jacobian_trace(net, x[:0], method=method).shape == (0,)
     constant = nn.Linear(D, D)
     constant.weight.data.zero_()
     assert jacobian_trace(constant, torch.randn(3, D)).tolist() == [0.0] * 3

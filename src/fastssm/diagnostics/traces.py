@@ -17,6 +17,7 @@ Products = Callable[[Tensor], Tensor]
 _LEAST: dict[str, int] = {"hutchinson": 1, "hadamard": 1, "hutch++": 3, "xtrace": 2}
 
 
+@torch.inference_mode(False)  # a derivative is what it computes
 def jacobian_trace(
     model: Model,
     x: Tensor,
@@ -62,7 +63,7 @@ def jacobian_trace(
         torch.Size([5])
 
     Source: Meyer, Musco, Musco, Woodruff 2021, "Hutch++: optimal stochastic trace estimation", algorithm 1; Epperly,
-        Tropp, Webber 2024, "XTrace: making the most of every sample in stochastic trace estimation", section 2.
+        Tropp, Webber 2024, "XTrace: making the most of every sample in stochastic trace estimation".
     """
     checks.check_choice("method", method, get_args(TraceMethod))
     checks.check_generator(generator)
@@ -71,13 +72,14 @@ def jacobian_trace(
         raise ValueError(f'n_products must be at least {_LEAST[method]} for method="{method}", got {n_products}.')
     request = backends.make_request(model, x, cond, kind)
     chosen = backends.select(request, "score", backend)
-    like = checks.widened(x.detach().flatten(1))
+    x = request.x.detach()
+    like = checks.widened(x.flatten(1))
     count = min(n_products // 3 if method == "hutch++" else n_products // 2, like.shape[1])
 
     def products(v: Tensor) -> Tensor:
         """Return `J^T v`, whose trace is that of J, of vectors `[K, B, D]`."""
         k = len(v)
-        rows = x.detach().repeat(k, *[1] * (x.ndim - 1)).requires_grad_()
+        rows = x.repeat(k, *[1] * (x.ndim - 1)).requires_grad_()
         with torch.enable_grad():
             many = request.at(rows, lambda c: c.detach().repeat(k, *[1] * (c.ndim - 1)))
             s = chosen.score(many)

@@ -83,8 +83,8 @@ def density_ratio_loss(model: Model, x: Tensor, **options: Unpack[DensityRatioAr
         >>> net = fastssm.nn.MLP(2, [64, 64], 2, "silu", cond_dim=1)
         >>> density_ratio_loss(net, torch.randn(128, 2) + 3, base=torch.randn(128, 2)).backward()
 
-    Source: Choi et al. 2022, "Density ratio estimation via infinitesimal classification", proposition 1 (implicit); Yu
-        et al. 2025, "Density ratio estimation with conditional probability paths" (conditional, one output per
+    Source: Choi et al. 2022, "Density ratio estimation via infinitesimal classification" (implicit); Yu et al.
+        2025, "Density ratio estimation with conditional probability paths" (conditional, one output per
         coordinate).
     """
     objective, base, t, noise = options["objective"], options["base"], options["t"], options["noise"]
@@ -136,7 +136,7 @@ def log_density_ratio(model: Model, x: Tensor, *, cond: Cond = None, steps: int 
         >>> log_density_ratio(shifted, torch.tensor([[0.5], [1.5]]))
         tensor([0., 1.])
 
-    Source: Choi et al. 2022, "Density ratio estimation via infinitesimal classification", equation 5.
+    Source: Choi et al. 2022, "Density ratio estimation via infinitesimal classification".
     """
     checks.check_model(model)
     checks.check_data(x)
@@ -167,7 +167,7 @@ class TimeScore(NamedTuple):
                 f"a time score returns one value per sample, [B] or [B, 1], or one per coordinate; for x of shape "
                 f"{tuple(like.shape)} the model returned {tuple(found.shape)}; change its last layer."
             )
-        return checks.widened(found.reshape(len(like), -1))
+        return checks.widened(found[:, None] if found.ndim == 1 else found.flatten(1))
 
 
 def _implicit(timed: TimeScore, ends: tuple[Tensor, Tensor], state: Tensor, t: Tensor, like: Tensor) -> Tensor:

@@ -118,10 +118,11 @@ def manifold_loss(
     else:
         _check_periodic(chosen, request, period)
     directions = None if options["exact"] else directions_of(x, options)
-    metric: Geometry = Metric(torch.ones_like(rows_of(x)[0]), None, diagonal=True)
+    rows = rows_of(request.x)
+    metric: Geometry = Metric(rows.new_ones(rows.shape[1]), None, diagonal=True)
     if sphere:
         with without_autocast(x):
-            metric, directions = _sphere(rows_of(request.x), directions)
+            metric, directions = _sphere(rows, directions)
     terms = generalized.terms(chosen, request, metric, directions, options["variance_reduced"])
     return finish(*terms, reduced, return_terms)
 

@@ -156,7 +156,7 @@ def _weighted(
     variance_reduced: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the trace and the square of the marginal score, from the terms of all filled rows."""
-    count, batch, _ = gaps.rows.shape
+    count, batch, dim = gaps.rows.shape
     many = request.at(gaps.rows.reshape(-1, *request.x.shape[1:]), lambda c: c.repeat(count, *[1] * (c.ndim - 1)))
     energy = many.output()
     checks.check_output(energy)
@@ -169,7 +169,7 @@ def _weighted(
         each = found.projected_score.reshape(len(seeds), count, batch)
         inner = found.projected_jacobian.reshape(count, batch) + each.square().mean(0)
         square = (share * each).sum(1).square().mean(0)
-        score = (share[..., None] * found.score.reshape(count, batch, -1)).sum(0)
+        score = (share[..., None] * found.score.reshape(count, batch, dim)).sum(0)
         return (share * inner).sum(0) - square, square, score
 
     parts = [along(seeds) for seeds in generalized.chunks(metric, rows_of(request.x), directions)]
