@@ -156,7 +156,7 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("manifold", "Concentrations on sphere and torus.", seeds=3)
+    chosen = experiments.options("manifold", "Concentrations on sphere and torus.", seeds=10)
     found = list(rows(chosen.seeds, *(SMOKE if chosen.smoke else FULL)))
     experiments.write(found, chosen.csv)
     if chosen.figure:
