@@ -133,8 +133,8 @@ def log_density_ratio(model: Model, x: Tensor, *, cond: Cond = None, steps: int 
 
     Example:
         >>> shifted = lambda x, t: x - t[:, None]  # from N(0, 1) to N(1, 1) through N(t, 1)
-        >>> log_density_ratio(shifted, torch.tensor([[0.5], [1.5]]))
-        tensor([0., 1.])
+        >>> log_density_ratio(shifted, torch.tensor([[1.0], [1.5]]))
+        tensor([0.5000, 1.0000])
 
     Source: Choi et al. 2022, "Density ratio estimation via infinitesimal classification".
     """
