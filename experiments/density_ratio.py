@@ -155,7 +155,7 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
         for name in STEPS:
             points = [(float(r["nats"]), float(r["estimate"])) for r in mine if r["objective"] == name]
             axes.plot(*zip(*points, strict=True), "o", alpha=0.6, label=name)
-        axes.set(xlabel="true divergence (nats)", ylabel="estimate (nats)", title=setting, ylim=(0, 1.25 * true[-1]))
+        axes.set(xlabel="true divergence (nats)", ylabel="estimate (nats)", title=setting, ylim=(0, 1.4 * true[-1]))
     both[0].legend()
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -69,10 +69,14 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
     for axes, spectrum in zip(panels, SPECTRA, strict=True):
         for method in METHODS:
             mine = [row for row in found if (row["spectrum"], row["method"]) == (spectrum, method)]
-            counts = sorted({row["products"] for row in mine})
-            means = [[float(row["relative_error"]) for row in mine if row["products"] == count] for count in counts]
+            counts = sorted({int(row["products"]) for row in mine})
+            means = [
+                [float(row["relative_error"]) for row in mine if int(row["products"]) == count] for count in counts
+            ]
             axes.loglog(counts, [sum(m) / len(m) for m in means], "o-", label=method)
         axes.set(title=spectrum, xlabel="products")
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.minorticks_off()
     panels[0].set_ylabel("relative error")
     panels[0].legend(fontsize=8)
     figure.tight_layout()
