@@ -18,6 +18,8 @@ last bar, which contenders:
     <!-- table: limits | ways | avx512 | SSM -->           what would not make it faster, from cpu_attempts.csv
     <!-- table: attempts -->                               what makes jets fast, from networks_attempts.csv
     <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
+    <!-- table: experiments | graphical | auc | domain, n | estimator -->  from experiments_graphical.csv: the column of
+                                                           numbers, of rows and of columns; then column=value to pick
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
     <!-- table: outliers -->                               from outliers.csv
     <!-- table: reading -->                                from tables.csv
@@ -41,6 +43,7 @@ from bench import (  # noqa: E402
     cpu_attempts,
     cuda_table,
     examples,
+    experiments,
     gpu_table,
     installs_table,
     networks,
@@ -115,6 +118,8 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
         return "\n".join(networks_attempts.markdown(read(networks_attempts.OUT)))
     if parts[0] == "examples":
         return "\n".join(examples.markdown(read(examples.OUT), parts[1]))
+    if parts[0] == "experiments":
+        return "\n".join(experiments.markdown(read(experiments.file_of(parts[1])), *parts[2:]))
     if parts[0] == "cuda":
         return "\n".join(cuda_table.TABLES[parts[1]](read(cuda_table.OUT)))
     if parts[0] == "gpu":
