@@ -27,7 +27,7 @@ class OutsideBall(Domain):
 
     Example:
         >>> OutsideBall(5.0).sections(torch.tensor([[6.0, 3.0]])).phi
-        tensor([[2., inf]])
+        tensor([[2.0000,    inf]])
 
     Source: Yu, Drton, Shojaie 2022, "Generalized score matching for general domains".
     """
