@@ -282,6 +282,13 @@ def test_a_quantile_caps_each_column_at_its_own_finite_values() -> None:
     assert Weight("tanh").at(t).cap is None
 
 
+def test_a_section_goes_on_where_a_polynomial_touches_zero() -> None:
+    """`(x - 1)^2 (x - 3) <= 0`: all up to 3."""
+    sections = Polynomial([1.0, -5.0, 7.0], [[3], [2], [1]], 3.0).sections(torch.tensor([[0.0], [1.0], [2.5]]).double())
+    torch.testing.assert_close(sections.phi, torch.tensor([[3.0], [2.0], [0.5]]).double(), rtol=1e-7, atol=0)
+    assert sections.sign.tolist() == [[-1.0]] * 3
+
+
 def test_where_a_line_touches_the_boundary() -> None:
     """The limit from inside: a point of a disc's edge is all of its tangent, which is free outside the disc."""
     x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)

@@ -164,5 +164,6 @@ def _exit(series: Tensor, roots: Tensor) -> Tensor:
     ordered = torch.where(roots > 0, roots, math.inf).sort(1).values
     after = torch.cat([ordered[:, 1:], torch.full_like(ordered[:, :1], math.inf)], 1)
     middle = torch.where(after.isfinite(), (ordered + after) / 2, 2 * ordered + 1)
-    leaves = ordered.isfinite() & (_horner(series, middle)[0] > 0)
+    rounding = 8 * torch.finfo(series.dtype).eps * _horner(series.abs(), middle)[0]
+    leaves = ordered.isfinite() & (_horner(series, middle)[0] > rounding)
     return torch.where(leaves, ordered, math.inf).amin(1)

@@ -50,7 +50,9 @@ class Path:
     @property
     def edges(self) -> Tensor:
         """Which interactions differ from zero, bool `[L, m, m]`, false on the diagonal."""
-        return self.quadratic.split(self.theta)[0].ne(0) & ~torch.eye(self._variables, dtype=torch.bool)
+        return self.quadratic.split(self.theta)[0].ne(0) & ~torch.eye(
+            self._variables, dtype=torch.bool, device=self.theta.device
+        )
 
     @property
     def _variables(self) -> int:

@@ -50,8 +50,13 @@ class Quadratic:
             support: bool `[P]`, the parameters that may differ from zero; all if None.
 
         Raises:
-            ValueError: if Gamma is singular on the support, so that there is no single minimum.
+            ValueError: if the support has another shape, or Gamma is singular on it: there is no single minimum.
         """
+        if support is not None and (support.dtype != torch.bool or support.shape != self.g.shape):
+            raise ValueError(
+                f"support must be bool with one entry per parameter, {tuple(self.g.shape)}, got {support.dtype} of "
+                f"shape {tuple(support.shape)}."
+            )
         kept = torch.arange(len(self.g)) if support is None else support.nonzero()[:, 0]
         factor, info = torch.linalg.cholesky_ex(self.gamma[kept][:, kept])
         if int(info):
