@@ -10,10 +10,9 @@ from torch import Tensor
 
 import fastssm
 from fastssm.domains import Ball, Intersection, Intervals, OutsideBall, Polynomial, Weight
-from fastssm.nn import MLP
 from tests import oracle, oracle_weights
 from tests.covering import each
-from tests.test_domain_loss import Case, D, diagonal, problem
+from tests.test_domain_loss import Case, diagonal, problem
 
 
 def free_of_ball(x: Tensor, radius: float) -> Tensor:
@@ -58,8 +57,17 @@ UNIONS = {
 }  # fmt: skip
 
 
+EDGE = {  # a point of the boundary, which some coordinates' lines only touch, and a way into the domain
+    "outside": ([0.0, 1.0, 0.0], [0.0, 1.0, 0.0]),
+    "intervals": ([0.25, 1.0, 2.0], [1.0, 0.0, -1.0]),
+    "ellipsoid": ([2.0, 0.0, 0.0], [-1.0, 0.0, 0.0]),
+    "shell": ([0.0, 2.0, 0.0], [0.0, -1.0, 0.0]),
+}
+
+
 @each("name", UNIONS)
 def test_domains_that_are_not_convex_give_the_same_as_plain_autograd(name: str) -> None:
+    """And rows on the boundary their limit from inside."""
     case = UNIONS[name]
     net, x, v = problem("energy", case.domain)
     other = copy.deepcopy(net)
@@ -68,18 +76,8 @@ def test_domains_that_are_not_convex_give_the_same_as_plain_autograd(name: str) 
         expected = oracle_weights.generalized(other, x, v, diagonal(g), energy=True, form="vr").mean()
         grads = torch.autograd.grad(loss, list(net.parameters()))
         oracle.assert_close([loss, *grads], [expected, *oracle.gradients(expected, other.parameters())], 1e-10, name)
-
-
-def test_rows_on_the_boundary_of_what_is_not_convex_give_their_limit() -> None:
-    """Also where a coordinate's line only touches the boundary."""
-    edge = {"outside": [0.0, 1.0, 0.0], "intervals": [0.25, 1.0, 2.0], "ellipsoid": [2.0, 0.0, 0.0]}
-    edge["shell"] = [0.0, 2.0, 0.0]
-    net = MLP(D, [8]).double()
-    for name, point in edge.items():
-        case = UNIONS[name]
-        at = torch.tensor(point, dtype=torch.float64)
-        way = {"outside": at, "intervals": torch.tensor([1.0, 0.0, -1.0])}.get(name, -at)  # into the domain
-        x = torch.stack([at, at + 1e-9 * way])
-        assert case.domain.contains(x).all()
-        losses = fastssm.domain_loss(net, x, domain=case.domain, h=case.h, exact=True, reduction="none")
-        torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    at, way = torch.tensor(EDGE[name], dtype=torch.float64)
+    edge = torch.stack([at, at + 1e-9 * way])
+    assert case.domain.contains(edge).all()
+    losses = fastssm.domain_loss(net, edge, domain=case.domain, h=case.h, exact=True, reduction="none")
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)

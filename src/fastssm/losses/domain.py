@@ -28,7 +28,8 @@ class DomainOptions(SlicedOptions, total=False):
     """Options of `domain_loss`.
 
     Attributes:
-        domain: `Positive()`, `Box(l, u)`, `Halfspaces(A, b)`, `Ball(r)` or `Simplex()` of `fastssm.domains`.
+        domain: one of `fastssm.domains`: `Positive()`, `Box(l, u)`, `Halfspaces(A, b)`, `Ball(r)`, `Simplex()`,
+            `Intervals((l, u), ...)`, `OutsideBall(r)`, `Polynomial(c, e, b)` or an `Intersection` of them.
         h: from distances to `(h, h')`; `Weight("power", 1.0, cap=1.0)`, which is `min(t, 1)`, if None.
         weighting: "coordinate", or "distance": one weight `g = h(distance to the boundary)` for all coordinates.
         exact: take the exact weighted trace from D directions per sample, without noise; then leave out v and
