@@ -14,6 +14,8 @@ last bar, which contenders:
     <!-- table: operators | value -->                          from operators.csv: value, or value+gradient
     <!-- table: networks | time | SSM -->                  from networks.csv: loss; also: memory, targets
     <!-- table: choice -->                                 what decides between jets and plain autograd, from choice.csv
+    <!-- table: limits | parts | avx512 | SSM -->          the parts of a call of the CPU engine, from cpu_parts.csv
+    <!-- table: limits | ways | avx512 | SSM -->           what would not make it faster, from cpu_attempts.csv
     <!-- table: attempts -->                               what makes jets fast, from networks_attempts.csv
     <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
     <!-- table: experiments | graphical | auc | domain, eta | weight | n=80 -->
@@ -39,6 +41,7 @@ sys.path.insert(0, str(ROOT))
 from bench import (  # noqa: E402
     choice,
     cpu,
+    cpu_attempts,
     cuda_table,
     examples,
     experiments,
@@ -110,6 +113,8 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
         return "\n".join(networks_table.markdown(read(networks.OUT), *parts[1:]))
     if parts[0] == "choice":
         return "\n".join(choice.markdown(read(choice.OUT)))
+    if parts[0] == "limits":
+        return "\n".join(cpu_attempts.markdown(*parts[1:]))
     if parts[0] == "attempts":
         return "\n".join(networks_attempts.markdown(read(networks_attempts.OUT)))
     if parts[0] == "examples":
