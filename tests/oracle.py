@@ -45,9 +45,16 @@ def terms(model: nn.Module, x: Tensor, v: Tensor, *, energy: bool, cond: Sequenc
 
 
 def losses(
-    model: nn.Module, x: Tensor, v: Tensor | None, loss: str, *, energy: bool, cond: Sequence[Tensor] = ()
+    model: nn.Module,
+    x: Tensor,
+    v: Tensor | None,
+    loss: str,
+    *,
+    energy: bool,
+    cond: Sequence[Tensor] = (),
+    weight: Tensor | None = None,
 ) -> Tensor:
-    """Return the loss of every sample, `[B]`."""
+    """Return the loss of every sample before it is weighted, `[B]`; the coefficient of "control" knows the weights."""
     projected, along, s = terms(model, x, directions(x, v, loss), energy=energy, cond=cond)
     norm = s.square().sum(1) / 2
     if loss == "exact":
@@ -58,7 +65,8 @@ def losses(
     if loss == "ssm":
         return plain
     noise = projected.square().mean(0) / 2 - norm
-    return plain - coefficient(plain.detach(), noise.detach(), norm.detach()) * noise
+    w = torch.ones_like(norm) if weight is None else weight
+    return plain - coefficient(*((w * term).detach() for term in (plain, noise, norm))) * noise
 
 
 def directions(x: Tensor, v: Tensor | None, loss: str) -> Tensor:

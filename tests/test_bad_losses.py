@@ -45,6 +45,10 @@ def noisy_difference(s, model="net", x=None, sigma=0.1, **options):
     return fastssm.finite_difference_denoising_loss(getattr(s, model), s.x if x is None else x, sigma=sigma, **options)
 
 
+def ratio(s, base=None, **options):
+    return fastssm.density_ratio_loss(s.told, s.x, base=s.x if base is None else base, **options)
+
+
 def denoise(s, model="net", x=None, sigma=0.1, **options):
     return fastssm.denoising_loss(getattr(s, model), s.x if x is None else x, sigma=sigma, **options)
 
@@ -110,6 +114,69 @@ ROWS = {
         TypeError,
         ("FiniteDifferenceLoss takes", "step", "got backend"),
     ),
+    # traces
+    "trace: method": (
+        lambda s: diagnostics.jacobian_trace(s.net, s.x, method="magic"),
+        ValueError,
+        ("one of hutchinson", "xtrace", "'magic'"),
+    ),
+    "trace: too few products": (
+        lambda s: diagnostics.jacobian_trace(s.net, s.x, method="hutch++", n_products=2),
+        ValueError,
+        ("at least 3", "hutch++", "got 2"),
+    ),
+    "trace: half a product": (
+        lambda s: diagnostics.jacobian_trace(s.net, s.x, n_products=2.5),
+        TypeError,
+        ("n_products must be an integer", "float"),
+    ),
+    "trace: generator": (lambda s: diagnostics.jacobian_trace(s.net, s.x, generator=1), TypeError, ("manual_seed",)),
+    "trace: x": (lambda s: diagnostics.jacobian_trace(s.net, s.x.long()), TypeError, ("floating point", "int64")),
+    # density ratios
+    "ratio: no base": (
+        lambda s: fastssm.density_ratio_loss(s.told, s.x),
+        TypeError,
+        ("missing required keyword-only argument", "'base'"),
+    ),
+    "ratio: base of another shape": (
+        lambda s: ratio(s, base=s.x[1:]),
+        ValueError,
+        ("base must have the shape and device of x, (5, 3)", "(4, 3)", "as many rows"),
+    ),
+    "ratio: base of another dtype": (
+        lambda s: ratio(s, base=s.x.double()),
+        TypeError,
+        ("float64", ".to(x)"),
+    ),
+    "ratio: base is an array": (lambda s: ratio(s, base=s.x.numpy()), TypeError, ("base must be", "ndarray")),
+    "ratio: sigma of zero": (
+        lambda s: ratio(s, sigma=0),
+        ValueError,
+        ("must be positive", "conditional", "got 0"),
+    ),
+    "ratio: sigma below zero": (
+        lambda s: ratio(s, sigma=-1.0, objective="implicit"),
+        ValueError,
+        ("not negative", "implicit", "got -1.0"),
+    ),
+    "ratio: sigma of text": (lambda s: ratio(s, sigma="one"), TypeError, ("sigma must be a number", "str")),
+    "ratio: objective": (lambda s: ratio(s, objective="both"), ValueError, ("conditional, implicit", "'both'")),
+    "ratio: times": (lambda s: ratio(s, t=s.weight + 2), ValueError, ("t must be in [0, 1]", "5 of 5 row(s)")),
+    "ratio: a time too few": (lambda s: ratio(s, t=s.weight[1:]), ValueError, ("(5,)", "(4,)")),
+    "ratio: whole times": (lambda s: ratio(s, t=s.level), TypeError, ("floating-point", "int64")),
+    "ratio: noise": (lambda s: ratio(s, noise=s.x[1:]), ValueError, ("(4, 3)", "randn_like")),
+    "ratio: two outputs of three": (
+        lambda s: fastssm.density_ratio_loss(lambda x, t: x[:, :2], s.x, base=s.x, t=s.weight, noise=s.x),
+        ValueError,
+        ("one value per sample", "(5, 2)", "last layer"),
+    ),
+    "ratio: weight": (lambda s: ratio(s, weight=s.weight[1:]), ValueError, ("(5,)", "(4,)")),
+    "log ratio: steps": (
+        lambda s: fastssm.log_density_ratio(s.told, s.x, steps=0),
+        ValueError,
+        ("at least 1", "got 0"),
+    ),
+    "log ratio: x": (lambda s: fastssm.log_density_ratio(s.told, s.level), TypeError, ("floating point", "int64")),
     # denoising
     "sigma of zero": (lambda s: denoise(s, sigma=0.0), ValueError, ("positive and finite", "got 0.0")),
     "sigma of infinity": (lambda s: denoise(s, sigma=float("inf")), ValueError, ("positive and finite", "inf")),

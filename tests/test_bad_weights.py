@@ -34,6 +34,19 @@ def preconditioned(s, precond, x=None, **options):
     return fastssm.preconditioned_loss(s.net, s.x if x is None else x, precond=precond, **options)
 
 
+def manifold(s, x=None, **options):
+    rows = nn.functional.normalize(s.x, dim=1) if x is None else x
+    return fastssm.manifold_loss(s.net, rows, **{"manifold": "sphere"} | options)
+
+
+def missing(s, x=None, **options):
+    return fastssm.missing_loss(s.net, s.x if x is None else x, **options)
+
+
+def fill(x, count, generator):
+    return x.expand(count, *x.shape), x.new_zeros(count, len(x))
+
+
 def tempered(s, x=None, **options):
     return fastssm.tempered_loss(s.joint, s.x if x is None else x, **{"tempering": LEVELS} | options)
 
@@ -101,6 +114,86 @@ ROWS = {
         lambda s: fastssm.DomainLoss(s.net, domain=Ball(1.0), weights=None),
         TypeError,
         ("DomainLoss takes domain, h", "weights"),
+    ),
+    "manifold: unknown": (lambda s: manifold(s, manifold="plane"), ValueError, ("one of sphere, torus", "'plane'")),
+    "manifold: missing": (lambda s: fastssm.manifold_loss(s.net, s.x), TypeError, ("missing", "'manifold'")),
+    "manifold: off the sphere": (
+        lambda s: manifold(s, x=2 * s.x),
+        ValueError,
+        ("x must lie on the unit sphere", "first in row 0", "normalize"),
+    ),
+    "manifold: one coordinate": (
+        lambda s: fastssm.manifold_loss(torch.neg, torch.ones(2, 1), manifold="sphere", kind="score"),
+        ValueError,
+        ("two coordinates", "got x with one"),
+    ),
+    "manifold: gradient in x": (
+        lambda s: manifold(s, x=nn.functional.normalize(s.x, dim=1).requires_grad_()),
+        ValueError,
+        ("must not require grad", "x.detach()"),
+    ),
+    "manifold: exact and directions": (
+        lambda s: manifold(s, v=s.v, exact=True),
+        ValueError,
+        ("exact=True", "leave out v"),
+    ),
+    "manifold: not periodic": (
+        lambda s: manifold(s, x=s.x, manifold="torus"),
+        ValueError,
+        ("must be periodic", "angle", "6.28319", "fastssm.nn.Periodic"),
+    ),
+    "manifold: period of text": (
+        lambda s: manifold(s, manifold="torus", period="day"),
+        TypeError,
+        ("period must be a number", "str"),
+    ),
+    "manifold: period of zero": (lambda s: manifold(s, period=0), ValueError, ("positive and finite", "got 0")),
+    "periodic layer: period": (lambda s: fastssm.nn.Periodic(-1.0), ValueError, ("positive and finite", "-1.0")),
+    "periodic layer: harmonics": (lambda s: fastssm.nn.Periodic(harmonics=0), ValueError, ("positive", "harmonics=0")),
+    "missing: no function": (lambda s: missing(s, proposal=0.5), TypeError, ("GaussianProposal.fit", "float")),
+    "missing: imputations of nothing": (
+        lambda s: missing(s, n_imputations=4),
+        ValueError,
+        ("n_imputations=4", "needs a proposal"),
+    ),
+    "missing: zero imputations": (lambda s: missing(s, proposal=fill, n_imputations=0), ValueError, ("at least 1",)),
+    "missing: a proposal of another shape": (
+        lambda s: missing(s, proposal=lambda x, k, g: (x, x)),
+        ValueError,
+        ("the proposal must return rows", "[16, 5, 3]", "[5, 3]"),
+    ),
+    "missing: a model that takes no mask": (lambda s: missing(s), ValueError, ("takes 0", "got 1")),
+    "missing: a score of whole rows": (
+        lambda s: fastssm.missing_loss(nn.Identity(), s.x, proposal=fill),
+        ValueError,
+        ("an energy returns [B]", "no energy"),
+    ),
+    "missing: gradient in x": (
+        lambda s: missing(s, x=s.x.clone().requires_grad_()),
+        ValueError,
+        ("must not require grad",),
+    ),
+    "missing: exact and directions": (lambda s: missing(s, v=s.v, exact=True), ValueError, ("exact=True",)),
+    "proposal: numbers": (lambda s: fastssm.GaussianProposal(0.0, 1.0), TypeError, ("torch.Tensors", "fit")),
+    "proposal: shapes": (
+        lambda s: fastssm.GaussianProposal(torch.zeros(3), torch.ones(3)),
+        ValueError,
+        ("covariance [D, D]", "[3] and [3]"),
+    ),
+    "proposal: not positive": (
+        lambda s: fastssm.GaussianProposal(torch.zeros(2), -torch.eye(2)),
+        ValueError,
+        ("symmetric and positive", "diagonal"),
+    ),
+    "proposal: width": (
+        lambda s: fastssm.GaussianProposal(torch.zeros(2), torch.eye(2), widen=0.0),
+        ValueError,
+        ("widen must be positive", "0.0"),
+    ),
+    "proposal: a constant column": (
+        lambda s: fastssm.GaussianProposal.fit(torch.tensor([[1.0, 2.0], [torch.nan, 3.0]])),
+        ValueError,
+        ("column 0", "two different"),
     ),
     "preconditioned: a list": (lambda s: preconditioned(s, [1.0] * D), TypeError, ("[D, D]", "list", "as_tensor")),
     "preconditioned: another width": (

@@ -2,9 +2,7 @@
 
 import sys
 
-import pytest
-
-from bench import cpu_attempts, levels
+from bench import cpu_attempts
 from bench.cpu_ways import ways
 from bench.harness import ROOT
 from bench.problems import Size
@@ -21,18 +19,6 @@ def test_every_way_edits_what_the_sources_say() -> None:
             for edit in edits:
                 assert (CSRC / edit.file).read_text().count(edit.old) == 1, (name, edit.file)
                 assert edit.new != edit.old
-
-
-@pytest.mark.slow
-def test_an_engine_with_an_edit_computes_the_same(tmp_path_factory, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setenv(levels.VARIABLE, "avx2")
-    chosen = {"as it is": (), **{name: ways("avx2")[name] for name in list(ways("avx2"))[:2]}}
-    engines = {n: cpu_attempts.Engine("avx2", tmp_path_factory.mktemp("engine"), e) for n, e in chosen.items()}
-    rows = list(cpu_attempts.attempts(engines, SIZE, "SSM", 0.0))
-    assert [row["way"] for row in rows] == list(chosen)[1:]
-    assert all(row["time_with"] > 0 for row in rows)
-    parts = list(cpu_attempts.parts(engines["as it is"], SIZE, "SSM", 1e12, 0.0))
-    assert abs(sum(row["share"] for row in parts[1:]) - 1) < 1e-9
 
 
 def test_the_tables_of_limits() -> None:

@@ -16,9 +16,10 @@ from fastssm.backends import fused
 from fastssm.backends.entries import dispatcher, flat, functions
 from fastssm.diffusion import VE, VP, CustomSDE, ElboLoss, SlicedDiffusionLoss, SoftTruncation, TimeSampling
 from fastssm.directions import Directions
-from fastssm.nn import MLP
+from fastssm.nn import MLP, Periodic
 from fastssm.recognition import matching, network
 from fastssm.sweeps import Needs
+from tests import covering
 
 pytestmark = pytest.mark.usefixtures("_fresh_dynamo")
 
@@ -126,6 +127,7 @@ def test_conditioning_compiles() -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+FILL = fastssm.GaussianProposal(torch.zeros(3), torch.eye(3))
 LEVELS = fastssm.ContinuousTempering(lambda_min=1.0, radius=1.0)
 TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
     "finite difference": (fastssm.FiniteDifferenceLoss, {}, ("v",)),
@@ -137,6 +139,9 @@ TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
     "domain, exact": (fastssm.DomainLoss, {"domain": fastssm.domains.Box(-9.0, 9.0), "exact": True}, ()),
     "preconditioned": (fastssm.PreconditionedLoss, {"precond": torch.eye(3).double() + 1}, ("v",)),
     "preconditioned by a field": (fastssm.PreconditionedLoss, {"precond": lambda x: 1 + x.square()}, ("v",)),
+    "manifold": (fastssm.ManifoldLoss, {"manifold": "torus"}, ("v",)),
+    "ratio": (fastssm.DensityRatioLoss, {}, ("base", "t", "noise")),
+    "missing": (fastssm.MissingLoss, {"proposal": FILL, "n_imputations": 3}, ("v",)),
     "tempered": (fastssm.TemperedLoss, {"tempering": LEVELS}, ("beta", "noise", "v")),
     "annealed sliced": (fastssm.AnnealedSlicedLoss, {"sigmas": [1.0, 0.5]}, ("level", "noise", "v")),
     "likelihood bound": (ElboLoss, {"sde": VP()}, ("t", "noise", "v")),
@@ -151,18 +156,27 @@ TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
         ("t", "v"),
     ),
 }
-TOLD = ("annealed denoising", "annealed sliced", "likelihood bound", "weighted bound", "sliced diffusion")
+TOLD = (
+    "ratio",
+    "annealed denoising",
+    "annealed sliced",
+    "likelihood bound",
+    "weighted bound",
+    "sliced diffusion",
+)
 
 
-@pytest.mark.parametrize("name", TWINS)
+@covering.each("name", TWINS, size=4)
 def test_a_compiled_twin_has_no_graph_break(name: str) -> None:
     make, options, names = TWINS[name]
     net = MLP(3, [8], cond_dim=1).double() if name in TOLD else energy()
     net = MLP(4, [8]).double() if name == "tempered" else net
+    net = nn.Sequential(Periodic(), MLP(6, [8])).double() if name == "manifold" else net
     x, v = data()
     every = {
         "v": v,
         "noise": v[0],
+        "base": v[1],
         "level": torch.tensor([0, 1, 1, 0, 1, 0]),
         "beta": torch.linspace(0, 9, 6).double(),
         "t": torch.linspace(0.1, 0.9, 6).double(),
@@ -175,7 +189,8 @@ def test_a_compiled_twin_has_no_graph_break(name: str) -> None:
     )
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
-    assert compiled(x).isfinite()  # what it draws, it draws inside the graph
+    needed = {key: given[key] for key in given if key == "base"}
+    assert compiled(x, **needed).isfinite()  # what it draws, it draws inside the graph
 
 
 def test_soft_truncation_compiles() -> None:

@@ -135,13 +135,32 @@ def test_loss_per_level(loss: str) -> None:
 
 
 def test_the_optimal_control_variate_is_never_noisier() -> None:
-    """Of its own batch: the coefficient minimises the variance of the samples' losses over the batch."""
+    """Of its own batch: it minimises the variance of the samples' losses over the batch, times their weights."""
     torch.manual_seed(1)
-    net, x = MLP(D, [16], activation="tanh").double(), normal(1).expand(4000, D)
+    net, x = MLP(D, [16], activation="tanh").double(), normal(4000)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter)
     v = torch.randn(4000, D, generator=generator(2), dtype=torch.float64)
+    skewed = (2 * x[:, 0]).exp()
+    for weight in (None, skewed, 1e-3 * skewed):
+        with torch.no_grad():
+            plain, reduced, best, steady = (
+                float(fastssm.sliced_loss(net, x, v=v, reduction="none", weight=weight, **options).var())
+                for options in (
+                    {"variance_reduced": False},
+                    {},
+                    {"control_variate": "optimal"},
+                    {"control_variate": "optimal", "backend": "reference"},
+                )
+            )
+        assert best <= min(plain, reduced) * (1 + 1e-9)
+        assert best == pytest.approx(steady)
+        if weight is not None:
+            assert best < 0.99 * unweighted_optimum(net, x, v, weight)
+
+
+def unweighted_optimum(net: torch.nn.Module, x: Tensor, v: Tensor, weight: Tensor) -> float:
+    """Return the variance of the weighted losses with the coefficient that suits the losses without weights."""
     with torch.no_grad():
-        plain, reduced, best = (
-            float(fastssm.sliced_loss(net, x, v=v, reduction="none", **options).var())
-            for options in ({"variance_reduced": False}, {}, {"control_variate": "optimal"})
-        )
-    assert best <= min(plain, reduced) * (1 + 1e-9)
+        best = fastssm.sliced_loss(net, x, v=v, reduction="none", control_variate="optimal")
+        return float((weight * best).var())

@@ -205,6 +205,19 @@ def test_the_boundary_belongs_to_the_domain() -> None:
         phi, sign = DOMAINS[name].sections(x)
         assert phi.min() == 0
         assert sign.isfinite().all()
+    # A section goes on: `(x - 1)^2 (x - 3) <= 0` is all up to 3, and the tangent of a disc is free outside it.
+    sections = Polynomial([1.0, -5.0, 7.0], [[3], [2], [1]], 3.0).sections(torch.tensor([[0.0], [1.0], [2.5]]).double())
+    torch.testing.assert_close(sections.phi, torch.tensor([[3.0], [2.0], [0.5]]).double(), rtol=1e-7, atol=0)
+    assert sections.sign.tolist() == [[-1.0]] * 3
+    x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    for domain, free in (
+        (Ball(1.0), 0.0),
+        (Polynomial([1.0, 1.0], [[2, 0], [0, 2]], 1.0), 0.0),
+        (OutsideBall(1.0), math.inf),
+        (Polynomial([-1.0, -1.0], [[2, 0], [0, 2]], -1.0), math.inf),
+    ):
+        assert domain.sections(x).phi.tolist() == [[0.0, free]]
+        assert domain.sections(x).sign[0, 1] == 0
 
 
 def test_ball_keeps_its_digits_near_the_edge() -> None:
@@ -273,22 +286,6 @@ def test_a_quantile_caps_each_column_at_its_own_finite_values() -> None:
     assert fixed(t[:2])[0].tolist() == [[0.0, 100.0], [1.0, 400.0]]
     assert Weight("power", quantile=0.5)(torch.full((3, 1), math.inf))[0].tolist() == [[1.0]] * 3
     assert Weight("tanh").at(t).cap is None
-
-
-def test_where_a_line_touches_the_boundary() -> None:
-    """A section goes on: `(x - 1)^2 (x - 3) <= 0` is all up to 3, and the tangent of a disc is free outside it."""
-    sections = Polynomial([1.0, -5.0, 7.0], [[3], [2], [1]], 3.0).sections(torch.tensor([[0.0], [1.0], [2.5]]).double())
-    torch.testing.assert_close(sections.phi, torch.tensor([[3.0], [2.0], [0.5]]).double(), rtol=1e-7, atol=0)
-    assert sections.sign.tolist() == [[-1.0]] * 3
-    x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    for domain, phi in (
-        (Ball(1.0), 0.0),
-        (Polynomial([1.0, 1.0], [[2, 0], [0, 2]], 1.0), 0.0),
-        (OutsideBall(1.0), math.inf),
-        (Polynomial([-1.0, -1.0], [[2, 0], [0, 2]], -1.0), math.inf),
-    ):
-        assert domain.sections(x).phi.tolist() == [[0.0, phi]]
-        assert domain.sections(x).sign[0, 1] == 0
 
 
 REFUSED: list[tuple[Callable[[], object], tuple[str, ...]]] = [

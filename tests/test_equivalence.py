@@ -54,7 +54,8 @@ def agree(
     found = fast(model, x, loss, case, reduction=reduction, backend=backend, **options)
     assert found.shape == ((BATCH,) if reduction == "none" else ())
     found = oracle.contracted(found) if reduction == "none" else found
-    expected = oracle.reduced(oracle.losses(model, x, drawn, loss, energy=case.energy, cond=cond), weight, reduction)
+    each = oracle.losses(model, x, drawn, loss, energy=case.energy, cond=cond, weight=weight)
+    expected = oracle.reduced(each, weight, reduction)
     every = [torch.autograd.grad(found, leaves), oracle.gradients(expected, leaves)]  # no parameter may be left unused
     oracle.assert_close([found, *every[0]], [expected, *every[1]], RTOL, f"{loss} {reduction}")
 

@@ -45,17 +45,25 @@ BUILT: dict[str, dict[str, Any]] = {  # what a twin needs
     "DomainLoss": {"domain": fastssm.domains.Box(-9.0, 9.0)},
     "ElboLoss": {"sde": diffusion.VP()},
     "FiniteDifferenceDenoisingLoss": {"sigma": 0.1},
+    "ManifoldLoss": {"manifold": "torus"},
+    "MissingLoss": {"proposal": fastssm.GaussianProposal(torch.zeros(2), torch.eye(2))},
     "PreconditionedLoss": {"precond": torch.ones(2)},
     "SlicedDiffusionLoss": {"sde": diffusion.VP()},
     "TemperedLoss": {"tempering": fastssm.GeometricTempering(0.1, 25.0)},
 }
-TOLD = ("AnnealedDenoisingLoss", "AnnealedSlicedLoss", "ElboLoss", "SlicedDiffusionLoss")  # of a level or a time
+TOLD = (  # of a level or a time
+    "AnnealedDenoisingLoss",
+    "AnnealedSlicedLoss",
+    "DensityRatioLoss",
+    "ElboLoss",
+    "SlicedDiffusionLoss",
+)
 
 
 def built(name: str, **more: Any) -> ScoreLoss[Any]:
     torch.manual_seed(0)
     model = fastssm.nn.MLP(3 if name == "TemperedLoss" else 2, [8], cond_dim=1 if name in TOLD else 0)
-    nets = (model,)
+    nets = (torch.nn.Sequential(fastssm.nn.Periodic(), fastssm.nn.MLP(4, [8])) if name == "ManifoldLoss" else model,)
     if name == "CompositeLoss":
         nets = (fastssm.nn.MADEContext(2, 4, [8]), fastssm.nn.MLP(1, [8], cond_dim=4))
     return TWINS[name](*nets, **BUILT.get(name, {}), **more)
@@ -76,7 +84,7 @@ def test_a_function_shows_and_describes_every_option() -> None:
 
 def test_every_loss_and_operator_takes_its_options_so() -> None:
     losses = {name for name in FUNCTIONS if name.endswith("_loss")}
-    assert len(losses) == 13
+    assert len(losses) == 16
     assert losses | {"terms", "score", "divergence", "laplacian", "hvp_form", "jacobian_diag", "elbo"} <= set(OPTIONS)
 
 
@@ -205,15 +213,16 @@ def test_a_twin_has_the_signatures_and_the_words_of_its_function() -> None:
 def test_a_twin_is_copied_and_pickled() -> None:
     for name in TWINS:
         loss, x = built(name), torch.randn(6, 2)
+        given = {"base": torch.randn(6, 2)} if "base" in loss.tensor_names else {}
         torch.manual_seed(1)
-        expected = loss(x)
+        expected = loss(x, **given)
         expected.backward()
         file = io.BytesIO()
         torch.save(loss, file)
         file.seek(0)
         for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), torch.load(file, weights_only=False)):
             torch.manual_seed(1)
-            assert torch.equal(other(x), expected)
+            assert torch.equal(other(x, **given), expected)
             assert type(other) is type(loss)
         assert repr(loss).startswith(name)
 

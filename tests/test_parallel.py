@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 import fastssm
 from fastssm.diffusion import VP, ElboLoss, SlicedDiffusionLoss, TimeSampling
-from fastssm.nn import MLP, MADEContext
-from tests import oracle, oracle_diffusion, oracle_noise, oracle_weights
+from fastssm.nn import MLP, MADEContext, Periodic
+from tests import covering, oracle, oracle_diffusion, oracle_noise, oracle_weights
 from tests.test_composite import transcription
 
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch.distributed is not built")
@@ -27,6 +27,7 @@ NETS = {
     "film": lambda: MLP(D, [7, 7], 1, "softplus", cond_dim=2, conditioning="film", residual=True),
     "joint": lambda: MLP(D + 1, [7, 7], 1, "softplus"),
     "told": lambda: MLP(D, [7, 7], 1, "softplus", cond_dim=1),
+    "angles": lambda: nn.Sequential(Periodic(), nn.Linear(2 * D, 7), nn.Softplus(), nn.Linear(7, 1)),
     "normed": lambda: nn.Sequential(nn.Linear(D, 7), nn.RMSNorm(7), nn.Softplus(), nn.Linear(7, 1)),
 }
 LOSSES = {
@@ -48,6 +49,13 @@ LEVELS = fastssm.GeometricTempering(0.2, 3.0)
 
 def metric(x):
     return torch.diag_embed(1 + x.square()) + 0.1
+
+
+def time_scores(net, x, base, t, noise):
+    spread, t = (t * (1 - t)).sqrt()[:, None], t[:, None]
+    target = (1 - 2 * t) * (noise**2 - 1) + 2 * spread * noise * (x - base)
+    found = 2 * spread**2 * net((1 - t) * base + t * x + spread * noise, t[:, 0])
+    return (found[:, 0] - target.sum(1)) ** 2 / 2
 
 
 def diffusion_bound(net, x, t, noise, v):
@@ -118,6 +126,13 @@ TWINS |= {
         "energy",
         lambda net, x, v: oracle_weights.generalized(net, x, v, metric, energy=True, form="vr"),
     ),
+    "manifold": (
+        fastssm.ManifoldLoss,
+        {"manifold": "torus"},
+        "angles",
+        lambda net, x, v: oracle.losses(net, x, v, "vr", energy=True),
+    ),
+    "density ratio": (fastssm.DensityRatioLoss, {}, "told", time_scores),
     "tempered": (
         fastssm.TemperedLoss,
         {"tempering": LEVELS},
@@ -212,6 +227,7 @@ def companions(twin):
         "beta": (LEVELS.largest * torch.rand(STEPS, B).double(), 1),
         "level": (torch.randint(len(SIGMAS), (STEPS, B)), 1),
         "t": (torch.rand(STEPS, B).double(), 1),
+        "base": (torch.randn(STEPS, B, D).double(), 1),
     }
     return {name: drawn[name] for name in inspect.signature(TWINS[twin][3]).parameters if name in drawn}
 
@@ -286,7 +302,7 @@ def test_two_ranks_are_one(found):
             torch.testing.assert_close(step, other, rtol=1e-6, atol=1e-9, msg=lambda text, run=run: f"{run}: {text}")
 
 
-@pytest.mark.parametrize("twin", TWINS)
+@covering.each("twin", TWINS)
 def test_two_ranks_are_one_for_every_twin(found, twin):
     *_, name, formula = TWINS[twin]
     net, x, *_ = problem(name)

@@ -103,6 +103,7 @@ def make_request(
     kind: Kind = "auto",
     precision: Precision = "full",
     last: Tensor | None = None,
+    straight: bool = False,
 ) -> Request:
     """Validate a call and recognise its network.
 
@@ -113,6 +114,7 @@ def make_request(
         kind: of the output.
         precision: of the products.
         last: what the model gets by position after `cond`, such as a time.
+        straight: an energy without curvature can be trained, say because the data are curved; else it gets a warning.
 
     Raises:
         TypeError: if the model is neither a module nor a function, or a tensor has the wrong type.
@@ -133,7 +135,7 @@ def make_request(
         given = tuple([repeated(c, x) for c in given])
     assert isinstance(model, nn.Module)
     read_as = checks.check_network(found, x, given, named, kind)
-    if read_as == "energy" and not found.curved:
+    if read_as == "energy" and not found.curved and not straight:
         _warn_once(model)
     return Request(model, found, x, given, read_as, precision, named)
 

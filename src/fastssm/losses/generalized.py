@@ -1,4 +1,4 @@
-"""Generalised score matching, what domains and preconditioners share: `s^T D s / 2 + tr(D J) + <r, s>`, `D = B B^T`.
+"""What domains, preconditioners and manifolds share: `s^T D s / 2 + tr(D J) + <r, s>`, `D = B B^T`.
 
 Sliced, `tr(D J)` is the mean of `w . J w` over the directions `w = B v`: nothing but other seeds for the engine.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,20 @@ from fastssm.checks import widened
 from fastssm.directions import Directions
 
 MOST_SEEDS = 2**22  # numbers in one chunk of exact directions
+
+
+class Geometry(Protocol):
+    """What `terms` asks of a metric."""
+
+    @property
+    def tilt(self) -> Tensor | None:
+        """The vector r that multiplies the score, `[B, D]`; None for zero."""
+
+    def seeds(self, v: Tensor) -> Tensor:
+        """Return `w = B v` of directions `[M, B, D]`."""
+
+    def pulled(self, s: Tensor) -> Tensor:
+        """Return `B^T s` of scores `[B, D]`."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +83,14 @@ def check_exact(exact: bool, v: object, n_projections: object) -> None:
 
 
 def terms(
-    chosen: Backend, request: Request, metric: Metric, directions: Directions | None, variance_reduced: bool
+    chosen: Backend, request: Request, metric: Geometry, directions: Directions | None, variance_reduced: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the loss's two terms per sample: the weighted trace, and everything that needs only the score.
 
     Without directions the trace is exact.
     """
     rows = rows_of(request.x)
-    with without_autocast(rows):
-        chunks = [*_columns(metric, rows)] if directions is None else [metric.seeds(drawn(directions, rows))]
-    parts = [chosen.terms(request, Directions(len(seeds), seeds)) for seeds in chunks]
+    parts = [chosen.terms(request, Directions(len(s), s)) for s in chunks(metric, rows, directions)]
     score = parts[0].score
     with without_autocast(rows):
         whole = variance_reduced or directions is None
@@ -86,12 +99,18 @@ def terms(
     return torch.stack([part.projected_jacobian for part in parts]).sum(0), 0.5 * square + tilted
 
 
+def chunks(metric: Geometry, rows: Tensor, directions: Directions | None) -> list[Tensor]:
+    """Return the directions `[M, B, D]` of samples `[B, D]` in the metric: all at once, or in chunks if it is exact."""
+    with without_autocast(rows):
+        return [*_columns(metric, rows)] if directions is None else [metric.seeds(drawn(directions, rows))]
+
+
 def drawn(directions: Directions, rows: Tensor) -> Tensor:
     """Return all directions of samples `[B, D]` as a tensor `[M, B, D]`."""
     return directions.tile(slice(0, len(rows)), slice(0, directions.count), rows)
 
 
-def _columns(metric: Metric, rows: Tensor) -> Iterator[Tensor]:
+def _columns(metric: Geometry, rows: Tensor) -> Iterator[Tensor]:
     """Yield the columns of B in chunks of c directions, times `sqrt(c)`, as the engine takes means over directions."""
     batch, dim = rows.shape
     unit = torch.eye(dim, dtype=rows.dtype, device=rows.device)

@@ -36,11 +36,13 @@ class BatchTensors(LossTensors, DirectionTensors, NoiseTensors, total=False):
         level: noise level of each sample.
         t: time of each sample.
         beta: tempering level of each sample.
+        base: samples of the other density.
     """
 
     level: Tensor | None
     t: Tensor | None
     beta: Tensor | None
+    base: Tensor
 
 
 class ScoreLoss(nn.Module, Generic[Out]):
@@ -68,14 +70,16 @@ class ScoreLoss(nn.Module, Generic[Out]):
 
         Args:
             loss: the function, called as `loss(model, x, **tensors, **options)`.
-            tensors: the TypedDict of the tensors that come with a batch, in their order in `forward`.
+            tensors: the TypedDict of the tensors that come with a batch, in their order in `forward`, where those
+                without a default come first.
             keywords: those of further bases.
         """
         super().__init_subclass__(**keywords)
         if loss is None:
             return
-        cls.loss, cls.tensor_names = staticmethod(loss), tuple(get_type_hints(tensors))
         parameters = inspect.signature(loss).parameters
+        needed = [name for name in get_type_hints(tensors) if parameters[name].default is inspect.Parameter.empty]
+        cls.loss, cls.tensor_names = staticmethod(loss), tuple(dict.fromkeys([*needed, *get_type_hints(tensors)]))
         nets = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "x"]
         options = [parameters[name] for name in cls.option_names()]
         _sign(vars(cls)["__init__"], [*nets, *options])

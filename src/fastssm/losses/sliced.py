@@ -36,8 +36,8 @@ class SlicedScoreOptions(SlicedOptions, total=False):
 
     Attributes:
         control_variate: "optimal" weights `(v . s)^2` against `|s|^2` by the coefficient that minimises the variance of
-            the loss, estimated from the batch and held constant; needs two samples or more. Overrides
-            `variance_reduced`.
+            the samples' losses times `weight`, estimated from the batch and held constant, which biases the loss of a
+            small batch a little; needs two samples or more. Overrides `variance_reduced`.
     """
 
     control_variate: ControlVariate | None
@@ -121,7 +121,7 @@ def sliced_loss(
     if control_variate is None:
         return sliced_of(chosen, request, directions, options["variance_reduced"], reduced, return_terms)
     found = chosen.terms(request, directions)
-    return finish(found.projected_jacobian, _controlled_square(found), reduced, return_terms)
+    return finish(found.projected_jacobian, _controlled_square(found, reduced.weight), reduced, return_terms)
 
 
 @overload
@@ -253,21 +253,22 @@ def _norm_square(found: Terms) -> Tensor:
     return 0.5 * found.score.square().sum(1)
 
 
-def _controlled_square(found: Terms) -> Tensor:
-    """`a - beta (a - c)` with `a = mean_m (v . s)^2 / 2`, `c = |s|^2 / 2`, `beta = Cov(j + a, a - c) / Var(a - c)`.
+def _controlled_square(found: Terms, weight: Tensor | None) -> Tensor:
+    """`a - beta (a - c)` with `a = mean_m (v . s)^2 / 2`, `c = |s|^2 / 2`.
 
-    Moments are over the batch; `j` is the Jacobian's term. `beta = 0` is SSM and `beta = 1` is SSM-VR. As `a - c` has
-    mean zero, every `beta` gives the same expectation.
+    `beta = Cov(w (j + a), w (a - c)) / Var(w (a - c))`. Moments are over the batch; `j` is the
+    Jacobian's term and w the weight. `beta = 0` is SSM and `beta = 1` is SSM-VR. As `a - c` has mean zero, every
+    constant `beta` gives the same expectation.
     """
     a, c = _projected_square(found), _norm_square(found)
     with torch.no_grad():
-        noise = a - c
+        w = torch.ones_like(a) if weight is None else weight.to(a.dtype)
+        noise = w * (a - c)
         centred = noise - noise.mean()
-        plain = found.projected_jacobian + a
+        plain = w * (found.projected_jacobian + a)
         variance = centred.square().sum()
-        rounding = (16.0 * torch.finfo(a.dtype).eps) ** 2 * (
-            a.square() + c.square()
-        ).sum()  # a = c, say of a whole basis
+        tiny = 16.0 * torch.finfo(a.dtype).eps  # a = c up to rounding, say of a whole basis
+        rounding = tiny**2 * (w.square() * (a.square() + c.square())).sum()
         beta = torch.where(variance > rounding, (plain * centred).sum() / variance, torch.ones_like(variance))
     return a - beta * (a - c)
 

@@ -2,5 +2,6 @@
 
 from fastssm.nn.made import MADEContext
 from fastssm.nn.mlp import MLP, FourierFeatures, Sin, make_activation, module_class
+from fastssm.nn.periodic import Periodic
 
-__all__ = ["MLP", "FourierFeatures", "MADEContext", "Sin", "make_activation", "module_class"]
+__all__ = ["MLP", "FourierFeatures", "MADEContext", "Periodic", "Sin", "make_activation", "module_class"]
