@@ -70,12 +70,17 @@ def markdown(rows: Sequence[Row], value: str, down: str, across: str, *only: str
     rows = [row for row in rows if row[value] and all(row[column] == text for column, text in wanted.items())]
     names = [name.strip() for name in down.split(",")]
     heads = list(dict.fromkeys(row[across] for row in rows))
-    yield f"| {' | '.join((*names, *heads))} |"
+    yield _line((*names, *heads))
     yield f"|{'---|' * len(names)}{'---:|' * len(heads)}"
     for key in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
         mine = [row for row in rows if tuple(row[name] for name in names) == key]
         cells = (mean([float(row[value]) for row in mine if row[across] == head]) for head in heads)
-        yield f"| {' | '.join((*key, *cells))} |"
+        yield _line((*key, *cells))
+
+
+def _line(cells: Sequence[str]) -> str:
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def mean(values: Sequence[float]) -> str:

@@ -19,7 +19,7 @@ ROWS = [
     {"backends"},
     {"conditionals", "operators", "sampling"},
     {"losses"},
-    {"diagnostics", "diffusion", "integrations"},
+    {"diagnostics", "diffusion", "graphical", "integrations"},
     {"__init__"},  # the public names
     {"data"},
     {"training"},
@@ -148,7 +148,7 @@ def test_import_starts_no_build_and_no_compiler():
 LAZY = """
 import sys, fastssm
 assert not {name for name in sys.modules if name.startswith(("fastssm.training", "fastssm.data", "fastssm.diffusion"))}
-for name in ("diffusion", "sampling", "diagnostics", "data", "training", "integrations"):
+for name in ("diffusion", "sampling", "diagnostics", "data", "training", "integrations", "graphical"):
     assert name in dir(fastssm)
     assert getattr(fastssm, name) is sys.modules[f"fastssm.{name}"]
     assert vars(fastssm)[name] is getattr(fastssm, name)

@@ -18,8 +18,9 @@ last bar, which contenders:
     <!-- table: limits | ways | avx512 | SSM -->           what would not make it faster, from cpu_attempts.csv
     <!-- table: attempts -->                               what makes jets fast, from networks_attempts.csv
     <!-- table: examples | truncated -->                   what examples/truncated.py prints, from examples.csv
-    <!-- table: experiments | graphical | auc | domain, n | estimator -->  from experiments_graphical.csv: the column of
-                                                           numbers, of rows and of columns; then column=value to pick
+    <!-- table: experiments | graphical | auc | domain, eta | weight | n=80 -->
+                                                           from experiments_graphical.csv: the column of numbers, those
+                                                           of rows and of columns; then column=value, to pick
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
     <!-- table: outliers -->                               from outliers.csv
     <!-- table: reading -->                                from tables.csv

@@ -49,14 +49,15 @@ from fastssm.operators import Terms, divergence, hvp_form, jacobian_diag, laplac
 from fastssm.recognition import Network, Refusal, recognize
 
 if TYPE_CHECKING:  # what follows is imported on first use, by `__getattr__`
-    from fastssm import data, diagnostics, diffusion, integrations, sampling, training
+    from fastssm import data, diagnostics, diffusion, graphical, integrations, sampling, training
     from fastssm.training import Model, load
 
 __version__ = "0.1.0"
 
 _LAZY = {  # names by the module that is imported on their first use
     **{
-        name: f"fastssm.{name}" for name in ("data", "diagnostics", "diffusion", "integrations", "sampling", "training")
+        name: f"fastssm.{name}"
+        for name in ("data", "diagnostics", "diffusion", "graphical", "integrations", "sampling", "training")
     },
     "Model": "fastssm.training",
     "load": "fastssm.training",
@@ -108,6 +109,7 @@ __all__ = [
     "finite_difference_denoising_loss",
     "finite_difference_loss",
     "graphed",
+    "graphical",
     "hvp_form",
     "integrations",
     "jacobian_diag",

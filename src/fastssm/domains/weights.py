@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastssm.domains.domains import Bound, as_bound
+from fastssm.domains.base import Bound, as_bound
 
 Function = Callable[..., Tensor]
 

@@ -28,7 +28,8 @@ class DomainOptions(SlicedOptions, total=False):
     """Options of `domain_loss`.
 
     Attributes:
-        domain: `Positive()`, `Box(l, u)`, `Halfspaces(A, b)`, `Ball(r)` or `Simplex()` of `fastssm.domains`.
+        domain: one of `fastssm.domains`: `Positive()`, `Box(l, u)`, `Halfspaces(A, b)`, `Ball(r)`, `Simplex()`,
+            `Intervals((l, u), ...)`, `OutsideBall(r)`, `Polynomial(c, e, b)` or an `Intersection` of them.
         h: from distances to `(h, h')`; `Weight("power", 1.0, cap=1.0)`, which is `min(t, 1)`, if None.
         weighting: "coordinate", or "distance": one weight `g = h(distance to the boundary)` for all coordinates.
         exact: take the exact weighted trace from D directions per sample, without noise; then leave out v and
@@ -104,16 +105,13 @@ def domain_loss(
         boundaries using score matching".
     """
     weighting, exact = options["weighting"], options["exact"]
-    checks.check_choice("weighting", weighting, get_args(Weighting))
     request = backends.make_request(model, x, options["cond"], options["kind"], options["precision"])
     reduced = check_reduction(x, options["weight"], options["reduction"])
     generalized.check_exact(exact, options["v"], options["n_projections"])
     chosen = backends.select(request, "terms", options["backend"])
     generalized.check_held_constant(x)
     with without_autocast(x):
-        metric = _metric(
-            rows_of(request.x), options["domain"], _CAPPED if options["h"] is None else options["h"], weighting
-        )
+        metric = metric_of(rows_of(request.x), options["domain"], options["h"], weighting)
     directions = None if exact else directions_of(x, options)
     trace, rest = generalized.terms(chosen, request, metric, directions, options["variance_reduced"])
     _check_boundary(metric, (trace + rest).detach())
@@ -130,8 +128,10 @@ def _check_boundary(metric: Metric, losses: Tensor) -> None:
     )
 
 
-def _metric(x: Tensor, domain: object, h: object, weighting: Weighting) -> Metric:
-    """Return `g` and its slopes in x as the metric `D = diag(g)`, `r_j = dg_j/dx_j`."""
+def metric_of(x: Tensor, domain: object, h: object, weighting: Weighting) -> Metric:
+    """Return `g` and its slopes in x as the metric `D = diag(g)`, `r_j = dg_j/dx_j`, for points `[B, D]`."""
+    h = _CAPPED if h is None else h
+    checks.check_choice("weighting", weighting, get_args(Weighting))
     if not isinstance(domain, Domain):
         raise TypeError(f"domain must be a domain of fastssm.domains, such as Positive(), got {type(domain).__name__}.")
     if not callable(h):

@@ -1,101 +1,15 @@
-"""Convex domains and distances to their boundary, along each coordinate and Euclidean."""
+"""Convex domains."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from typing import NamedTuple
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Bound = Tensor | float
-SWEEPS = 500  # of the projection onto a polyhedron, at most
-
-
-class Sections(NamedTuple):
-    """Distances along the coordinates, `[B, D]` each.
-
-    The section of coordinate j at x is the interval `{y : (y, x_-j) in the domain}`, with all other coordinates fixed.
-
-    Attributes:
-        phi: distance from `x_j` to the nearer end of its section; infinite if the section is unbounded.
-        sign: `d phi_j / d x_j`: +1 nearer the lower end, -1 nearer the upper end, 0 halfway or if unbounded.
-    """
-
-    phi: Tensor
-    sign: Tensor
-
-
-class Domain(ABC):
-    """A closed convex subset of `R^D` that contains the data."""
-
-    advice = "drop those rows, or pass a domain that contains the data"
-
-    def check_width(self, dim: int) -> None:
-        """Raise ValueError unless the domain has points of `dim` coordinates."""
-        width = self.width()
-        if width is not None and width != dim:
-            raise ValueError(
-                f"{type(self).__name__} has points of {width} coordinate(s), but x has {dim}; give the domain "
-                "one bound per coordinate."
-            )
-
-    def width(self) -> int | None:
-        """Return the number of coordinates of the points, or None if it is arbitrary."""
-        return None
-
-    @abstractmethod
-    def contains(self, x: Tensor) -> Tensor:
-        """Return whether points `[B, D]` lie in the domain, boundary included, as bool `[B]`."""
-
-    @abstractmethod
-    def sections(self, x: Tensor) -> Sections:
-        """Return the distances along the coordinates from points `[B, D]` of the domain."""
-
-    @abstractmethod
-    def distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the Euclidean distance `[B]` to the boundary from points `[B, D]` of the domain, and its gradient."""
-
-    @abstractmethod
-    def nearest(self, x: Tensor) -> Tensor:
-        """Return the point of the domain nearest to each of the points `[B, D]`, up to rounding."""
-
-    def project(self, x: Tensor, before: Tensor) -> Tensor:
-        """Return points `[B, D]`, with those outside moved to the nearest point of the domain.
-
-        Args:
-            x: points, such as the states after a step. Those that are not finite stay as they are.
-            before: points of the domain, such as the states before the step. A point whose nearest point lies outside
-                by a rounding error moves a little towards them.
-        """
-        return self._returned(x, before, mirror=False)
-
-    def reflect(self, x: Tensor, before: Tensor) -> Tensor:
-        """Return points `[B, D]`, with those outside mirrored at the nearest point of the domain: `2 nearest(x) - x`.
-
-        Where the mirror image lies outside too, this is `project`.
-
-        Args:
-            x: points, such as the states after a step. Those that are not finite stay as they are.
-            before: points of the domain, such as the states before the step.
-
-        Source: Bossy, Gobet, Talay 2004, "A symmetrized Euler scheme for an efficient approximation of reflected
-        diffusions".
-        """
-        return self._returned(x, before, mirror=True)
-
-    def _returned(self, x: Tensor, before: Tensor, mirror: bool) -> Tensor:
-        out = x.isfinite().all(1) & ~self.contains(x)
-        if not bool(out.any()):
-            return x
-        left, found = x[out], before[out]
-        nearest = self.nearest(left)
-        inner = nearest + math.sqrt(torch.finfo(x.dtype).eps) * (found - nearest)
-        for candidate in (inner, nearest, *((2 * nearest - left,) if mirror else ())):
-            found = torch.where(self.contains(candidate)[:, None], candidate, found)
-        return x.index_put((out,), found)
+from fastssm.domains.base import Bound, Domain, Sections, alternately, as_bound, nearer
 
 
 class Box(Domain):
@@ -140,7 +54,7 @@ class Box(Domain):
 
     def sections(self, x: Tensor) -> Sections:
         """Return the distance to the nearer bound."""
-        return _nearer(*self._gaps(x))
+        return nearer(*self._gaps(x))
 
     def distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distance to the nearest face."""
@@ -230,7 +144,7 @@ class Halfspaces(Domain):
         """Return the distances along each coordinate to the nearest face."""
         slack, a = self._slack(x)
         steps = slack[:, :, None] / torch.where(a == 0, 1.0, a.abs())  # [B, K, D]
-        return _nearer(*(torch.where(a * sign > 0, steps, math.inf).amin(1) for sign in (-1.0, 1.0)))
+        return nearer(*(torch.where(a * sign > 0, steps, math.inf).amin(1) for sign in (-1.0, 1.0)))
 
     def distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distance to the nearest face."""
@@ -241,18 +155,8 @@ class Halfspaces(Domain):
 
     def nearest(self, x: Tensor) -> Tensor:
         """Project onto one halfspace after the other, with Dykstra's corrections, until the points stay."""
-        a = self.normals.to(x)
-        square, corrections = a.square().sum(1), x.new_zeros(len(a), *x.shape)
-        for _ in range(SWEEPS):
-            last = x
-            for k, (normal, offset) in enumerate(zip(a, self.offsets.to(x), strict=True)):
-                moved = x + corrections[k]
-                excess = ((moved @ normal - offset) / square[k]).clamp(min=0)
-                corrections[k] = excess[:, None] * normal
-                x = moved - corrections[k]
-            if torch.allclose(x, last, rtol=0.0, atol=4 * torch.finfo(x.dtype).eps):
-                break
-        return x
+        faces = zip(self.normals.to(x), self.offsets.to(x), strict=True)
+        return alternately(x, [partial(_into, normal, offset) for normal, offset in faces])
 
     def __repr__(self) -> str:
         """Return the name, A and b."""
@@ -333,7 +237,7 @@ class Simplex(Domain):
 
     def sections(self, x: Tensor) -> Sections:
         """Return the distances to zero and to where the last part is zero, whichever is smaller."""
-        return _nearer(x, _last_part(x).expand_as(x))
+        return nearer(x, _last_part(x).expand_as(x))
 
     def distance(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distance to the nearest face, including `sum x = 1`."""
@@ -360,15 +264,11 @@ class Simplex(Domain):
         return "Simplex()"
 
 
-def as_bound(value: Bound) -> Tensor:
-    """Return a number or a tensor as a tensor; a number becomes float64."""
-    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-
-
 def _last_part(x: Tensor) -> Tensor:
     return 1 - x.sum(1, keepdim=True)
 
 
-def _nearer(below: Tensor, above: Tensor) -> Sections:
-    """Return the distance to the nearer end, and its sign."""
-    return Sections(torch.minimum(below, above), torch.sign(above - below).nan_to_num(0.0))
+def _into(normal: Tensor, offset: Tensor, x: Tensor) -> Tensor:
+    """Project onto one halfspace."""
+    excess = ((x @ normal - offset) / normal.square().sum()).clamp(min=0)
+    return x - excess[:, None] * normal
