@@ -150,8 +150,10 @@ def peak_rate() -> float:
     return max(rates)
 
 
-def markdown(which: str, level: str, loss: str) -> Iterator[str]:
-    """Yield the lines of the table of parts, or of ways."""
+def markdown(which: str, level: str = "", loss: str = "") -> Iterator[str]:
+    """Yield the lines of the table of parts, of ways or of operations."""
+    if which == "operations":
+        return operations_table()
     if which == "parts":
         return parts_table(read(PARTS_OUT), level, loss)
     return attempts_table(read(OUT), level, loss)
@@ -180,6 +182,13 @@ def attempts_table(rows: Sequence[Row], level: str, loss: str) -> Iterator[str]:
     for way in dict.fromkeys(row["way"] for row in mine):
         cells = {size_of(row): f"{float(row['time_with']):.3f}" for row in mine if row["way"] == way}
         yield line([way, *(cells[size] for size in sizes)])
+
+
+def operations_table() -> Iterator[str]:
+    """Yield how many times the operations of SSM one call of SSM-VR takes, one column per size."""
+    yield from header(["operations of", *map(str, SIZES)])
+    ratios = (arithmetic(Case(size), LOSSES[1]) / arithmetic(Case(size), LOSSES[0]) for size in SIZES)
+    yield line([f"{LOSSES[1]} / {LOSSES[0]}", *(f"{ratio:.3f}" for ratio in ratios)])
 
 
 def size_of(row: Row) -> str:

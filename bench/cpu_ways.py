@@ -92,7 +92,7 @@ BLOCKS = {
     "avx512": "constexpr int kRows = 6, kBlockVectors = 4;",
     "avx2": "constexpr int kRows = 6, kBlockVectors = 2;",
 }
-OTHER_BLOCKS = {"avx512": ((8, 3), (14, 2)), "avx2": ((4, 3), (12, 1))}
+OTHER_BLOCKS = {"avx512": ((8, 3), (14, 2)), "avx2": ((4, 2), (12, 1))}
 
 
 def by_panels(count: int) -> tuple[Edit, ...]:
