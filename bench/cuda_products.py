@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bench.cuda_static import SECTOR, profiled
-from bench.harness import RESULTS, environment, write_rows
+from bench.cuda_table import PRODUCTS
+from bench.harness import environment, write_rows
 from bench.measure import Row
 from tests.cuda import test_gemm
 from tests.cuda.harness.adversaries import DECADES, adversaries, error
@@ -22,7 +23,6 @@ from tests.cuda.harness.machine_code import count, instructions, resources
 from tests.cuda.harness.machines import machine_named
 from tests.cuda.harness.whole_net import WholeNet
 
-OUT = RESULTS / "cuda_products.csv"
 DEPTHS = (32, 96, 512)
 SHAPE = (256, 128, 256)  # m, n, k of the products whose traffic is counted
 TILES = {"split": 128, "tf32": 64, "bf16": 64}  # rows and columns of C for a block
@@ -104,7 +104,7 @@ def traffic() -> Iterator[Row]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the CSV file."""
     parser = argparse.ArgumentParser(prog="python -m bench.cuda_products", description=__doc__)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=PRODUCTS)
     chosen = parser.parse_args(argv)
     common = environment() | {"status": "computed, never measured"}
     rows = [row for part in (errors, machine_code, traffic) for row in part()]
