@@ -122,7 +122,7 @@ def test_split_products_copy_and_load_as_tensor_cores_need_it(architecture: Arch
         assert count(kernel, "LDGSTS", "128") >= 4
         assert count(kernel, "LDSM", "M88", "4") >= 36
         assert count(kernel, "LDSM", "MT88", "4") >= 36
-        assert count(kernel, "LDS", "128") == count(kernel, "LDS") > 0  # of what is split
+        assert count(kernel, "LDS", "128") >= 16  # of what is split, at once
         assert count(kernel, "STS", "64") == count(kernel, "STS") > 0
 
 
