@@ -82,8 +82,8 @@ void split_product(const Runtime<float>& runtime, const Product& p) {
 
 // ---- cuBLAS ----------------------------------------------------------------------------------------------------
 
-constexpr int kFloat32 = 0, kBfloat16 = 14;                  // cudaDataType_t
-constexpr int kComputeFloat32 = 68, kComputeTf32 = 77;       // cublasComputeType_t
+constexpr int kFloat32 = 0, kBfloat16 = 14;             // cudaDataType_t
+constexpr int kComputeFloat32 = 68, kComputeTf32 = 77;  // cublasComputeType_t
 constexpr int kDefaultAlgorithm = -1, kPlain = 0, kTransposed = 1;
 
 // An operand in cuBLAS's column-major words: a matrix of contiguous rows is its transpose there.

@@ -1,5 +1,5 @@
-// Products of float32 on the tensor cores that are as accurate as float32. A number is the sum of three bfloat16 numbers,
-// x = x0 + x1 + x2, exactly where |x| > 1e-33, so that a product is
+// Products of float32 on the tensor cores that are as accurate as float32. A number is the sum of three bfloat16
+// numbers, x = x0 + x1 + x2, exactly where |x| > 1e-33, so that a product is
 //   x y = x0 y0 + x0 y1 + x1 y0 + x0 y2 + x1 y1 + x2 y0 + (terms below 2^-23 x y, left out).
 // The tensor cores add up the six terms of 16 steps of the depth. They truncate, so longer sums, which would drift, are
 // added outside of them. An infinite number gives NaN, as its x1 is inf - inf.
@@ -109,8 +109,8 @@ struct SplitSide {
     }
   }
 
-  // This lane's words of 16 entries along C and the whole depth: of rows 0 and 8 in the first half of the depth, then of
-  // those in the second half.
+  // This lane's words of 16 entries along C and the whole depth: of rows 0 and 8 in the first half of the depth, then
+  // of those in the second half.
   FASTSSM_DEVICE void load(uint32_t (&words)[4], int set, int i, int begin) const {
     const int lane = threadIdx.x % 32;
     const int row = begin + (along_depth ? lane % 16 : lane / 8 % 2 * 8);

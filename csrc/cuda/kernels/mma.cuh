@@ -1,5 +1,6 @@
 // The instructions of tensor cores: products of float32, one warp's D = A B + C at a time, accumulated in float32, and
-// what brings their operands. Devices before 8.0 have none of them. The emulator has the same by the layouts of the PTX ISA, "Warp-level matrix instructions".
+// what brings their operands. Devices before 8.0 have none of them. The emulator has the same by the layouts of the PTX
+// ISA, "Warp-level matrix instructions".
 #pragma once
 
 #include "shared.cuh"
@@ -74,8 +75,8 @@ struct Bf16 {
   }
 };
 
-// Word i of a lane is of matrix i, of 8 rows of 16 bytes in shared memory: two bfloat16 numbers of row lane / 4, or with
-// `transposed` of column lane / 4, the first of them at 2 (lane % 4). Lane l gives row l % 8 of matrix l / 8.
+// Word i of a lane is of matrix i, of 8 rows of 16 bytes in shared memory: two bfloat16 numbers of row lane / 4, or
+// with `transposed` of column lane / 4, the first of them at 2 (lane % 4). Lane l gives row l % 8 of matrix l / 8.
 template <bool transposed>
 FASTSSM_DEVICE void load_matrices(uint32_t (&words)[4], const uint16_t* row) {
 #if defined(FASTSSM_EMULATOR)

@@ -202,7 +202,7 @@ FASTSSM_DEVICE void small_reduce(const Small<T>& p) {
     if (e < p.partial) total += p.partials[int64_t(b) * p.partial + e];
   sums[threadIdx.x] = total;
   __syncthreads();
-  if (warp > 0 || e >= p.partial) return;
+  if (warp > 0) return;
   for (int other = 1; other < kReducers; other++) total += sums[other * kWarp + threadIdx.x];
   const auto give = [&](T* to, int at, int size) {
     if (to && at >= 0 && at < size) to[at] = total;

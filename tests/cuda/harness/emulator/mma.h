@@ -2,8 +2,9 @@
 // instructions": which lane holds which element differs for A, B and C, so a transposed or swapped operand shows.
 //
 // Sums are rounded as measured on an A100 (Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior of NVIDIA tensor
-// cores", 2021): products are exact; those of 4 steps of tf32, or of 8 of bf16, and C are truncated to one bit more than
-// float32 has relative to the largest of them, added, and the sum is truncated to float32. Later devices keep more bits.
+// cores", 2021): products are exact; those of 4 steps of tf32, or of 8 of bf16, and C are truncated to one bit more
+// than float32 has relative to the largest of them, added, and the sum is truncated to float32. Later devices keep more
+// bits.
 #pragma once
 
 #include <cstdint>
