@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.cuda_static import SECTOR, profiled
 from bench.cuda_table import PRODUCTS
-from bench.harness import environment, write_rows
+from bench.harness import environment, read, write_rows
 from bench.measure import Row
 from tests.cuda import test_gemm
 from tests.cuda.harness.adversaries import DECADES, adversaries, error
@@ -80,17 +80,24 @@ class Counted(WholeNet):
         return failed
 
 
+def from_a_sector(shape: tuple[int, int], row_major: bool) -> np.ndarray:
+    """Return a matrix of ones that begins with a sector, as all memory of torch does."""
+    rows, columns = shape if row_major else shape[::-1]
+    held = aligned(rows * columns + SECTOR, np.float32, 1)
+    first = -(held.ctypes.data // 4) % (SECTOR // 4)
+    lines = held[first : first + rows * columns].reshape(rows, columns)
+    return lines if row_major else lines.T
+
+
 def traffic() -> Iterator[Row]:
     """Yield the traffic of each product: its bytes over those of its tiles, and turns of shared memory over bytes."""
     net, (m, n, k) = Counted(profiled().machine), SHAPE
     net.limit(BY_NAME["sm_80"], 1)
-    random = np.random.default_rng(0)
     for precision, tile in TILES.items():
         for name, ways in LAYOUTS.items():
-            drawn = random.standard_normal((m, k)), random.standard_normal((k, n))
-            a, b = (test_gemm.laid_out(x, way, 0) for x, way in zip(drawn, ways, strict=True))
+            a, b = from_a_sector((m, k), ways[0]), from_a_sector((k, n), ways[1])
             net.device.traffic()
-            test_gemm.multiply(net, a, b, aligned((m, n), np.float32), False, precision)
+            test_gemm.multiply(net, a, b, from_a_sector((m, n), True), False, precision)
             ((kernel, seen),) = net.seen.items()
             moved = SECTOR * sum(seen[f"global {way}"].units for way in ("reads", "writes"))
             held = [seen[f"shared {way}"] for way in ("reads", "writes")]
@@ -101,14 +108,21 @@ def traffic() -> Iterator[Row]:
             yield row | {"shared_turns_over_minimum": turns / whole}
 
 
+PARTS = {"error": errors, "code": machine_code, "traffic": traffic}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the CSV file."""
     parser = argparse.ArgumentParser(prog="python -m bench.cuda_products", description=__doc__)
+    parser.add_argument("--rows", nargs="+", choices=PARTS, default=tuple(PARTS), help="the file keeps its others")
     parser.add_argument("--out", type=Path, default=PRODUCTS)
     chosen = parser.parse_args(argv)
     common = environment() | {"status": "computed, never measured"}
-    rows = [row for part in (errors, machine_code, traffic) for row in part()]
-    write_rows(({name: (common | row).get(name, "") for name in COLUMNS} for row in rows), chosen.out, COLUMNS)
+    rows = [row for row in read(chosen.out) if row["row"] not in chosen.rows] if chosen.out.exists() else []
+    rows += [common | row for name in chosen.rows for row in PARTS[name]()]
+    order = list(PARTS)
+    rows.sort(key=lambda row: order.index(row["row"]))
+    write_rows(({name: row.get(name, "") for name in COLUMNS} for row in rows), chosen.out, COLUMNS)
 
 
 if __name__ == "__main__":
