@@ -88,9 +88,9 @@ def check_layouts(net: WholeNet, shape: tuple[int, int, int], precision: str, li
         assert np.isnan(between_lines(c)).all(), f"{turn}, {spare}: written between lines"
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
-@each("shape", SHAPES)
-def test_every_layout(whole_net: WholeNet, shape: tuple[int, int, int], precision: str) -> None:
+@each("case", itertools.product(["tf32", "bf16"], SHAPES))
+def test_every_layout(whole_net: WholeNet, case: tuple[str, tuple[int, int, int]]) -> None:
+    precision, shape = case
     check_layouts(whole_net, shape, precision, False, EVERY_LAYOUT)
 
 
@@ -115,7 +115,7 @@ def test_cublas_in_bf16(whole_net: WholeNet) -> None:
     assert [launch.kernel for launch in whole_net.launches] == ["product_bf16"]
 
 
-@pytest.mark.parametrize("multiprocessors", [1, 7])
+@each("multiprocessors", [1, 7])
 def test_slices_of_the_depth_are_added_up(whole_net: WholeNet, multiprocessors: int) -> None:
     """With a block for each multiprocessor, of about 128 of the depth: one, or three of at most 112."""
     whole_net.limit(BY_NAME["sm_86"], multiprocessors)
@@ -139,7 +139,7 @@ def test_a_split_product_is_as_accurate_as_float32(whole_net: WholeNet, scale: f
         assert error(found, a, b) <= 2 * max(error(a @ b, a, b), 2.0**-24), name
 
 
-@pytest.mark.parametrize("precision", PRECISIONS[1:])
+@each("precision", PRECISIONS[1:])
 def test_what_is_not_finite_stays_where_it_belongs(whole_net: WholeNet, precision: str) -> None:
     a, b, c = (aligned(shape, np.float32, 1) for shape in ((70, 35), (35, 66), (70, 66)))
     a[3, 34] = np.nan
@@ -151,7 +151,7 @@ def test_what_is_not_finite_stays_where_it_belongs(whole_net: WholeNet, precisio
     assert np.isfinite(np.delete(c, 3, axis=0)[:, :65]).all()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS[1:])
+@each("precision", PRECISIONS[1:])
 def test_a_device_without_such_tensor_cores_refuses(whole_net: WholeNet, precision: str) -> None:
     whole_net.limit(BY_NAME["sm_75"])
     one = aligned((1, 1), np.float32, 1)
