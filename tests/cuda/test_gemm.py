@@ -99,20 +99,16 @@ def test_layouts_of_split_products(whole_net: WholeNet, shape: tuple[int, int, i
     check_layouts(whole_net, shape, "split", False, SOME_LAYOUTS)
 
 
-@each("shape", [(3, 5, 7), (1, 1, 1), (8, 1, 4)])
-def test_cublas_in_tf32(whole_net: WholeNet, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """cuBLAS rounds; its stand-in does not."""
-    monkeypatch.setitem(globals(), "rounded", lambda a, precision: a)
-    check_layouts(whole_net, shape, "tf32", True, EVERY_LAYOUT)
-
-
-def test_cublas_in_bf16(whole_net: WholeNet) -> None:
-    """A large product, whose operands are narrowed by a kernel each; lines are no whole packs. A small one is not."""
+def test_cublas(whole_net: WholeNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 a kernel narrows each operand of a large product; lines are no whole packs. A small one does without."""
     check_layouts(whole_net, (261, 130, 1003), "bf16", True, [(True, False, True), (False, True, False)])
     assert [launch.kernel for launch in whole_net.launches] == ["product_narrow", "product_narrow", "gemm_ex"]
     one = aligned((1, 1), np.float32, 1)
     multiply(whole_net, one, one, one, False, "bf16", True)
     assert [launch.kernel for launch in whole_net.launches] == ["product_bf16"]
+    monkeypatch.setitem(globals(), "rounded", lambda a, precision: a)  # cuBLAS rounds to TF32; its stand-in does not
+    for shape in ((3, 5, 7), (1, 1, 1), (8, 1, 4)):
+        check_layouts(whole_net, shape, "tf32", True, EVERY_LAYOUT)
 
 
 @each("multiprocessors", [1, 7])
