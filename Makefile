@@ -122,6 +122,7 @@ kernels: $(VENV)/.cuda-test  ## the CUDA kernels by nvcc, a cubin for each archi
 
 cuda-static: $(VENV)/.test  ## what is known of the CUDA kernels without a GPU, into bench/results (needs nvcc)
 	$(BIN)/python -m bench.cuda_static $(ARGS)
+	$(BIN)/python -m bench.cuda_products
 	$(BIN)/python tools/fill_tables.py
 
 mutants: $(VENV)/.test  ## break each term of csrc/maths/sweep.h and each product in turn, and see the tests notice

@@ -1,4 +1,4 @@
-"""Tables of bench/results/cuda_static.csv for the documentation: predictions, not measurements."""
+"""Tables of cuda_static.csv and cuda_products.csv for the documentation: predictions, not measurements."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,6 +9,8 @@ from bench.table import header, line
 from bench.targets import size_of
 
 OUT = RESULTS / "cuda_static.csv"
+PRODUCTS = RESULTS / "cuda_products.csv"
+UNIT = 2.0**-24  # half a unit in the last place of float32
 WHOLE_NETS = ("small_objective", "small_score")
 
 
@@ -38,4 +40,39 @@ def whole_net_table(rows: Sequence[Row]) -> Iterator[str]:
         yield line([str(size_of(row)), row["kind"], row["loss"], row["device"], *takes, f"{over:.3f}"])
 
 
+def error_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield one line per kind of data: errors of both products by depth, and the largest ratio over all scales."""
+    mine = [row for row in rows if row["row"] == "error"]
+    depths = dict.fromkeys(row["k"] for row in mine)
+    scales = len({row["scale"] for row in mine})
+    yield from header(["data", *(f"split, float32 at k = {k}" for k in depths), f"largest ratio over {scales} scales"])
+    for data in dict.fromkeys(row["data"] for row in mine):
+        its = [row for row in mine if row["data"] == data]
+        at_one = {row["k"]: row for row in its if float(row["scale"]) == 1}
+        errors = ((float(at_one[k][name]) / UNIT for name in ("error", "float32_error")) for k in depths)
+        ratio = max(float(row["error_over_float32"]) for row in its)
+        yield line([data, *(f"{own:.2f}, {other:.2f}" for own, other in errors), f"{ratio:.2f}"])
+
+
+def code_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield one line per product kernel and architecture: its instructions and resources."""
+    counted, held = (
+        ("HMMA", "LDSM", "LDGSTS"),
+        ("registers", "spilled_bytes", "shared_bytes", "blocks_per_multiprocessor"),
+    )
+    yield from header(["kernel", "architecture", *counted, "registers", "spilled", "shared bytes", "blocks held"])
+    for row in (row for row in rows if row["row"] == "code"):
+        yield line([f"`{row['kernel']}`", row["architecture"], *(row[name] for name in (*counted, *held))])
+
+
+def traffic_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield one line per product: bytes of global memory over those of its tiles, and turns of shared memory."""
+    yield from header(["kernel", "product", "m,n,k", "bytes moved", "moved / minimum", "turns / minimum"])
+    for row in (row for row in rows if row["row"] == "traffic"):
+        over = (f"{float(row[name]):.3f}" for name in ("moved_over_minimum", "shared_turns_over_minimum"))
+        size = ",".join(row[name] for name in "mnk")
+        yield line([f"`{row['kernel']}`", row["data"], size, row["bytes_moved"], *over])
+
+
 TABLES = {"calls": call_table, "whole net": whole_net_table}
+PRODUCT_TABLES = {"errors": error_table, "code": code_table, "traffic": traffic_table}

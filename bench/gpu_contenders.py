@@ -171,6 +171,7 @@ CONTENDERS = {
     "fastssm cuda, allow_tf32": Contender(ours("cuda"), tolerance=0.02, tf32=True),
     "fastssm cuda tf32": Contender(ours("cuda", precision="tf32"), tolerance=0.02),
     "fastssm cuda bf16": Contender(ours("cuda", precision="bf16"), tolerance=0.1),
+    "fastssm cuda split": Contender(ours("cuda", precision="split")),
     "FD-SSM": Contender(torch_loss(rivals.finite_differences), tolerance=1.0, losses=SSM),
     "Taylor + compile, reduce-overhead": Contender(reduce_overhead, REDUCED, graphs=False, pool=True, sizes=4),
     "JAX Taylor": Contender(jax_taylor, JAX, graphs=False, pool=True),

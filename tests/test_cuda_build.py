@@ -293,7 +293,7 @@ def test_tf32_is_for_gpus() -> None:
     with pytest.raises(fastssm.UnsupportedError) as raised:
         fastssm.sliced_loss(fastssm.nn.MLP(2, [4]), torch.randn(3, 2), precision="tf32")
     if extension.module() is not None:
-        assert "tensor cores of GPUs" in str(raised.value)
+        assert "tensor cores of a GPU" in str(raised.value)
 
 
 def test_a_compiled_graph_looks_past_the_cuda_backend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,10 @@ print(*(torch._C._dispatch_has_kernel_for_dispatch_key(f"fastssm::{name}", "CUDA
 print(library.fastssm_load_kernels(0, b"no such file").decode())
 print(library.fastssm_load_kernels(0, sys.argv[1].encode()).decode())
 """
-WEAK = ["aoti_torch_cuda_addmm_out", "aoti_torch_get_current_cuda_stream", "torch_exception_get_what_without_backtrace"]
+WEAK = [
+    *("aoti_torch_cuda_addmm_out", "aoti_torch_get_current_cuda_stream"),
+    *("torch_exception_get_what_without_backtrace", "torch_get_current_cuda_blas_handle"),
+]
 GENERATED = Path(torch.__file__).parent / "include/torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h"
 
 

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +68,18 @@ CHANGES = (
     ("mask", "small.cuh", "samples = p.samples - first < p.tile ? int(p.samples - first) : p.tile;",
      "samples = p.tile;"),
     ("mask", "small.cuh", "p.x[b * dim + j] : j < dim + p.extra", "p.x[b * dim + j] : j <= dim + p.extra"),
-    ("mask", "small.cuh", "if (e >= p.partial) return;", "if (e > p.partial) return;"),
+    ("mask", "small.cuh", "if (e < p.partial) total", "if (e <= p.partial) total"),
+    ("mask", "gemm_split.cuh", "left > 0 ? static_cast<int>(left) : 0", "left > 0 ? 4 : 0"),
+    ("mask", "gemm_split.cuh", "if (r >= p.m || c >= p.n) continue;", "if (r > p.m || c >= p.n) continue;"),
+    ("mask", "gemm_split.cuh", "if (wide && c + 1 < p.n)", "if (wide)"),
+    ("mask", "gemm_split.cuh", "if (e >= entries) return;", "if (e > entries) return;"),
+    ("mask", "gemm_split.cuh", "if (at >= s.lines * packs) return;", "if (at > s.lines * packs) return;"),
+    ("sum", "small_steps.cuh", "for (int apart = 1; apart < n;", "for (int apart = 2; apart < n;"),
+    ("sum", "small.cuh", "for (int other = 1; other < kReducers", "for (int other = 2; other < kReducers"),
+    ("sum", "gemm_split.cuh", "slice < s.slices", "slice + 1 < s.slices"),
+    ("sum", "gemm_split.cuh", "wait_for_copies<kSplitStages - 2>", "wait_for_copies<kSplitStages - 1>"),
+    ("term", "gemm_split.cuh", "t < 6", "t < 5"),
+    ("term", "gemm_split.cuh", "for (int t = 0; t < 6", "for (int t = 1; t < 6"),
     ("mask", "small_steps.cuh", "const T w = j < top.out ? memory", "const T w = j <= top.out ? memory"),
     ("sum", "small.cuh", "for (int r = 0; r < rows; r++)", "for (int r = 0; r + 1 < rows; r++)"),
     ("sum", "small_steps.cuh", "for (int r = 0; r < count; r++) total", "for (int r = 0; r + 1 < count; r++) total"),
@@ -123,12 +134,14 @@ EQUIVALENT = {
 # mutants are compiled in float64 alone, but for the products, which have no other type.
 JUDGES = {"barrier": "race", "mask": "address"} | dict.fromkeys(("rule", "swap", "sum", "term"), "emulator")
 TESTED = {
-    "gemm": (("test_gemm.py",), "every_layout"),
+    "gemm_split": (("test_gemm.py",), "layouts_of_split or slices or cublas or accurate"),
+    "gemm": (("test_gemm.py",), "layout"),
     "small_score": (("test_small.py",), "score and (f64 or finite)"),
     "small": (("test_small.py",), "f64"),
     "": (("test_tops.py", "test_rows.py", "test_pointwise.py"), "(double or int8)"),
 }
 NEEDED = {
+    "gemm_split": "product_(split|sum|narrow|bf16)",
     "gemm": "product_",
     "small_score": "small_",
     "small": "small_",
@@ -193,7 +206,7 @@ def verdict(folder: Path, file: str, text: str, machine: str) -> str:
     packs.write_text(once(packs.read_text(), PRODUCT, MINUS + PRODUCT))
     libraries.library("kernels", [kernels], "plain" if machine == "emulator" else machine)  # raises if it is no C++
     files, chosen = TESTED[tested_by(file)]
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-k", f"{machine} and {chosen}"]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-k", f"{machine} and ({chosen})"]
     surroundings = libraries.sanitized() if machine == "address" else dict(os.environ)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *(str(TESTS / name) for name in files)],
@@ -221,11 +234,25 @@ def check_sound(pool: ThreadPoolExecutor, scratch: Path, every: list[Mutant]) ->
             sys.exit(f"{failing} fails without any mutant: {key}")
 
 
+def update(table: Path, rows: list[tuple[str, ...]], keep: bool) -> None:
+    """Write rows in the order of the mutants, and with `keep` those of the table that are not among them."""
+    known: dict[tuple[str, ...], Sequence[str]] = {}
+    if keep:
+        with table.open(newline="") as file:
+            known |= {tuple(row[:4]): row for row in csv.reader(file)}
+    known |= {row[:4]: row for row in rows}
+    kept = [known[mutant[:4]] for mutant in every_mutant() if mutant[:4] in known]
+    with table.open("w", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(("kind", "file", "place", "change", "judge", "caught", "by_or_why_not"))
+        out.writerows(kept)
+
+
 def main() -> None:
     """Try every mutant, write the table, and exit with 1 if one survives that should not."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=RESULT, help="where the table goes")
-    parser.add_argument("--only", default="", help="only mutants that match; their verdicts are printed alone")
+    parser.add_argument("--only", default="", help="only mutants that match; the table keeps its other rows")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time")
     options = parser.parse_args()
     every = [mutant for mutant in every_mutant() if re.search(options.only, " ".join(mutant[:4]))]
@@ -238,11 +265,7 @@ def main() -> None:
             result = "yes" if by else "equivalent" if mutant.key in EQUIVALENT else "no"
             print(f"{result:<11} {mutant.kind}: {mutant.file}: {mutant.place}: {mutant.change} {by}", flush=True)
             rows.append((*mutant[:4], JUDGES[mutant.kind], result, by or EQUIVALENT.get(mutant.key, "")))
-    if not options.only:
-        with options.output.open("w", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(("kind", "file", "place", "change", "judge", "caught", "by_or_why_not"))
-            table.writerows(rows)
+    update(options.output, rows, keep=bool(options.only))
     survivors = sum(row[5] == "no" for row in rows)
     print(f"{sum(row[5] == 'yes' for row in rows)} of {len(rows)} mutants caught, {survivors} survive")
     sys.exit(survivors > 0)

@@ -22,6 +22,7 @@ last bar, which contenders:
                                                            from experiments_graphical.csv: the column of numbers, those
                                                            of rows and of columns; then column=value, to pick
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
+    <!-- table: products | errors -->                          from cuda_products.csv; also: code, traffic
     <!-- table: outliers -->                               from outliers.csv
     <!-- table: reading -->                                from tables.csv
     <!-- table: installs -->                               from installs.csv
@@ -123,6 +124,8 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
         return "\n".join(experiments.markdown(read(experiments.file_of(parts[1])), *parts[2:]))
     if parts[0] == "cuda":
         return "\n".join(cuda_table.TABLES[parts[1]](read(cuda_table.OUT)))
+    if parts[0] == "products":
+        return "\n".join(cuda_table.PRODUCT_TABLES[parts[1]](read(cuda_table.PRODUCTS)))
     if parts[0] == "gpu":
         return "\n".join(gpu_table.markdown(parts[1:]))
     if parts[0] == "cpu":

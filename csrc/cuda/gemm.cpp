@@ -1,16 +1,38 @@
 #include "gemm.h"
 
+#include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "kernels/gemm_params.h"
+#include "launch.h"
 
 namespace fastssm::cuda {
 namespace {
 
 constexpr int kTensorCapability = 80;
 constexpr size_t kShared = 2 * 2 * kProductTile * (kProductDepth + 4) * sizeof(float);  // two stages of either side
+constexpr size_t kSplitShared = 2 * size_t(kSplitTile) * kSplitDepth *  // stages, and two sets of parts, of either side
+                                (kSplitStages * sizeof(float) + 2 * kSplitParts * sizeof(uint16_t));
+constexpr int64_t kSliceDepth = 128;  // of a split product at least, for which a block is worth while
+// Narrowing takes a launch for each operand; a kernel of fewer multiplications, which rounds them itself, takes less.
+constexpr int64_t kNarrowed = int64_t(1) << 25;
+
+// A product whose C has contiguous rows: C^T = B^T A^T where its columns are.
+struct Operands {
+  View<const float> a, b;
+  View<float> c;
+
+  Operands(View<const float> left, View<const float> right, View<float> out) : a(left), b(right), c(out) {
+    if (c.column_stride == 1) return;
+    c = transposed(c);
+    std::swap(a, b);
+    a = transposed(a);
+    b = transposed(b);
+  }
+};
 
 // A side whose rows run along C, and whose columns run along the depth.
 Side side(const View<const float>& v) {
@@ -18,38 +40,132 @@ Side side(const View<const float>& v) {
   return {.p = v.p, .stride = along_depth ? v.row_stride : v.column_stride, .along_depth = along_depth};
 }
 
-void require(int capability, const char* precision) {
+Product product(const Operands& of, bool accumulate) {
+  return {.a = side(of.a),
+          .b = side(transposed(of.b)),
+          .c = of.c.p,
+          .c_stride = of.c.row_stride,
+          .m = of.c.rows,
+          .n = of.c.columns,
+          .k = of.a.columns,
+          .accumulate = accumulate};
+}
+
+const char* name(Precision precision) {
+  return precision == Precision::bf16 ? "bf16" : precision == Precision::tf32 ? "tf32" : "split";
+}
+
+void require(int capability, Precision precision) {
   if (capability >= kTensorCapability) return;
   const std::string has = std::to_string(capability / 10) + "." + std::to_string(capability % 10);
-  throw std::runtime_error(std::string("precision=\"") + precision +
+  throw std::runtime_error(std::string("precision=\"") + name(precision) +
                            "\" needs tensor cores of compute capability 8.0 or later, and this device has " + has +
                            ": pass precision=\"full\"");
+}
+
+// ---- float32 split in three ------------------------------------------------------------------------------------
+
+void split_product(const Runtime<float>& runtime, const Product& p) {
+  const int64_t tiles = divided_up(p.m, kSplitTile) * divided_up(p.n, kSplitTile);
+  const int64_t idle = runtime.launcher.limits().multiprocessors / tiles;  // blocks that a tile may have
+  const int64_t wanted = std::clamp<int64_t>(idle, 1, divided_up(p.k, kSliceDepth));
+  const int64_t depth = divided_up(divided_up(p.k, wanted), kSplitDepth) * kSplitDepth;
+  SplitProduct s{.product = p, .partials = nullptr, .depth = depth, .slices = int(divided_up(p.k, depth))};
+  if (s.slices > 1) s.partials = static_cast<float*>(runtime.scratch(sizeof(float) * s.slices * p.m * p.n));
+  const Grid grid{static_cast<unsigned>(tiles), static_cast<unsigned>(s.slices)};
+  const Launch how{.grid = grid, .threads = kSplitThreads, .shared = kSplitShared};
+  runtime.launcher("product_split", how, s, runtime.stream);
+  if (s.slices == 1) return;
+  const Grid entries{static_cast<unsigned>(divided_up(p.m * p.n, kThreads))};
+  runtime.launcher("product_sum", {.grid = entries, .threads = kThreads}, s, runtime.stream);
+}
+
+// ---- cuBLAS ----------------------------------------------------------------------------------------------------
+
+constexpr int kFloat32 = 0, kBfloat16 = 14;             // cudaDataType_t
+constexpr int kComputeFloat32 = 68, kComputeTf32 = 77;  // cublasComputeType_t
+constexpr int kDefaultAlgorithm = -1, kPlain = 0, kTransposed = 1;
+
+// An operand in cuBLAS's column-major words: a matrix of contiguous rows is its transpose there.
+struct Operand {
+  const void* p;
+  int transpose;
+  int64_t lines, length, ld;
+};
+
+template <class T>
+Operand operand(const View<T>& v) {
+  const bool rows = v.column_stride == 1;
+  const int64_t lines = rows ? v.rows : v.columns, length = rows ? v.columns : v.rows;
+  const int64_t ld = rows ? v.row_stride : v.column_stride;
+  // a single line may have any stride, and cuBLAS refuses a small one
+  return {.p = v.p,
+          .transpose = rows ? kPlain : kTransposed,
+          .lines = lines,
+          .length = length,
+          .ld = std::max(ld, length)};
+}
+
+Narrowed narrowed(const Operand& of) {
+  return {.from = static_cast<const float*>(of.p),
+          .to = nullptr,
+          .lines = of.lines,
+          .length = of.length,
+          .stride = of.ld,
+          .padded = divided_up(of.length, 8) * 8};
+}
+
+// Writes both operands in bfloat16.
+void narrow(const Runtime<float>& runtime, Operand& a, Operand& b) {
+  Narrowed left = narrowed(a), right = narrowed(b);
+  const int64_t size = left.lines * left.padded;
+  left.to = static_cast<uint16_t*>(runtime.scratch(sizeof(uint16_t) * (size + right.lines * right.padded)));
+  right.to = left.to + size;
+  for (auto [parameters, operand] : {std::pair{left, &a}, {right, &b}}) {
+    const Grid grid{static_cast<unsigned>(divided_up(parameters.lines * parameters.padded / 8, kThreads))};
+    runtime.launcher("product_narrow", {.grid = grid, .threads = kThreads}, parameters, runtime.stream);
+    operand->p = parameters.to;
+    operand->ld = parameters.padded;
+  }
+}
+
+// C^T = B^T A^T, as cuBLAS sees it.
+void cublas_product(const Runtime<float>& runtime, const Operands& of, bool accumulate) {
+  Operand a = operand(of.a), b = operand(of.b);
+  const bool narrow_them = runtime.precision == Precision::bf16;
+  if (narrow_them) narrow(runtime, a, b);
+  const int type = narrow_them ? kBfloat16 : kFloat32, compute = narrow_them ? kComputeFloat32 : kComputeTf32;
+  const float one = 1, before = accumulate;
+  const auto size = [](int64_t n) { return static_cast<int>(n); };
+  const int failed = runtime.cublas.gemm(
+      runtime.cublas.handle, b.transpose, a.transpose, size(of.c.columns), size(of.c.rows), size(of.a.columns), &one,
+      b.p, type, size(b.ld), a.p, type, size(a.ld), &before, of.c.p, kFloat32, size(operand(of.c).ld), compute,
+      kDefaultAlgorithm);
+  if (failed) throw std::runtime_error("cublasGemmEx failed with status " + std::to_string(failed));
+}
+
+// Whether cuBLAS takes a product of rounded operands: its sizes are of 32 bits.
+bool suits_cublas(const Runtime<float>& runtime, const Operands& of) {
+  if (!runtime.cublas.gemm) return false;
+  const int64_t m = of.c.rows, n = of.c.columns, k = of.a.columns;
+  for (int64_t size : {m, n, k, operand(of.a).ld, operand(of.b).ld, of.c.row_stride})
+    if (size > std::numeric_limits<int>::max()) return false;
+  return runtime.precision == Precision::tf32 || m * n * k > kNarrowed;
 }
 
 }  // namespace
 
 void tensor_product(const Runtime<float>& runtime, View<const float> a, View<const float> b, View<float> c,
                     bool accumulate) {
-  const bool narrow = runtime.precision == Precision::bf16;
-  require(runtime.launcher.limits().capability, narrow ? "bf16" : "tf32");
-  if (c.column_stride != 1) {  // compute C^T = B^T A^T, whose rows are contiguous
-    c = transposed(c);
-    std::swap(a, b);
-    a = transposed(a);
-    b = transposed(b);
-  }
-  const Product p{.a = side(a),
-                  .b = side(transposed(b)),
-                  .c = c.p,
-                  .c_stride = c.row_stride,
-                  .m = c.rows,
-                  .n = c.columns,
-                  .k = a.columns,
-                  .accumulate = accumulate};
-  const auto tiles = [](int64_t n) { return (n + kProductTile - 1) / kProductTile; };
-  const Grid grid{static_cast<unsigned>(tiles(p.m) * tiles(p.n))};
-  const Launch how{.grid = grid, .threads = kProductThreads, .shared = kShared};
-  runtime.launcher(narrow ? "product_bf16" : "product_tf32", how, p, runtime.stream);
+  require(runtime.launcher.limits().capability, runtime.precision);
+  const Operands operands(a, b, c);
+  if (runtime.precision != Precision::split && suits_cublas(runtime, operands))
+    return cublas_product(runtime, operands, accumulate);
+  const Product p = product(operands, accumulate);
+  if (runtime.precision == Precision::split) return split_product(runtime, p);
+  const int64_t tiles = divided_up(p.m, kProductTile) * divided_up(p.n, kProductTile);
+  const Launch how{.grid = {static_cast<unsigned>(tiles)}, .threads = kProductThreads, .shared = kShared};
+  runtime.launcher(runtime.precision == Precision::bf16 ? "product_bf16" : "product_tf32", how, p, runtime.stream);
 }
 
 }  // namespace fastssm::cuda

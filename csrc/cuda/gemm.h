@@ -16,8 +16,9 @@ View<T> transposed(const View<T>& v) {
   return {.p = v.p, .rows = v.columns, .columns = v.rows, .row_stride = v.column_stride, .column_stride = v.row_stride};
 }
 
-// c = a b, or += with `accumulate`, of operands rounded to tf32 or bfloat16 and accumulated in float32. Views are as
-// for Runtime::product. Raises std::runtime_error where the device has no such tensor cores.
+// c = a b, or += with `accumulate`, on the tensor cores: of operands rounded to tf32 or bfloat16 and accumulated in
+// float32, by cuBLAS where the runtime has it, or of float32 numbers split in three. Views are as for Runtime::product.
+// Raises std::runtime_error where the device has no such tensor cores.
 void tensor_product(const Runtime<float>& runtime, View<const float> a, View<const float> b, View<float> c,
                     bool accumulate);
 

@@ -7,7 +7,8 @@
 
 namespace fastssm::cuda {
 
-enum class Precision { full, tf32, bf16 };  // of the products of float32
+// Of the products of float32: as the caller has them; of rounded operands; of float32 as three bfloat16 numbers.
+enum class Precision { full, tf32, bf16, split };
 
 constexpr size_t kWorkspace = size_t(256) << 20;  // bytes
 
@@ -16,6 +17,15 @@ template <class T>
 struct View {
   T* p;
   int64_t rows, columns, row_stride, column_stride;
+};
+
+// cublasGemmEx, whose matrices are column-major, and the handle to call it with.
+struct Cublas {
+  using Gemm = int (*)(void* handle, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha,
+                       const void* a, int type_a, int lda, const void* b, int type_b, int ldb, const void* beta,
+                       void* c, int type_c, int ldc, int compute, int algorithm);
+  void* handle;
+  Gemm gemm = nullptr;  // null: there is none
 };
 
 template <class T>
@@ -30,6 +40,18 @@ struct Runtime {
   Precision precision;
   bool whole_net = true;          // run a network that is small enough in one kernel
   size_t workspace = kWorkspace;  // limit of a tile's buffers, exceeded only where one sample needs more
+  Cublas cublas{};                // for products of rounded operands
+
+  // Returns uninitialised bytes for one product: the next one may get the same.
+  void* scratch(size_t bytes) const {
+    if (bytes > held.size) held = {allocate(bytes), bytes};
+    return held.p;
+  }
+  struct Held {
+    void* p = nullptr;
+    size_t size = 0;
+  };
+  mutable Held held{};
 };
 
 }  // namespace fastssm::cuda

@@ -4,6 +4,7 @@
 #include "../maths/activations.h"
 #include "engine.h"
 #include "kernels/small_params.h"
+#include "launch.h"
 
 namespace fastssm::cuda {
 namespace {
@@ -41,7 +42,8 @@ struct Space {
 
 template <class T>
 bool is_small(const Problem<T>& problem, Precision precision) {
-  if (precision != Precision::full || problem.samples == 0) return false;
+  const bool exact = precision == Precision::full || precision == Precision::split;
+  if (!exact || problem.samples == 0) return false;
   if (problem.depth < 2 || problem.depth - 1 > kSmallDepth || problem.dim + problem.extra > kSmallWidth) return false;
   if (!plain(problem.layers[problem.depth - 1])) return false;
   if (problem.directions.count > kMaxDirections) return false;
@@ -177,8 +179,10 @@ bool small_objective(const Problem<T>& problem, const int64_t* seed, const Objec
   const auto count = [](int n) { return Grid{static_cast<unsigned>(n)}; };
   const char* objective = p.energy() ? Names<T>::energy : Names<T>::score;
   runtime.launcher(objective, {.grid = count(p.blocks), .threads = kSmallThreads, .shared = shared}, p, runtime.stream);
-  const int reducers = (p.partial + kSmallThreads - 1) / kSmallThreads;
-  runtime.launcher(Names<T>::reduce, {.grid = count(reducers), .threads = kSmallThreads}, p, runtime.stream);
+  const Launch reduce{.grid = count(static_cast<int>(divided_up(p.partial, kWarp))),
+                      .threads = kReducers * kWarp,
+                      .shared = kReducers * kWarp * sizeof(T)};
+  runtime.launcher(Names<T>::reduce, reduce, p, runtime.stream);
   return true;
 }
 

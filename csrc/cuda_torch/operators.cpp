@@ -2,6 +2,8 @@
 //
 // With FASTSSM_EMULATED the same code takes CPU tensors, and the program that links it defines the launcher: the
 // emulator of tests/cuda, or nvcc's PTX executed on the CPU.
+#include <utility>
+
 #include "../cuda/engine.h"
 #include "../engine/call.h"
 #include "runtime.h"
@@ -13,8 +15,13 @@ using Given = Inputs<Tensor>;
 using Tensors = std::vector<Tensor>;
 
 cuda::Precision precision_named(const std::string& name) {
-  require(name == "full" || name == "tf32" || name == "bf16", "precision must be full, tf32 or bf16, got ", name, ".");
-  return name == "full" ? cuda::Precision::full : name == "tf32" ? cuda::Precision::tf32 : cuda::Precision::bf16;
+  using Precision = cuda::Precision;
+  constexpr std::pair<const char*, Precision> known[] = {
+      {"full", Precision::full}, {"tf32", Precision::tf32}, {"bf16", Precision::bf16}, {"split", Precision::split}};
+  for (const auto& [word, precision] : known)
+    if (name == word) return precision;
+  require(false, "precision must be full, tf32, bf16 or split, got ", name, ".");
+  return Precision::full;
 }
 
 // A kernel with a pointer to another device's memory would end the process.

@@ -1,6 +1,8 @@
 // A call's runtime: torch's memory and torch's products, on torch's stream.
 #pragma once
 
+#include <dlfcn.h>
+
 #include "../cuda/runtime.h"
 #include "stable.h"
 
@@ -41,6 +43,19 @@ inline void multiply_and_add(const Tensor& a, const Tensor& b, const Tensor& out
   check(FASTSSM_ADDMM(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0), "addmm");
 }
 
+// cuBLAS's product of the library that torch has loaded, or null.
+inline cuda::Cublas::Gemm cublas_gemm() {
+  static const auto found = [] {
+    void* gemm = dlsym(RTLD_DEFAULT, "cublasGemmEx");
+    for (const char* name : {"libcublas.so.13", "libcublas.so.12"}) {
+      void* library = gemm ? nullptr : dlopen(name, RTLD_LAZY | RTLD_NOLOAD);
+      if (library) gemm = dlsym(library, "cublasGemmEx");
+    }
+    return reinterpret_cast<cuda::Cublas::Gemm>(gemm);
+  }();
+  return found;
+}
+
 // The device and stream of a call, and its memory, which it frees at its end: torch reuses that memory only for later
 // work on the same stream.
 template <class T>
@@ -56,10 +71,20 @@ class Session {
             .stream = place_.stream,
             .product = product,
             .allocate = [this](size_t bytes) { return allocate(bytes); },
-            .precision = precision_};
+            .precision = precision_,
+            .cublas = cublas()};
   }
 
  private:
+  // With torch's handle, on torch's stream, and nothing where torch or cuBLAS does not have what it takes.
+  cuda::Cublas cublas() const {
+    const bool rounded = precision_ == cuda::Precision::tf32 || precision_ == cuda::Precision::bf16;
+    if (!rounded || !torch_get_current_cuda_blas_handle) return {};
+    cuda::Cublas found{.handle = nullptr, .gemm = cublas_gemm()};
+    if (found.gemm) check(torch_get_current_cuda_blas_handle(&found.handle), "torch_get_current_cuda_blas_handle");
+    return found;
+  }
+
   template <class S>
   Tensor view(const cuda::View<S>& m) const {
     const int64_t sizes[] = {m.rows, m.columns}, strides[] = {m.row_stride, m.column_stride};

@@ -18,6 +18,7 @@
 extern "C" {
 __attribute__((weak, visibility("default"))) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
                                                                                              void** stream);
+__attribute__((weak, visibility("default"))) AOTITorchError torch_get_current_cuda_blas_handle(void** handle);
 __attribute__((weak, visibility("default"))) const char* torch_exception_get_what_without_backtrace();  // from 2.13 on
 }
 

@@ -18,7 +18,7 @@ NetworkKind = Literal["energy", "score"]
 Kind = Literal["auto", "energy", "score"]
 Projection = Literal["rademacher", "gaussian", "sphere", "hadamard", "basis"]
 Reduction = Literal["mean", "sum", "none"]
-Precision = Literal["full", "bf16", "tf32"]
+Precision = Literal["full", "bf16", "tf32", "split"]
 BackendName = Literal["reference", "jets", "torch", "cpu", "cuda", "auto"]
 ControlVariate = Literal["optimal"]
 Condition = Literal["sigma", "log_sigma", "level"]
@@ -57,7 +57,8 @@ class EngineOptions(TypedDict, total=False):
     Attributes:
         backend: "auto", or "reference", "jets", "torch", "cpu", "cuda", which must then run.
         precision: "full", the dtype of the data. "bf16" multiplies bfloat16 numbers and sums in float32, with gradients
-            accurate to about 1e-2; "tf32" the same to about 1e-3, on a GPU only. Both need a compiled engine.
+            accurate to about 1e-2; "tf32" the same to about 1e-3, on a GPU only; "split" multiplies float32 numbers as
+            accurately as "full", on the tensor cores of a GPU. All but "full" need a compiled engine.
     """
 
     backend: BackendName

@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_bits(name: str) -> None:
     assert all(map(torch.equal, first, second))
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "split"])
 def test_rounded_products_are_close(precision: str) -> None:
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("no such tensor cores")

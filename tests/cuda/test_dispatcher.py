@@ -188,7 +188,7 @@ SENTENCES = [
     "the structure of this network has 4 tensors, got 3.",
     "a layer takes 4 inputs, but 2 reach it.",
     "kind must be energy or score, got other.",
-    "precision must be full, tf32 or bf16, got double.",
+    "precision must be full, tf32, bf16 or split, got double.",
     'only products of float32 can be rounded; use precision="full" for float64.',
     "x must be of a floating-point type, got Long.",
     "weight must have 3 elements, got [2].",
@@ -217,7 +217,7 @@ for out, kind in ((1, "energy"), (16, "score")):
         loss = dispatcher.objective(Inputs(x, None, v, None), None, tensors, static, form)[0]
         return [loss.detach(), *torch.autograd.grad(loss, tensors)]
     full = [t.double() for t in gradients("full")]
-    for precision, rtol in (("tf32", 3e-3), ("bf16", 2e-2)):
+    for precision, rtol in (("tf32", 3e-3), ("bf16", 2e-2), ("split", 2e-6)):
         rounded = gradients(precision)
         oracle.assert_close(rounded, full, rtol, precision)
         print(precision, torch.equal(rounded[1].double(), full[1]))
@@ -225,7 +225,7 @@ for out, kind in ((1, "energy"), (16, "score")):
 
 
 def test_rounded_products() -> None:
-    assert run(operators(), ROUNDED) == "tf32 False\nbf16 False\n" * 2
+    assert run(operators(), ROUNDED) == "tf32 False\nbf16 False\nsplit False\n" * 2
 
 
 LEAK = """

@@ -27,7 +27,9 @@ EACH = pytest.mark.parametrize(
 )
 
 FITTED = r"small_(objective|score)_"  # take as much shared memory as the device has
-PRODUCT = 36864  # bytes of shared memory of product_*: kShared of gemm.cpp
+PRODUCTS = {"product_tf32": 36864, "product_bf16": 36864, "product_split": 98304}  # bytes of shared memory, of gemm.cpp
+PRODUCT = PRODUCTS["product_tf32"]
+TENSOR_CAPABILITY = 80  # of a device that runs them
 LOADS = rf"(up_\w+|down|down_score|chain|curve|score_seed|given|weighted_sum|finish|\w+_top|leave)_|{FITTED}"
 STORES = r"(rademacher|enter|up_\w+|down|down_score|chain|curve|given|score_seed|weighted_sum|terms_top)_"
 TRIGONOMETRIC = rf"up_sin_|{FITTED}"  # reducing a large argument of the sine takes a table in local memory
@@ -43,7 +45,7 @@ def shared(kernel: str, architecture: Architecture) -> int:
     """Return the most shared memory that the host asks for."""
     if re.match(FITTED, kernel):
         return architecture.shared_per_block
-    return PRODUCT if kernel.startswith("product") else threads()[kernel] * ACCESS
+    return PRODUCTS.get(kernel, threads()[kernel] * ACCESS)
 
 
 @COMPILES
@@ -66,6 +68,8 @@ def test_stacks_are_those_of_trigonometry_alone(architecture: Architecture) -> N
 @EACH
 def test_a_multiprocessor_holds_a_block_of_every_kernel(architecture: Architecture) -> None:
     for name, kernel in resources(architecture.name).items():
+        if name in PRODUCTS and architecture.capability < TENSOR_CAPABILITY:
+            continue
         bytes_shared = shared(name, architecture)
         assert bytes_shared <= architecture.shared_per_block, name
         assert occupancy(architecture, threads()[name], kernel.registers, bytes_shared) >= 1, (name, kernel)
@@ -76,7 +80,7 @@ def test_a_multiprocessor_holds_a_block_of_every_kernel(architecture: Architectu
 def test_pointwise_kernels_keep_a_quarter_of_the_threads(architecture: Architecture) -> None:
     """Memory is read fast only where enough threads wait for it."""
     for name, kernel in resources(architecture.name).items():
-        if not re.match(r"small|product", name):
+        if not name.startswith("small") and name not in PRODUCTS:
             blocks = occupancy(architecture, threads()[name], kernel.registers, shared(name, architecture))
             assert 4 * blocks * threads()[name] >= architecture.threads, (name, kernel, blocks)
 
@@ -101,11 +105,25 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(architecture: Architecture
 @EACH
 def test_tensor_cores_work_where_asked_and_nowhere_else(architecture: Architecture) -> None:
     code = instructions(architecture.name)
-    formats = {"product_tf32": "TF32", "product_bf16": "BF16"} if architecture.capability >= 80 else {}
+    formats = {"product_tf32": "TF32", "product_bf16": "BF16", "product_split": "BF16"}
+    formats = formats if architecture.capability >= TENSOR_CAPABILITY else {}
     products = {name: [i for i in kernel if i.split(".")[0].endswith("MMA")] for name, kernel in code.items()}
     for name, word in formats.items():
         assert sum(code[name][i] for i in products[name] if word in i) >= 16, code[name]
     assert {name for name, found in products.items() if found and name not in formats} == set()
+
+
+@DISASSEMBLES
+@EACH
+def test_split_products_copy_and_load_as_tensor_cores_need_it(architecture: Architecture) -> None:
+    """Asynchronous copies of 16 bytes, and loads of whole fragments in both directions: never number by number."""
+    if architecture.capability >= TENSOR_CAPABILITY:
+        kernel = instructions(architecture.name)["product_split"]
+        assert count(kernel, "LDGSTS", "128") >= 4
+        assert count(kernel, "LDSM", "M88", "4") >= 36
+        assert count(kernel, "LDSM", "MT88", "4") >= 36
+        assert count(kernel, "LDS", "128") >= 16  # of what is split, at once
+        assert count(kernel, "STS", "64") == count(kernel, "STS") > 0
 
 
 @DISASSEMBLES

@@ -1,4 +1,4 @@
-// The parameters of the tensor-core products.
+// The parameters of the products on tensor cores.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,28 @@ struct Product {
   int64_t c_stride;
   int64_t m, n, k;
   bool accumulate;
+};
+
+constexpr int kSplitThreads = 256;
+constexpr int kSplitTile = 128;  // rows and columns of C for a block
+constexpr int kSplitDepth = 16;  // staged at a time
+constexpr int kSplitStages = 3;  // of float32 numbers, most of them on their way
+constexpr int kSplitParts = 3;   // bfloat16 numbers that add up to one of float32
+
+// A product whose depth is split between `slices` rows of blocks, each `depth` of it. With more than one, each writes
+// its sums to its own [m, n] of `partials`, and a second kernel adds them up.
+struct SplitProduct {
+  Product product;
+  float* partials;
+  int64_t depth;
+  int slices;
+};
+
+// A matrix in bfloat16: its lines, `padded` apart and filled with zeros.
+struct Narrowed {
+  const float* from;
+  uint16_t* to;
+  int64_t lines, length, stride, padded;
 };
 
 }  // namespace fastssm::cuda

@@ -1,5 +1,6 @@
 // All kernels, by the names that host code starts them with. nvcc, NVRTC and the emulator compile this file.
 #include "gemm.cuh"
+#include "gemm_split.cuh"
 #include "pointwise.cuh"
 #include "random.cuh"
 #include "rows.cuh"
@@ -38,12 +39,15 @@ FASTSSM_LAYER_KERNEL(rademacher_int8, Rademacher) { rademacher_rows<int8_t>(para
   FASTSSM_LAYER_KERNEL(total_##T, Total<T>) { total_rows(parameters); }                              \
   FASTSSM_KERNEL(kSmallThreads, small_objective_##T, Small<T>) { small_objective(parameters); }      \
   FASTSSM_KERNEL(kSmallThreads, small_score_##T, Small<T>) { small_score(parameters); }              \
-  FASTSSM_KERNEL(kSmallThreads, small_reduce_##T, Small<T>) { small_reduce(parameters); }
+  FASTSSM_KERNEL(kReducers * kWarp, small_reduce_##T, Small<T>) { small_reduce(parameters); }
 
 FASTSSM_KERNELS(float)
 FASTSSM_KERNELS(double)
 
 FASTSSM_KERNEL(kProductThreads, product_tf32, Product) { product<Tf32>(parameters); }
 FASTSSM_KERNEL(kProductThreads, product_bf16, Product) { product<Bf16>(parameters); }
+FASTSSM_KERNEL(kSplitThreads, product_split, SplitProduct) { split_product(parameters); }
+FASTSSM_LAYER_KERNEL(product_sum, SplitProduct) { sum_slices(parameters); }
+FASTSSM_LAYER_KERNEL(product_narrow, Narrowed) { narrow_lines(parameters); }
 
 }  // namespace fastssm::cuda

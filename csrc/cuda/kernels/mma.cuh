@@ -1,8 +1,9 @@
-// The tensor cores' products of float32, one warp's D = A B + C at a time, accumulated in float32. Devices before 8.0
-// have neither format. The emulator has the same by the layouts of the PTX ISA, "Warp-level matrix instructions".
+// The instructions of tensor cores: products of float32, one warp's D = A B + C at a time, accumulated in float32, and
+// what brings their operands. Devices before 8.0 have none of them. The emulator has the same by the layouts of the PTX
+// ISA, "Warp-level matrix instructions".
 #pragma once
 
-#include "pack.cuh"
+#include "shared.cuh"
 
 #if !defined(FASTSSM_EMULATOR) && (!defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800)
 #define FASTSSM_TENSOR_ASM 1
@@ -47,7 +48,10 @@ struct Bf16 {
 
   // Two numbers with 7 bits of mantissa, the first one in the lower half.
   static FASTSSM_DEVICE uint32_t word(const float* row, int stride, int t, int half) {
-    const float low = row[(2 * t + 8 * half) * stride], high = row[(2 * t + 8 * half + 1) * stride];
+    return packed(row[(2 * t + 8 * half) * stride], row[(2 * t + 8 * half + 1) * stride]);
+  }
+
+  static FASTSSM_DEVICE uint32_t packed(float low, float high) {
 #if defined(FASTSSM_EMULATOR)
     return emulator::pack_bf16(low, high);
 #elif defined(FASTSSM_TENSOR_ASM)
@@ -70,5 +74,61 @@ struct Bf16 {
 #endif
   }
 };
+
+// Word i of a lane is of matrix i, of 8 rows of 16 bytes in shared memory: two bfloat16 numbers of row lane / 4, or
+// with `transposed` of column lane / 4, the first of them at 2 (lane % 4). Lane l gives row l % 8 of matrix l / 8.
+template <bool transposed>
+FASTSSM_DEVICE void load_matrices(uint32_t (&words)[4], const uint16_t* row) {
+#if defined(FASTSSM_EMULATOR)
+  emulator::ldmatrix_x4(words, row, transposed);
+#elif defined(FASTSSM_TENSOR_ASM)
+  const unsigned from = shared_address(row);
+  if constexpr (transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(from)
+                 : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(from)
+                 : "memory");
+#endif
+}
+
+// Starts a copy to shared memory of 4 or 16 bytes: the first `given` from `from`, then zeros.
+template <int size>
+FASTSSM_DEVICE void copy_async(float* to, const float* from, int given) {
+  static_assert(size == 4 || size == 16);
+#if defined(FASTSSM_EMULATOR)
+  emulator::copy_async(to, from, size, given);
+#elif defined(FASTSSM_TENSOR_ASM)
+  if constexpr (size == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(given)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(given)
+                 : "memory");
+#endif
+}
+
+// Ends a group of this thread's copies.
+FASTSSM_DEVICE void commit_copies() {
+#if defined(FASTSSM_EMULATOR)
+  emulator::commit_copies();
+#elif defined(FASTSSM_TENSOR_ASM)
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until at most `left` of this thread's latest groups are under way.
+template <int left>
+FASTSSM_DEVICE void wait_for_copies() {
+#if defined(FASTSSM_EMULATOR)
+  emulator::wait_for_copies(left);
+#elif defined(FASTSSM_TENSOR_ASM)
+  asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
+#endif
+}
 
 }  // namespace fastssm::cuda

@@ -189,14 +189,21 @@ struct SmallBlock : SmallTile<T> {
   }
 };
 
-// Adds up one entry over all blocks, in their order, and stores it in the caller's tensor.
+// Adds up entries over all blocks, and stores them in the caller's tensors. Each lane of a warp has an entry, and each
+// warp some of the blocks; their sums are added in the order of the blocks.
 template <class T>
 FASTSSM_DEVICE void small_reduce(const Small<T>& p) {
-  const int e = int(blockIdx.x * blockDim.x + threadIdx.x), sum = e - 16 * p.patches;
-  if (e >= p.partial) return;
+  FASTSSM_SHARED(T, sums);  // of each warp, for its entries
+  const int e = int(blockIdx.x * kWarp + threadIdx.x % kWarp), sum = e - 16 * p.patches, warp = threadIdx.x / kWarp;
+  const int share = (p.blocks + kReducers - 1) / kReducers, end = int(least((warp + 1) * share, p.blocks));
   T total(0);
 #pragma unroll 8
-  for (int b = 0; b < p.blocks; b++) total += p.partials[int64_t(b) * p.partial + e];
+  for (int b = warp * share; b < end; b++)
+    if (e < p.partial) total += p.partials[int64_t(b) * p.partial + e];
+  sums[threadIdx.x] = total;
+  __syncthreads();
+  if (warp > 0) return;
+  for (int other = 1; other < kReducers; other++) total += sums[other * kWarp + threadIdx.x];
   const auto give = [&](T* to, int at, int size) {
     if (to && at >= 0 && at < size) to[at] = total;
   };

@@ -10,6 +10,8 @@ namespace fastssm::cuda {
 constexpr int kSmallDepth = 8;      // hidden layers at most
 constexpr int kSmallWidth = 128;    // of a layer at most, and of what enters the first
 constexpr int kSmallThreads = 256;  // of a block
+constexpr int kMaxSharers = 8;      // of an entry of a product at most
+constexpr int kReducers = 8;        // warps that add up the results of blocks, each of some of them
 
 // Patches of 4 x 4 entries of the weights' gradients that a thread holds in registers.
 template <class T>

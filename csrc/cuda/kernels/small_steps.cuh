@@ -59,15 +59,30 @@ struct SmallTile {
 
   // ---- products: four rows and four columns a thread -------------------------------------------------------------
 
+  // How many threads, next to one another, share the depth of a patch where there are too few patches for all threads.
+  FASTSSM_DEVICE static int sharers(int patches, int deep) {
+    int n = 1;
+    while (n < kMaxSharers && 2 * n * patches <= kSmallThreads && 8 * n <= deep) n *= 2;
+    return n;
+  }
+
+  // The sum over the threads that share a patch.
+  FASTSSM_DEVICE static T shared_sum(T part, int n) {
+    for (int apart = 1; apart < n; apart *= 2) part += __shfl_xor_sync(0xFFFFFFFF, part, apart);
+    return part;
+  }
+
   // z = in W^T of some rows.
   FASTSSM_DEVICE void product_up(const Layer& s, int from, int rows) {
     const T *in = memory + s.at_in + from * s.ld_in, *weight = memory + s.at_weight;
     T* z = memory + s.at_z + from * s.ld;
-    const int across = quads(s.out), deep = 4 * quads(s.in);
-    for (int i = threadIdx.x; i < quads(rows) * across; i += kSmallThreads) {
+    const int across = quads(s.out), deep = 4 * quads(s.in), patches = quads(rows) * across;
+    const int n = sharers(patches, deep), part = threadIdx.x % n;
+    for (int begin = 0; begin < patches; begin += kSmallThreads / n) {
+      const int i = begin + threadIdx.x / n, end = i < patches ? deep : 0;
       const int r = i / across * 4, j = i % across;  // columns j, j + across, ...: their weights lie in different banks
       T sum[4][4] = {};
-      for (int k = 0; k < deep; k += 4) {
+      for (int k = 4 * part; k < end; k += 4 * n) {
         Quad<T> a[4];
         FASTSSM_UNROLL
         for (int q = 0; q < 4; q++) a[q] = quad(in + (r + q < rows ? r + q : rows - 1) * s.ld_in + k);
@@ -83,8 +98,10 @@ struct SmallTile {
       FASTSSM_UNROLL
       for (int q = 0; q < 4; q++)
         FASTSSM_UNROLL
-        for (int c = 0; c < 4; c++)
-          if (r + q < rows) z[(r + q) * s.ld + j + c * across] = sum[q][c];
+        for (int c = 0; c < 4; c++) {
+          const T total = shared_sum(sum[q][c], n);
+          if (part == 0 && i < patches && r + q < rows) z[(r + q) * s.ld + j + c * across] = total;
+        }
     }
     __syncthreads();
   }
@@ -93,14 +110,16 @@ struct SmallTile {
   FASTSSM_DEVICE void product_down(const Layer& s, const T* adjoints, int rows, int at_below, int at_above) {
     const T *weight = memory + s.at_weight, *above = memory + at_above;
     T* below = memory + at_below;
-    const int across = quads(s.in), deep = 4 * quads(s.out);
-    for (int i = threadIdx.x; i < quads(rows) * across; i += kSmallThreads) {
+    const int across = quads(s.in), deep = 4 * quads(s.out), patches = quads(rows) * across;
+    const int n = sharers(patches, deep), part = threadIdx.x % n;
+    for (int begin = 0; begin < patches; begin += kSmallThreads / n) {
+      const int i = begin + threadIdx.x / n, end = i < patches ? deep : 0;
       const int r = i / across * 4, j = i % across * 4;
       Quad<T> sum[4] = {};
       FASTSSM_UNROLL
       for (int q = 0; q < 4; q++)
-        if (s.skip && r + q < rows) sum[q] = quad(above + (r + q) * s.ld + j);
-      for (int k = 0; k < deep; k += 4) {
+        if (s.skip && part == 0 && i < patches && r + q < rows) sum[q] = quad(above + (r + q) * s.ld + j);
+      for (int k = 4 * part; k < end; k += 4 * n) {
         Quad<T> a[4];
         FASTSSM_UNROLL
         for (int q = 0; q < 4; q++) a[q] = quad(adjoints + (r + q < rows ? r + q : rows - 1) * s.ld + k);
@@ -114,8 +133,11 @@ struct SmallTile {
         }
       }
       FASTSSM_UNROLL
-      for (int q = 0; q < 4; q++)
-        if (r + q < rows) put_shared(below + (r + q) * s.ld_in + j, sum[q]);
+      for (int q = 0; q < 4; q++) {
+        FASTSSM_UNROLL
+        for (int c = 0; c < 4; c++) sum[q].v[c] = shared_sum(sum[q].v[c], n);
+        if (part == 0 && i < patches && r + q < rows) put_shared(below + (r + q) * s.ld_in + j, sum[q]);
+      }
     }
     __syncthreads();
   }

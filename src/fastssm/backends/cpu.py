@@ -37,8 +37,8 @@ class Cpu(Compiled, Denoiser):
     def unrounded(self, request: Request, what: What) -> list[str]:
         """Name the data and the processor."""
         reasons = super().unrounded(request, what)
-        if request.precision == "tf32":
-            reasons.append('precision="tf32" is what tensor cores of GPUs have; pass precision="full" or "bf16"')
+        if request.precision in ("tf32", "split"):
+            reasons.append(f'precision="{request.precision}" needs the tensor cores of a GPU; pass precision="full"')
         elif compiled.DEVICES and not compiled.multiplies_bf16():
             reasons.append('precision="bf16" needs a processor with AVX-512; pass precision="full"')
         return reasons

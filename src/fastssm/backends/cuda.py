@@ -12,7 +12,7 @@ from fastssm.native import cuda_library
 from fastssm.options import What
 
 EACH_FULL = (
-    "a term for each direction (jacobian_diag, hvp_form of several directions) has no products rounded to "
+    "a term for each direction (jacobian_diag, hvp_form of several directions) has no products in "
     'precision="{}"; pass precision="full"'
 )
 

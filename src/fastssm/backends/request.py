@@ -26,7 +26,7 @@ class Request(NamedTuple):
         x: data `[B, ...]`.
         cond: conditioning arguments by position: tensors `[B, ...]` or scalars, or None.
         kind: "energy", "score", or "auto" where only running the model can tell.
-        precision: of the products, "full", "bf16" or "tf32".
+        precision: of the products, "full", "bf16", "tf32" or "split".
         kwargs: conditioning arguments by name.
         tried: what was found out about the model for this call.
     """

@@ -21,7 +21,7 @@ IMAGE = PACKAGE / "_kernels.fatbin"  # of nvcc, for many devices
 SOURCE = PACKAGE / "_kernels.cu"  # for NVRTC, in one piece
 OLDEST_TORCH = (2, 10)  # whose stable interface the library is built for
 NO_DEVICE = "torch sees no CUDA device"
-TENSOR_CORES = 80  # the compute capability from which on products are rounded to tf32 or bf16
+TENSOR_CORES = 80  # the compute capability from which on tensor cores have the products of all precisions
 
 _lock = threading.Lock()
 _unready: dict[int, list[str]] = {}  # by device, once it was tried: why it has no kernels
@@ -57,7 +57,7 @@ def capability(device: torch.device) -> int:
 
 
 def rounds(device: torch.device) -> bool:
-    """Return whether the tensor cores of a device multiply tf32 and bfloat16 numbers."""
+    """Return whether the tensor cores of a device have the products of all precisions."""
     return torch.cuda.is_available() and capability(device) >= TENSOR_CORES
 
 

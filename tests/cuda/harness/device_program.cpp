@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <exception>
 #include <set>
+#include <tuple>
 
 #include "device_engine.h"
 
@@ -38,7 +39,7 @@ void test_some(const std::vector<Engine>& engines) {
   }
 }
 
-// Rounded products stay near those in full precision.
+// Products on tensor cores stay near those in full precision.
 void test_precisions(Counter& launcher) {
   if (launcher.limits().capability < 80) return;
   for (bool energy : {true, false}) {
@@ -46,10 +47,12 @@ void test_precisions(Counter& launcher) {
     const Cotangents on = cotangents(p, 9);
     for (Loss loss : kLosses) {
       const Found<double> full = evaluate<double>(Engine{launcher, false}, p, loss, on);
-      for (cuda::Precision precision : {cuda::Precision::tf32, cuda::Precision::bf16}) {
-        const bool narrow = precision == cuda::Precision::bf16;
-        const Engine rounded{launcher, false, 10 * kTiled, precision};
-        compare(evaluate<float>(rounded, p, loss, on), full, narrow ? 0.03 : 0.005, narrow ? "bf16" : "tf32");
+      const std::tuple<cuda::Precision, double, const char*> precisions[] = {
+          {cuda::Precision::tf32, 0.005, "tf32"}, {cuda::Precision::bf16, 0.03, "bf16"},
+          {cuda::Precision::split, 4e-5, "split"}};
+      for (const auto& [precision, tolerance, name] : precisions) {
+        const Engine engine{launcher, false, 10 * kTiled, precision};
+        compare(evaluate<float>(engine, p, loss, on), full, tolerance, name);
       }
     }
   }

@@ -51,7 +51,7 @@ class Host:
 
     def _start(self, kernel: bytes, x: int, y: int, z: int, threads: int, shared: int, given: Any, size: int) -> int:
         self.launches.append(Started(kernel.decode(), (x, y, z), threads, shared))
-        if kernel == b"product":
+        if kernel in (b"product", b"gemm_ex"):
             return 0
         arguments = (kernel, x, y, z, threads, ctypes.c_size_t(shared), ctypes.c_void_p(given), ctypes.c_size_t(size))
         self.machine.watch()

@@ -4,6 +4,7 @@
 #include <exception>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/engine.h"
@@ -78,6 +79,40 @@ void multiply(View<const T> a, View<const T> b, View<T> c, bool accumulate) {
     }
 }
 
+// One entry of a column-major matrix, as cuBLAS's documentation numbers them, in float64.
+double entry(const void* p, int type, int transpose, int ld, int row, int column) {
+  if (transpose == 1) std::swap(row, column);
+  const size_t at = size_t(column) * ld + row;
+  if (type == 0) return static_cast<const float*>(p)[at];
+  const uint32_t word = uint32_t(static_cast<const uint16_t*>(p)[at]) << 16;
+  float value;
+  std::memcpy(&value, &word, sizeof value);
+  return value;
+}
+
+// Stands in for cublasGemmEx, and is started as a kernel called "gemm_ex". Returns cuBLAS's status for what it refuses.
+int gemm_ex(void* handle, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a,
+            int type_a, int lda, const void* b, int type_b, int ldb, const void* beta, void* c, int type_c, int ldc,
+            int compute, int algorithm) {
+  constexpr int invalid = 7, not_supported = 15;
+  const int rows_a = transpose_a ? k : m, rows_b = transpose_b ? n : k;
+  if (handle != &host || lda < rows_a || ldb < rows_b || ldc < m || algorithm != -1) return invalid;
+  const bool tf32 = type_a == 0 && compute == 77, bf16 = type_a == 14 && compute == 68;
+  if (type_a != type_b || type_c != 0 || !(tf32 || bf16)) return not_supported;
+  host.start("gemm_ex", m, n, k, 0, 0, nullptr, 0);
+  float* out = static_cast<float*>(c);
+  const float factor = *static_cast<const float*>(alpha), before = *static_cast<const float*>(beta);
+  for (int i = 0; i < m; i++)
+    for (int j = 0; j < n; j++) {
+      double sum = 0;
+      for (int l = 0; l < k; l++)
+        sum += entry(a, type_a, transpose_a, lda, i, l) * entry(b, type_b, transpose_b, ldb, l, j);
+      float& to = out[size_t(j) * ldc + i];
+      to = float(factor * sum) + (before == 0 ? 0 : before * to);
+    }
+  return 0;
+}
+
 // The objective, or with `small` the whole-net path alone.
 template <class T>
 int run(const Problem<T>* problem, const int64_t* seed, const Objective<T>* out, T* loss,
@@ -118,8 +153,11 @@ int fastssm_objective_double(const Problem<double>* problem, const int64_t* seed
 }
 
 int fastssm_tensor_product(const View<const float>* a, const View<const float>* b, const View<float>* c,
-                           bool accumulate, int precision) {
-  const Runtime<float> runtime{host, nullptr, {}, {}, static_cast<Precision>(precision)};
+                           bool accumulate, int precision, bool library) {
+  Memory memory;
+  const auto allocate = [&](size_t bytes) { return memory.take(bytes); };
+  Runtime<float> runtime{host, nullptr, {}, allocate, static_cast<Precision>(precision)};
+  if (library) runtime.cublas = {&host, gemm_ex};
   return guarded([&] { return tensor_product(runtime, *a, *b, *c, accumulate), 1; });
 }
 }

@@ -29,7 +29,7 @@ ADDRESS += ("--param=asan-instrumentation-with-call-threshold=150",)  # then che
 INSTRUMENTED = ("-fsanitize=thread", "-fno-threadsafe-statics")  # calls of observers/hooks.h; its library is not linked
 PTX = ("-fno-strict-aliasing",)  # registers and memory have no types
 
-MACHINE = ("fiber", "machine", "warp", "mma", "launcher", "entry")
+MACHINE = ("fiber", "machine", "warp", "mma", "copies", "launcher", "entry")
 FLAVOURS = {"plain": (), "address": ADDRESS, "race": INSTRUMENTED, "profile": INSTRUMENTED}
 
 

@@ -16,7 +16,7 @@ from fastssm.errors import UnsupportedError
 from fastssm.sweeps import Needs, Structure
 
 FULL_ONLY = (
-    'precision="bf16" and "tf32" run in a compiled engine only; PyTorch computes in the dtype of the data: '
+    'precision="bf16", "tf32" and "split" run in a compiled engine only; PyTorch computes in the dtype of the data: '
     'pass precision="full"'
 )
 

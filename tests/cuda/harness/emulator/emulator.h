@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "copies.h"
 #include "machine.h"
 #include "mma.h"
 #include "registry.h"

@@ -1,10 +1,16 @@
 // The emulator for ctypes: tests/cuda/device.py.
+#include <malloc.h>
+
 #include <cstdlib>
 #include <exception>
 #include <string>
 
 #include "launcher.h"
 #include "registry.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace {
 std::string error;
@@ -25,10 +31,22 @@ int fastssm_launch(const char* kernel, unsigned x, unsigned y, unsigned z, unsig
 
 const char* fastssm_error() { return error.c_str(); }
 
-// Memory that kernels reach.
-void* fastssm_allocate(size_t bytes) { return std::aligned_alloc(256, (bytes + 255) / 256 * 256); }
+// Memory that kernels reach, in whole blocks of 256 bytes. AddressSanitizer stops an access beyond `bytes`.
+void* fastssm_allocate(size_t bytes) {
+  const size_t whole = (bytes + 255) / 256 * 256;
+  auto* memory = static_cast<unsigned char*>(std::aligned_alloc(256, whole));
+#if defined(__SANITIZE_ADDRESS__)
+  if (memory) __asan_poison_memory_region(memory + bytes, whole - bytes);
+#endif
+  return memory;
+}
 
-void fastssm_free(void* memory) { std::free(memory); }
+void fastssm_free(void* memory) {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(memory, malloc_usable_size(memory));
+#endif
+  std::free(memory);
+}
 
 void fastssm_schedule(bool random, uint64_t seed) { emulator::schedule = {random, seed}; }
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "copies.h"
 #include "fiber.h"
 #include "observer.h"
 #include "warp.h"
@@ -98,6 +99,7 @@ void run_block(Schedule schedule, Random& draw) {
   block.ready.clear();
   block.at_barrier.clear();
   block.pending.clear();
+  forget_copies();
   for (unsigned i = 0; i < count; i++) {
     prepare(block.threads[i].fiber, stacks.stack(i), run_thread);
     block.ready.push_back(i);

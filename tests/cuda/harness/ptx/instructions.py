@@ -330,3 +330,23 @@ class Writer:
         back = " ".join(self.into(register, f"d[{i}]") for i, register in enumerate(d))
         call = f"emulator::{MMA[self.at.name]}(d, {{{whole[0]}}}, {{{whole[1]}}}, {{{sums}}}, {self.at.line});"
         return f"{{ float d[4]; {call} {back} }}"
+
+    def on_ldmatrix(self) -> str:
+        plain = self.at.name.replace(".trans", "")
+        if plain != "ldmatrix.sync.aligned.m8n8.x4.shared.b16":
+            self.unknown()
+        row = f"ptx::at<ptx::Vector<uint64_t, 2>>({self.scope.address(self.at.operands[1], self.at)}, {self.at.line})"
+        back = " ".join(self.into(word, f"words[{i}]") for i, word in enumerate(members(self.at.operands[0])))
+        transposed = "true" if self.has("trans") else "false"
+        return f"{{ uint32_t words[4]; emulator::ldmatrix_x4(words, {row}, {transposed}, {self.at.line}); {back} }}"
+
+    def on_cp(self) -> str:
+        if self.at.name == "cp.async.commit_group":
+            return "emulator::commit_copies();"
+        if self.at.name == "cp.async.wait_group":
+            return f"emulator::wait_for_copies({self.value(0, 'u32')});"
+        if self.at.name not in ("cp.async.cg.shared.global", "cp.async.ca.shared.global"):
+            self.unknown()
+        to = f"ptx::shared({self.scope.pointer(self.at.operands[0], 'u32', self.at)})"
+        source = f"ptx::generic({self.scope.pointer(self.at.operands[1], 'u64', self.at)})"
+        return f"emulator::copy_async({to}, {source}, {self.value(2, 'u32')}, {self.value(3, 'u32')});"

@@ -70,16 +70,25 @@ class Scope:
 
     def address(self, text: str, at: Instruction) -> str:
         """Return `[base+offset]` as a pointer, in the state space that the instruction names."""
-        found = re.fullmatch(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\w+))?\s*\]", text)
-        if found is None:
-            raise Unknown(f"line {at.line}: the address {text!r}")
-        base, offset = found[1], found[2] or "0"
+        base, offset = self.split(text, at)
         space = next((word for word in at.words if word in SPACES), "generic")
         if space == "param" and base in self.parameters:
             return f"(parameters + {self.parameters[base]} + {offset})"
         if space == "shared":
-            return f"ptx::shared({self.value(base, 'u32', at)} + {offset})"
-        return f"ptx::generic({self.value(base, 'u64', at)} + {offset})"
+            return f"ptx::shared({self.pointer(text, 'u32', at)})"
+        return f"ptx::generic({self.pointer(text, 'u64', at)})"
+
+    def pointer(self, text: str, kind: str, at: Instruction) -> str:
+        """Return `[base+offset]` as a number of a type of PTX."""
+        base, offset = self.split(text, at)
+        return f"{self.value(base, kind, at)} + {offset}"
+
+    def split(self, text: str, at: Instruction) -> tuple[str, str]:
+        """Return the base and the offset of `[base+offset]`."""
+        found = re.fullmatch(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\w+))?\s*\]", text)
+        if found is None:
+            raise Unknown(f"line {at.line}: the address {text!r}")
+        return found[1], found[2] or "0"
 
 
 def layout(variables: list[Variable]) -> tuple[dict[str, int], int]:

@@ -10,6 +10,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "../emulator/copies.h"
 #include "../emulator/machine.h"
 #include "../emulator/mma.h"
 #include "../emulator/registry.h"
