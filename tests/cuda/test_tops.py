@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.covering import each
 from tests.cuda.harness.device import aligned
 from tests.cuda.harness.machines import DTYPES, Machine, Rows, close, exact, lanes, padded, parts
 
@@ -57,7 +58,7 @@ def per_sample(a: Any, b: Any) -> Any:
 
 
 @pytest.mark.parametrize("curved", [True, False])
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_sliced_top(machine: Machine, real: str, shape: tuple[int, int, int], curved: bool) -> None:
     case = Top(shape, DTYPES[real])
     h = case.rows(case.directions + 1 + curved)
@@ -77,7 +78,7 @@ def test_sliced_top(machine: Machine, real: str, shape: tuple[int, int, int], cu
 
 
 @pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_score_top(machine: Machine, real: str, shape: tuple[int, int, int], biased: bool) -> None:
     case = Top(shape, DTYPES[real])
     h, pullback, v = case.rows(case.directions + 1), case.rows(case.directions), case.rows(case.directions, case.dim)
@@ -97,7 +98,7 @@ def test_score_top(machine: Machine, real: str, shape: tuple[int, int, int], bia
 
 
 @pytest.mark.parametrize("kind", ["energy", "flat energy", "score"])
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_terms_top(machine: Machine, real: str, shape: tuple[int, int, int], kind: str) -> None:
     case, energy = Top(shape, DTYPES[real]), kind != "score"
     rows = Rows(
@@ -137,7 +138,7 @@ def test_terms_top(machine: Machine, real: str, shape: tuple[int, int, int], kin
     close(coefficients, sign * case.wide_weight / case.count, case.dtype, "coefficients")
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_given(machine: Machine, real: str, shape: tuple[int, int, int]) -> None:
     case, sign = Top(shape, DTYPES[real]), -1 if shape[0] % 2 else 1
     dim, v = case.width, case.rows(case.directions)
@@ -160,7 +161,7 @@ def test_given(machine: Machine, real: str, shape: tuple[int, int, int]) -> None
 
 
 @pytest.mark.parametrize(("along", "tangents"), [(True, True), (True, False), (False, True)])
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_score_seed(machine: Machine, real: str, shape: tuple[int, int, int], along: bool, tangents: bool) -> None:
     case = Top(shape, DTYPES[real])
     h, pullback = case.rows(case.directions + 1), case.rows(case.directions)
