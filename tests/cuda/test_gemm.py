@@ -120,7 +120,7 @@ def test_slices_of_the_depth_are_added_up(whole_net: WholeNet, multiprocessors: 
     kernels = [(launch.kernel, launch.blocks[1]) for launch in whole_net.launches]
     assert kernels == [("product_split", slices), ("product_sum", 1)][:slices]
     results = [aligned((9, 34), np.float32) for _ in range(2)]
-    a, b = (np.random.default_rng(0).standard_normal(shape).astype(np.float32) for shape in ((9, 300), (300, 34)))
+    a, b = (laid_out(np.random.default_rng(0).standard_normal(shape), True, 0) for shape in ((9, 300), (300, 34)))
     for c in results:
         multiply(whole_net, a, b, c, False, "split")
     assert np.array_equal(*results)
@@ -130,6 +130,7 @@ def test_slices_of_the_depth_are_added_up(whole_net: WholeNet, multiprocessors: 
 def test_a_split_product_is_as_accurate_as_float32(whole_net: WholeNet, scale: float) -> None:
     """Error at most twice that of a product in float32, relative to sum |a| |b|; half a unit where that has none."""
     for name, (a, b) in adversaries(scale).items():
+        a, b = laid_out(a, True, 0), laid_out(b, True, 0)  # in memory that a device reaches
         found = aligned((a.shape[0], b.shape[1]), np.float32)
         multiply(whole_net, a, b, found, False, "split")
         assert error(found, a, b) <= 2 * max(error(a @ b, a, b), 2.0**-24), name
