@@ -29,8 +29,8 @@ COLUMNS = (
     *("part", *Size._fields, "processes", "threads", "device", "backend", "compute_us", "all_reduce_us", "step_us"),
     *("efficiency", "rounds", "steps_per_round", "seed", "status", "commit", "date", "machine", "torch", "command"),
 )
-SIZES, RANKS = GRID[:4], (1, 2)
-ROUNDS, STEPS = 7, 20
+RANKS, ROUNDS = (1, 2), 7
+STEPS = dict(zip(GRID[:4], (20, 20, 5, 2), strict=True))  # of a round
 GPUS = (1, 8, 64, 256, 1024)
 PER_NODE = 8
 INSIDE, BETWEEN = 450e9, 50e9  # bytes per second of a GPU: NVLink 4 one way, and a 400 Gb/s port
@@ -50,15 +50,16 @@ def train(rank: int, world: int, store: str, size: Size, out: str) -> None:
     x, found = torch.randn(size.B, size.d), []
     for _ in range(ROUNDS + 1):
         begin = time.perf_counter()
-        for _ in range(STEPS):
+        for _ in range(STEPS[size]):
             optimizer.zero_grad()
             objective(x).backward()
             optimizer.step()
-        found.append((time.perf_counter() - begin) / STEPS)
-    if world > 1:
-        distributed.destroy_process_group()
+        found.append((time.perf_counter() - begin) / STEPS[size])
     if rank == 0:
         torch.save(found[1:], out)
+    if world > 1:
+        distributed.barrier()  # a process that ends right after a collective may abort
+        distributed.destroy_process_group()
 
 
 def measured(sizes: Sequence[Size]) -> Iterator[Row]:
@@ -72,7 +73,7 @@ def measured(sizes: Sequence[Size]) -> Iterator[Row]:
             alone = step if world == 1 else alone
             row: Row = {"part": "weak", **size._asdict(), "processes": world, "threads": 1, "device": "CPU"}
             row |= {"backend": "gloo" if world > 1 else "", "step_us": step, "efficiency": alone / step}
-            yield row | {"rounds": ROUNDS, "steps_per_round": STEPS, "seed": "rank", "status": "measured"}
+            yield row | {"rounds": ROUNDS, "steps_per_round": STEPS[size], "seed": "rank", "status": "measured"}
 
 
 def all_reduce_us(size_bytes: float, gpus: int) -> float:
@@ -135,7 +136,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
     common = environment() | {"command": "bench.scaling"}
-    parts = {"weak": lambda: measured(SIZES), "model": predicted}
+    parts = {"weak": lambda: measured(tuple(STEPS)), "model": predicted}
     kept = [row for row in read(OUT) if chosen.only and row["part"] != chosen.only]
     fresh = [common | row for part, make in parts.items() if chosen.only in (None, part) for row in make()]
     write_rows(sorted([*kept, *fresh], key=lambda row: list(parts).index(str(row["part"]))), chosen.out, COLUMNS)
