@@ -7,19 +7,16 @@ scaling), and `DistributedDataParallel` averages gradients by gloo. ``--only mod
 import argparse
 import math
 import statistics
+import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
-from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 
-import fastssm
 from bench import cuda_model
-from bench.harness import RESULTS, environment, read, write_rows
+from bench.harness import RESULTS, ROOT, environment, read, write_rows
 from bench.measure import Row
 from bench.problems import GRID, Size
 from bench.table import header, line
@@ -38,28 +35,15 @@ HOP_US = {"inside": 2.0, "between": 5.0}  # of a message, assumed
 CALL_US = 20.0  # to start a collective, assumed
 
 
-def train(rank: int, world: int, store: str, size: Size, out: str) -> None:
-    """Train on one of `world` processes, and leave the seconds of a step, round by round, in a file."""
-    torch.set_num_threads(1)
-    torch.manual_seed(rank)
-    objective: torch.nn.Module = fastssm.SlicedScoreLoss(fastssm.nn.MLP(size.d, [size.H] * size.L))
-    if world > 1:
-        distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-        objective = DistributedDataParallel(objective)
-    optimizer = torch.optim.SGD(objective.parameters(), 1e-4)
-    x, found = torch.randn(size.B, size.d), []
-    for _ in range(ROUNDS + 1):
-        begin = time.perf_counter()
-        for _ in range(STEPS[size]):
-            optimizer.zero_grad()
-            objective(x).backward()
-            optimizer.step()
-        found.append((time.perf_counter() - begin) / STEPS[size])
-    if rank == 0:
-        torch.save(found[1:], out)
-    if world > 1:
-        distributed.barrier()  # a process that ends right after a collective may abort
-        distributed.destroy_process_group()
+def step_us(size: Size, world: int) -> float:
+    """Return the median time of a step on some processes; raise if one of them fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        worker = [sys.executable, "-m", "bench.scaling_worker"]
+        rest = [f"{folder}/store", str(size), str(STEPS[size]), str(ROUNDS), f"{folder}/times"]
+        running = [subprocess.Popen([*worker, str(rank), str(world), *rest], cwd=ROOT) for rank in range(world)]
+        if failed := [process.args for process in running if process.wait()]:
+            raise RuntimeError(f"a process failed: {failed}")
+        return 1e6 * statistics.median(torch.load(f"{folder}/times"))
 
 
 def measured(sizes: Sequence[Size]) -> Iterator[Row]:
@@ -67,9 +51,7 @@ def measured(sizes: Sequence[Size]) -> Iterator[Row]:
     for size in sizes:
         alone = math.nan
         for world in RANKS:
-            with tempfile.TemporaryDirectory() as folder:
-                mp.spawn(train, (world, f"{folder}/store", size, f"{folder}/times"), nprocs=world)
-                step = 1e6 * statistics.median(torch.load(f"{folder}/times"))
+            step = step_us(size, world)
             alone = step if world == 1 else alone
             row: Row = {"part": "weak", **size._asdict(), "processes": world, "threads": 1, "device": "CPU"}
             row |= {"backend": "gloo" if world > 1 else "", "step_us": step, "efficiency": alone / step}
