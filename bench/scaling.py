@@ -86,9 +86,11 @@ def predicted() -> Iterator[Row]:
 
 
 def weak_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield one line per size: a step on one process and on two, and the efficiency."""
-    yield from header(["d,H,L,B,M", *(f"{n} process{'es' * (n > 1)}, ms" for n in RANKS), "efficiency"])
+    """Yield one line per size: a step on one process and on two, and the efficiency; nothing before it is measured."""
     mine = [row for row in rows if row["part"] == "weak"]
+    if not mine:
+        return
+    yield from header(["d,H,L,B,M", *(f"{n} process{'es' * (n > 1)}, ms" for n in RANKS), "efficiency"])
     for key in dict.fromkeys(map(cuda_model.cuda_table.size_of, mine)):
         its = [row for row in mine if cuda_model.cuda_table.size_of(row) == key]
         cells = [f"{float(row['step_us']) / 1000:.3g}" for row in its]
