@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -53,8 +54,7 @@ class Graph:
             place.copy_(parameter.grad)
 
 
-@pytest.fixture
-def simulated(monkeypatch: pytest.MonkeyPatch) -> type[Graph]:
+def simulate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every tensor for one on a GPU."""
 
     @contextmanager
@@ -84,6 +84,11 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> type[Graph]:
         ("device", lambda device: nullcontext()),
     ):
         monkeypatch.setattr(torch.cuda, name, stand_in)
+
+
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> type[Graph]:
+    simulate(monkeypatch)
     return Graph
 
 
@@ -175,6 +180,40 @@ def test_what_it_does_not_capture(simulated: type[Graph]) -> None:
     step = watched(fastssm.graphed(fastssm.SlicedScoreLoss(net), sgd(net)))
     step(batches[0].requires_grad_())
     assert step.reason == "an input requires grad"
+
+
+def test_with_an_example_the_first_call_replays(simulated: type[Graph], monkeypatch: pytest.MonkeyPatch) -> None:
+    net, batches = problem()
+    twin = copy.deepcopy(net)
+    monkeypatch.setattr(graphs.GraphedStep, "__init__", lambda self, *a: made(watched(self), *a))
+    torch.manual_seed(1)
+    step = fastssm.graphed(fastssm.SlicedScoreLoss(net), sgd(net), (batches[0],))
+    found = [step(x).item() for x in batches[1:]]
+    assert step.reason == ""
+    assert simulated.captures == 1
+    assert found == trained(Plain(twin, sgd(twin)), torch.stack([*[batches[0]] * 3, *batches[1:]]))[3:]
+    assert all(map(torch.equal, net.parameters(), twin.parameters()))
+
+
+made = graphs.GraphedStep.__init__
+
+
+def test_an_example_on_a_cpu_runs_nothing() -> None:
+    net, batches = problem()
+    before = [p.detach().clone() for p in net.parameters()]
+    fastssm.graphed(fastssm.SlicedScoreLoss(net), sgd(net), example=(batches[0],))
+    assert all(map(torch.equal, before, net.parameters()))
+    for given, said in ((batches[0], "got a tensor; pass (x,)"), ((1,), "got (1,)"), (3, "got 3")):
+        with pytest.raises(TypeError, match=re.escape("example must be a tuple of tensors") + ".*" + re.escape(said)):
+            fastssm.graphed(fastssm.SlicedScoreLoss(net), sgd(net), example=given)
+
+
+def test_the_incoming_gradient_of_a_step_is_known() -> None:
+    loss = torch.ones((), dtype=torch.float64)
+    assert graphs.is_one(graphs.one(loss))
+    assert graphs.one(loss) is graphs.one(loss.clone())
+    assert graphs.one(loss).dtype is torch.float64
+    assert not graphs.is_one(torch.ones((), dtype=torch.float64))
 
 
 def test_the_generator_of_a_loss_is_known() -> None:

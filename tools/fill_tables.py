@@ -23,6 +23,9 @@ last bar, which contenders:
                                                            of rows and of columns; then column=value, to pick
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
     <!-- table: products | errors -->                          from cuda_products.csv; also: code, traffic
+    <!-- table: cuda model -->                             from cuda_model.csv
+    <!-- table: dispatched -->                             from dispatched.csv
+    <!-- table: scaling | weak -->                         from scaling.csv; also: model
     <!-- table: outliers -->                               from outliers.csv
     <!-- table: reading -->                                from tables.csv
     <!-- table: installs -->                               from installs.csv
@@ -43,7 +46,9 @@ from bench import (  # noqa: E402
     choice,
     cpu,
     cpu_attempts,
+    cuda_model,
     cuda_table,
+    dispatched,
     examples,
     experiments,
     gpu_table,
@@ -53,6 +58,7 @@ from bench import (  # noqa: E402
     networks_table,
     operators,
     outliers_table,
+    scaling,
     score,
     table,
     tables,
@@ -82,6 +88,28 @@ WHOLE: dict[str, Callable[[Sequence[Row]], Iterator[str]]] = {
     "figure": figure,
 }
 
+# The other tables, by the first word of their comment; what follows the first bar are their arguments.
+MADE: dict[str, Callable[..., Iterator[str]]] = {
+    "rules": rules_table.markdown,
+    "outliers": outliers_table.markdown,
+    "reading": lambda: tables.markdown(read(tables.OUT)),
+    "installs": lambda: installs_table.markdown(read(installs_table.OUT)),
+    "operators": lambda mode: operators.markdown(read(operators.OUT), mode),
+    "score": lambda *which: score.markdown(read(score.OUT), *which),
+    "networks": lambda *which: networks_table.markdown(read(networks.OUT), *which),
+    "choice": lambda: choice.markdown(read(choice.OUT)),
+    "limits": cpu_attempts.markdown,
+    "attempts": lambda: networks_attempts.markdown(read(networks_attempts.OUT)),
+    "examples": lambda name: examples.markdown(read(examples.OUT), name),
+    "experiments": lambda name, *which: experiments.markdown(read(experiments.file_of(name)), *which),
+    "cuda": lambda which: cuda_table.TABLES[which](read(cuda_table.OUT)),
+    "products": lambda which: cuda_table.PRODUCT_TABLES[which](read(cuda_table.PRODUCTS)),
+    "cuda model": lambda: cuda_model.markdown(read(cuda_model.OUT)),
+    "dispatched": lambda: dispatched.markdown(read(dispatched.OUT)),
+    "scaling": lambda part: scaling.TABLES[part](read(scaling.OUT)),
+    "gpu": lambda *which: gpu_table.markdown(which),
+}
+
 
 def filled(text: str, rows: Sequence[Row], cpu_rows: Sequence[Row] | None = None) -> str:
     """Return a page with every marked table made anew.
@@ -98,36 +126,8 @@ def filled(text: str, rows: Sequence[Row], cpu_rows: Sequence[Row] | None = None
 def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
     """Return the Markdown of one table."""
     parts = [part.strip() for part in which.split("|")]
-    if parts[0] == "rules":
-        return "\n".join(rules_table.markdown())
-    if parts[0] == "outliers":
-        return "\n".join(outliers_table.markdown())
-    if parts[0] == "reading":
-        return "\n".join(tables.markdown(read(tables.OUT)))
-    if parts[0] == "installs":
-        return "\n".join(installs_table.markdown(read(installs_table.OUT)))
-    if parts[0] == "operators":
-        return "\n".join(operators.markdown(read(operators.OUT), *parts[1:]))
-    if parts[0] == "score":
-        return "\n".join(score.markdown(read(score.OUT), *parts[1:]))
-    if parts[0] == "networks":
-        return "\n".join(networks_table.markdown(read(networks.OUT), *parts[1:]))
-    if parts[0] == "choice":
-        return "\n".join(choice.markdown(read(choice.OUT)))
-    if parts[0] == "limits":
-        return "\n".join(cpu_attempts.markdown(*parts[1:]))
-    if parts[0] == "attempts":
-        return "\n".join(networks_attempts.markdown(read(networks_attempts.OUT)))
-    if parts[0] == "examples":
-        return "\n".join(examples.markdown(read(examples.OUT), parts[1]))
-    if parts[0] == "experiments":
-        return "\n".join(experiments.markdown(read(experiments.file_of(parts[1])), *parts[2:]))
-    if parts[0] == "cuda":
-        return "\n".join(cuda_table.TABLES[parts[1]](read(cuda_table.OUT)))
-    if parts[0] == "products":
-        return "\n".join(cuda_table.PRODUCT_TABLES[parts[1]](read(cuda_table.PRODUCTS)))
-    if parts[0] == "gpu":
-        return "\n".join(gpu_table.markdown(parts[1:]))
+    if parts[0] in MADE:
+        return "\n".join(MADE[parts[0]](*parts[1:]))
     if parts[0] == "cpu":
         rows, parts = native, parts[1:]
     elif parts[0].startswith("cpu "):

@@ -13,7 +13,7 @@ void Pass<T>::sliced(const Objective<T>& objective) {
   top.shape = top_shape(), top.curved = depth() > 0;
   top.h = this->top().p, top.readout = readout_.weight, top.bias = readout_.bias;
   top.count = count(), top.add = !tile_.leading();
-  top.weight = of_tile(objective.weight, 1);
+  top.weight = weight(objective);
   top.coefficients = options_.gradients ? coefficients_ : nullptr;
   top.projected_jacobian = of_tile(objective.projected_jacobian, 1), top.square = of_tile(objective.square, 1);
   over_samples(runtime_, "sliced_top", tile_.samples, tile_.tangents + 1 + top.curved, top);

@@ -89,6 +89,9 @@ class Pass {
   P* of_tile(P* rows, int64_t width) const {
     return rows ? rows + tile_.first * width : nullptr;
   }
+  Weight<T> weight(const Objective<T>& objective) const {
+    return {of_tile(objective.weight, 1), objective.factor};
+  }
 
   // Buffers (buffers.cpp): the largest tile whose buffers fit, and the buffers themselves.
   void split();

@@ -25,7 +25,7 @@ void Pass<T>::score_sliced(const Objective<T>& objective) {
   top.v = direction(0), top.v_ld = first_.ld;
   top.bias = readout_.bias, top.dim = problem_.dim;
   top.count = count(), top.add = !tile_.leading();
-  top.weight = of_tile(objective.weight, 1);
+  top.weight = weight(objective);
   top.share = options_.gradients ? coefficients_ : nullptr, top.along = coefficients_ + tile_.samples;
   top.projected_jacobian = of_tile(objective.projected_jacobian, 1), top.square = of_tile(objective.square, 1);
   over_samples(runtime_, "score_top", tile_.samples, tile_.tangents, top);

@@ -94,7 +94,7 @@ Small<T> describe(const Problem<T>& problem, const int64_t* seed, const Objectiv
   p.count = static_cast<int>(problem.directions.count);
   p.variance_reduced = out.variance_reduced;
   p.gradients = gradients.x || gradients.layers;
-  p.weight = out.weight;
+  p.weight = {out.weight, out.factor};
   p.projected_jacobian = out.projected_jacobian;
   p.square = out.square;
   p.loss = loss;

@@ -56,7 +56,7 @@ void Pass<T>::objective(const Objective<T>& objective) {
   TermsTop<T> top = terms_top();
   top.projected_jacobian = of_tile(objective.projected_jacobian, 1), top.square = of_tile(objective.square, 1);
   if (options_.gradients) {
-    top.weight = of_tile(objective.weight, 1);
+    top.weight = weight(objective);
     top.on_score = on_score().p, top.coefficients = coefficients_;
   }
   over_samples(runtime_, "terms_top", tile_.samples, tile_.tangents + 1, top);
@@ -96,7 +96,7 @@ void Pass<T>::total(const Objective<T>& objective, T* loss) {
   Total<T> total{.samples = problem_.samples,
                  .projected_jacobian = objective.projected_jacobian,
                  .square = objective.square,
-                 .weight = objective.weight,
+                 .weight = {objective.weight, objective.factor},
                  .partial = nullptr,
                  .partials = 0,
                  .loss = loss};

@@ -6,6 +6,7 @@
 
 #include "../cuda/engine.h"
 #include "../engine/call.h"
+#include "flat.h"
 #include "runtime.h"
 
 namespace fastssm::stable {
@@ -55,20 +56,8 @@ auto in_dtype(const Tensor& x, cuda::Precision precision, const F& f) {
   return dtype == ScalarType::Double ? f(double{}) : f(float{});
 }
 
-// The weight of each sample's loss.
-template <class T>
-Tensor shares(const Call<Stable, T>& call, const Given& inputs, const Optional& weight, bool mean) {
-  const int64_t samples = call.problem.samples;
-  const double share = mean ? 1.0 / static_cast<double>(samples) : 1.0;
-  const auto filled = [&](int64_t count) {
-    return torch::stable::full({&count, 1}, share, dtype_of<T>, std::nullopt, inputs.x.device());
-  };
-  if (!weight) return filled(samples);
-  using torch::stable::detail::from;
-  const Tensor given = call.given(*weight, samples, "weight");
-  return mean ? stable::call<2>("aten::mul", "Tensor", {from(given), from(filled(1))}) : given;
-}
-
+// With packed, for eager calls alone, the gradients of several tensors are parts of one buffer.
+template <bool packed>
 std::tuple<Tensor, Tensor, Tensor, Tensors> objective(
     const Tensor& x, Optional columns, Optional v, Optional seed, Tensors tensors, Optional weight, StringHandle kind,
     std::vector<int64_t> activations, std::vector<double> constants, std::vector<int64_t> flags, int64_t projections,
@@ -85,13 +74,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> objective(
     const Needs needs{needs_inputs, needs_tensors};
     const int64_t samples = call.problem.samples;
     Tensor loss = call.empty({}), jacobian = call.empty({&samples, 1}), square = call.empty({&samples, 1});
-    const Gradients<T> gradients = call.gradients(needs);
+    const Gradients<T> gradients = call.gradients(needs, packed);
     if (samples > 0) {
-      const Tensor share = shares<T>(call, inputs, weight, mean);
+      const Optional own = weight ? Optional(call.given(*weight, samples, "weight")) : std::nullopt;
       const Objective<T> out{.variance_reduced = variance_reduced,
-                             .weight = share.const_data_ptr<T>(),
+                             .weight = own ? own->const_data_ptr<T>() : nullptr,
                              .projected_jacobian = jacobian.mutable_data_ptr<T>(),
-                             .square = square.mutable_data_ptr<T>()};
+                             .square = square.mutable_data_ptr<T>(),
+                             .factor = mean ? T(1) / T(samples) : T(1)};
       cuda::objective<T>(call.problem, seed_of(inputs), out, loss.mutable_data_ptr<T>(), gradients, session.runtime());
     } else {
       torch::stable::zero_(loss);
@@ -155,6 +145,11 @@ Tensors terms_backward(const Tensor& on_projected, const Tensor& on_jacobian, co
   });
 }
 
+Tensors scale(Tensors gradients, const Tensor& factor) {
+  require(factor.numel() == 1, "the factor of gradients must be one number, got ", factor.numel(), ".");
+  return gradients.empty() ? gradients : scaled(gradients, factor);
+}
+
 }  // namespace
 }  // namespace fastssm::stable
 
@@ -168,8 +163,10 @@ Tensors terms_backward(const Tensor& on_projected, const Tensor& on_jacobian, co
 FASTSSM_IMPL(FASTSSM_KEY, library) {
   using namespace fastssm::stable;
   if (missing_symbol()) return;  // no operator may call a function that is not there
-  library.impl("objective", TORCH_BOX(&objective));
+  library.impl("objective", TORCH_BOX(&objective<false>));
+  library.impl("objective_packed", TORCH_BOX(&objective<true>));
   library.impl("terms", TORCH_BOX(&terms));
+  library.impl("scale", TORCH_BOX(&scale));
   library.impl("terms_backward", TORCH_BOX(&terms_backward));
 }
 

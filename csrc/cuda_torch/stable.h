@@ -54,6 +54,9 @@ struct Stable {
     return torch::stable::new_empty(like, sizes, dtype_of<T>);
   }
 
+  template <class T>
+  static std::vector<Tensor> gradients(const Tensor* like, size_t count, bool packed);  // flat.h
+
   static Tensor narrowed(const Tensor& gradient, const Tensor& like) {
     return converted(gradient, like.scalar_type());
   }

@@ -3,10 +3,13 @@
 //   Tensor, Tensors, Sizes                   its types
 //   prepared<T>(tensor)                      the same numbers as T, contiguous
 //   empty<T>(sizes, like)                    a new tensor of T on the device of `like`
+//   gradients<T>(like, count, packed)        new tensors of T with the shapes and on the device of `count` others; if
+//                                            packed, they may be parts of one buffer
 //   narrowed(gradient, like)                 a gradient in the dtype of its tensor
 #pragma once
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "structure.h"
@@ -74,21 +77,22 @@ class Call {
   Call& operator=(const Call&) = delete;
 
   // Allocates the gradients, and returns pointers for the engine to fill.
-  Gradients<T> gradients(Needs needs) {
+  Gradients<T> gradients(Needs needs, bool packed = false) {
     Gradients<T> out{};
     if (needs.inputs) {
-      out.x = fresh(x_);
-      out.columns = columns_ ? fresh(*columns_) : nullptr;
+      out.x = fresh(&x_, 1, false)[0];
+      out.columns = columns_ ? fresh(&*columns_, 1, false)[0] : nullptr;
     }
     if (needs.tensors) {
-      std::vector<T*> pointers;
-      for (const Tensor& t : tensors_) pointers.push_back(fresh(t));
-      for (size_t l = 0, shared = 0, own = shared_; l < layers_.size(); l++) {
-        const Layer<T>& layer = layers_[l];
-        T* weight = pointers[shared++];
-        T* bias = layer.bias ? pointers[shared++] : nullptr;
-        T* scale = layer.scale ? pointers[own++] : nullptr;
-        T* shift = layer.shift ? pointers[own++] : nullptr;
+      // apart, because an optimizer keeps the gradients of parameters, and those of single samples are large
+      const std::vector<T*> shared = fresh(tensors_.data(), shared_, packed),
+                            own = fresh(tensors_.data() + shared_, tensors_.size() - shared_, packed);
+      auto next = shared.begin(), next_own = own.begin();
+      for (const Layer<T>& layer : layers_) {
+        T* weight = *next++;
+        T* bias = layer.bias ? *next++ : nullptr;
+        T* scale = layer.scale ? *next_own++ : nullptr;
+        T* shift = layer.shift ? *next_own++ : nullptr;
         layer_gradients_.push_back({.weight = weight, .bias = bias, .scale = scale, .shift = shift});
       }
       out.layers = layer_gradients_.data();
@@ -189,9 +193,13 @@ class Call {
             "without v and seed the directions are the basis, one for each coordinate.");
   }
 
-  T* fresh(const Tensor& like) {
-    found_.push_back(empty(like.sizes()));
-    return found_.back().template mutable_data_ptr<T>();
+  std::vector<T*> fresh(const Tensor* like, size_t count, bool packed) {
+    std::vector<T*> out;
+    for (Tensor& t : Torch::template gradients<T>(like, count, packed)) {
+      out.push_back(t.template mutable_data_ptr<T>());
+      found_.push_back(std::move(t));
+    }
+    return out;
   }
 
   Tensor x_;

@@ -76,10 +76,11 @@ struct Gradients {
 template <class T>
 struct Objective {
   bool variance_reduced;
-  const T* weight;        // [samples]
+  const T* weight;        // [samples]; on a GPU null for ones
   T* projected_jacobian;  // [samples]: mean_m v_m^T J v_m
   T* square;              // [samples]: mean_m (v_m . s)^2 / 2, or |s|^2 / 2, or |s - target|^2 / 2
   const T* target = nullptr;  // [samples, dim], with variance_reduced; CPU only
+  T factor = T(1);            // of all weights; GPU only
 };
 
 // The terms of every sample, or the cotangents of them.

@@ -32,6 +32,13 @@ struct Aten {
     return at::empty(sizes, like.options().dtype(c10::CppTypeToScalarType<T>::value));
   }
 
+  template <class T>
+  static std::vector<Tensor> gradients(const Tensor* like, size_t count, bool) {
+    std::vector<Tensor> out;
+    for (size_t i = 0; i < count; i++) out.push_back(empty<T>(like[i].sizes(), like[i]));
+    return out;
+  }
+
   static Tensor narrowed(const Tensor& gradient, const Tensor& like) { return gradient.to(like.scalar_type()); }
 };
 

@@ -14,7 +14,11 @@ WARM_UP_CALLS = 3  # eager calls before the capture, as PyTorch recommends
 
 
 def graphed(
-    objective: Callable[..., Tensor], optimizer: Optimizer | None = None, *, generator: torch.Generator | None = None
+    objective: Callable[..., Tensor],
+    optimizer: Optimizer | None = None,
+    example: Sequence[Tensor] | None = None,
+    *,
+    generator: torch.Generator | None = None,
 ) -> GraphedStep:
     """Return a function that runs a training step, as one CUDA graph on a GPU.
 
@@ -29,6 +33,9 @@ def graphed(
             option. If an option changes between calls, such as a scheduled learning rate, the step is captured again
             unless the option is a tensor. Without an optimizer, `objective` must be a module, and each step leaves the
             gradients in its parameters.
+        example: a tuple of inputs like those of later calls. With it, the three eager steps and the capture run now, on
+            these inputs, and the first call already replays. These three steps train too. Without a GPU nothing runs
+            now.
         generator: generator that `objective` draws from, if it is neither the default generator of torch nor that of a
             loss module.
 
@@ -38,18 +45,23 @@ def graphed(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: at the first call on a GPU, if the optimizer cannot be captured.
+        ValueError: if the optimizer cannot be captured; at the first call on a GPU, or now with an example.
 
     Example:
         >>> net = fastssm.nn.MLP(2, [16, 16])
-        >>> step = graphed(fastssm.SlicedScoreLoss(net), torch.optim.Adam(net.parameters()))
-        >>> loss = step(torch.randn(32, 2))  # runs eagerly, without a GPU
+        >>> optimizer = torch.optim.Adam(net.parameters(), capturable=torch.cuda.is_available())
+        >>> step = graphed(fastssm.SlicedScoreLoss(net), optimizer, example=(torch.randn(32, 2),))
+        >>> for _ in range(10):
+        ...     loss = step(torch.randn(32, 2))  # runs eagerly, without a GPU
         >>> step.reason
         'the inputs are not all on one CUDA device'
 
     Source: "CUDA Graphs" in PyTorch's notes on CUDA semantics, whole-network capture.
     """
-    return GraphedStep(objective, optimizer, generator)
+    step = GraphedStep(objective, optimizer, generator)
+    if example is not None:
+        step.prepare(example)
+    return step
 
 
 class GraphedStep:
@@ -90,14 +102,26 @@ class GraphedStep:
                 self._warm_up_calls += 1
                 self.reason = f"it is call {self._warm_up_calls} of the {WARM_UP_CALLS} before the capture"
                 return self._run_on_side_stream(inputs)
-            if self._graph is None or self._options != self._optimizer_options():
-                self._graph = self._capture(inputs)
+            self._capture_if_needed(inputs)
+            assert self._graph is not None
             for captured, given in zip(self._inputs, inputs, strict=True):
                 captured.copy_(given)
             self._graph.replay()
         for parameter, gradient in self._gradients:  # the caller may have replaced it since
             parameter.grad = gradient
         return self._loss.clone()  # the next replay overwrites it
+
+    def prepare(self, example: Sequence[Tensor]) -> None:
+        """Run the steps before the capture, and capture; if a call with these inputs would run eagerly, do nothing."""
+        if not isinstance(example, (tuple, list)) or not all(isinstance(t, Tensor) for t in example):
+            given = "a tensor" if isinstance(example, Tensor) else repr(example)
+            raise TypeError(f"example must be a tuple of tensors, the inputs of a call, got {given}; pass (x,).")
+        if self._why_eager(example):
+            return
+        for _ in range(WARM_UP_CALLS):
+            self(*example)
+        with torch.cuda.device(example[0].device):
+            self._capture_if_needed(example)
 
     def _why_eager(self, inputs: Sequence[Tensor]) -> str:
         """Return why this call cannot be captured or replayed, or an empty string if it can."""
@@ -134,7 +158,7 @@ class GraphedStep:
         for parameter in self._parameters():
             parameter.grad = None
         loss = self.objective(*inputs)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward(one(loss) if loss.ndim == 0 else None)  # type: ignore[no-untyped-call]
         if self.optimizer:
             self.optimizer.step()
         return loss.detach()
@@ -148,6 +172,11 @@ class GraphedStep:
         current.wait_stream(side)
         return loss
 
+    def _capture_if_needed(self, inputs: Sequence[Tensor]) -> None:
+        """Capture the step, unless there is a capture with the current options."""
+        if self._graph is None or self._options != self._optimizer_options():
+            self._graph = self._capture(inputs)
+
     def _capture(self, inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
         """Capture the step without running it, allocate the gradients, and return the graph."""
         graph = torch.cuda.CUDAGraph()
@@ -159,6 +188,22 @@ class GraphedStep:
         self._gradients = [(p, p.grad) for p in self._parameters() if p.grad is not None]
         self._options = self._optimizer_options()
         return graph
+
+
+_ones: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+
+def one(loss: Tensor) -> Tensor:
+    """Return the incoming gradient 1 of a loss, always the same tensor, which `is_one` knows without a look at it."""
+    key = loss.device, loss.dtype
+    if key not in _ones:
+        _ones[key] = torch.ones((), device=loss.device, dtype=loss.dtype)
+    return _ones[key]
+
+
+def is_one(factor: Tensor) -> bool:
+    """Return whether an incoming gradient is that of `one`."""
+    return _ones.get((factor.device, factor.dtype)) is factor
 
 
 def on_one_gpu(inputs: Sequence[Tensor]) -> bool:

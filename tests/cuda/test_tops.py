@@ -33,7 +33,9 @@ class Top:
         self.dim = 1 + self.width % 6
         self.added = float(self.width % 2)
         self.results = {name: aligned(self.samples, dtype, self.added) for name in ("projected_jacobian", "square")}
-        self.weight, self.wide_weight = exact(self.random(self.samples), dtype)
+        weight, wide = exact(self.random(self.samples), dtype)
+        own, factor = bool(self.width % 3), 0.5
+        self.weight, self.wide_weight = {"own": weight if own else None, "factor": factor}, factor * wide**own
 
     def rows(self, kinds: int, width: int = 0) -> Rows:
         width = width or self.width

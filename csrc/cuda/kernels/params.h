@@ -25,6 +25,14 @@ struct Walk {
   int row_threads;
 };
 
+// The weight of each sample's loss: its own, or one, times a factor.
+template <class T>
+struct Weight {
+  const T* own;  // [samples], or null
+  T factor;
+  FASTSSM_HD FASTSSM_INLINE T of(int64_t row) const { return own ? own[row] * factor : factor; }
+};
+
 // Random signs of some samples along some directions, in rows padded with zeros.
 struct Rademacher {
   const int64_t* seed;
@@ -159,9 +167,9 @@ struct SlicedTop {
   const T* bias;     // [1], or null
   T count;
   bool add;
-  const T* weight;   // [samples], as all below
-  T* coefficients;   // [kinds, samples]: weight E1 / count, then -weight / count; null without gradients
-  T* projected_jacobian;
+  Weight<T> weight;
+  T* coefficients;  // [kinds, samples]: weight E1 / count, then -weight / count; null without gradients
+  T* projected_jacobian;  // [samples], as all below
   T* square;
 };
 
@@ -178,7 +186,7 @@ struct ScoreTop {
   int64_t dim;
   T count;
   bool add;
-  const T* weight;
+  Weight<T> weight;
   T* share;  // [samples]: weight / count; null without gradients
   T* along;  // [tangents, samples]: that times v_m . s
   T* projected_jacobian;
@@ -213,7 +221,7 @@ struct TermsTop {
   T* score;   // [samples, dim]
   T* square;  // |s|^2 / 2, added with the first directions
   // cotangents of the loss: sign weight s as rows like v's, and sign weight / count
-  const T* weight;
+  Weight<T> weight;
   T* on_score;
   T* coefficients;
 };
@@ -280,7 +288,7 @@ struct Total {
   int64_t samples;
   const T* projected_jacobian;
   const T* square;
-  const T* weight;
+  Weight<T> weight;
   double* partial;
   int64_t partials;
   T* loss;

@@ -113,7 +113,7 @@ FASTSSM_DEVICE void total_rows(const Total<T>& a) {
     for (int64_t i = first; i < a.partials; i += step) sum += a.partial[i];
   } else {
     for (int64_t i = first; i < a.samples; i += step)
-      sum += double(a.weight[i]) * (double(a.projected_jacobian[i]) + double(a.square[i]));
+      sum += double(a.weight.of(i)) * (double(a.projected_jacobian[i]) + double(a.square[i]));
   }
   const double total = block_sums(warp_sum(sum), 0.0).first;
   if (threadIdx.x != 0) return;

@@ -114,7 +114,7 @@ struct SmallBlock : SmallTile<T> {
       rows[i] = j < dim ? p.x[b * dim + j] : j < dim + p.extra ? p.columns[b * p.extra + j - dim] : T(0);
     }
     for (int r = threadIdx.x; direction == 0 && r < samples; r += kSmallThreads)
-      memory[p.at_weights + r] = p.weight[first + r];
+      memory[p.at_weights + r] = p.weight.of(first + r);
     if (p.seed) {
       const int words = (ld + 31) / 32;
       for (int i = threadIdx.x; i < tangents * samples * words; i += kSmallThreads) {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../../maths/numerics.h"
+#include "params.h"
 
 namespace fastssm::cuda {
 
@@ -64,7 +64,7 @@ struct Small {
 
   bool variance_reduced;
   bool gradients;   // of anything
-  const T* weight;  // [samples]
+  Weight<T> weight;
   T* projected_jacobian;  // [samples]
   T* square;              // [samples]
   T* loss;                // [1]: sum_b weight_b (projected_jacobian_b + square_b), or null

@@ -32,7 +32,7 @@ template <class T>
 FASTSSM_DEVICE void sliced_top_rows(const SlicedTop<T>& a) {
   const Shape& s = a.shape;
   const int64_t row = blockIdx.x, kinds = s.tangents + 1 + a.curved;
-  const T share = a.coefficients ? a.weight[row] / a.count : T(0);
+  const T share = a.coefficients ? a.weight.of(row) / a.count : T(0);
   T jacobian(0), square(0);
   for (int64_t kind = threadIdx.x / kWarp; kind < kinds; kind += blockDim.x / kWarp) {
     const T e = warp_dot<T>(s.width, aligned_row(a.h + kind * s.kind_stride() + row * s.ld), unaligned_row(a.readout));
@@ -57,7 +57,7 @@ template <class T>
 FASTSSM_DEVICE void score_top_rows(const ScoreTop<T>& a) {
   const Shape& s = a.shape;
   const int64_t row = blockIdx.x;
-  const T share = a.share ? a.weight[row] / a.count : T(0);
+  const T share = a.share ? a.weight.of(row) / a.count : T(0);
   T jacobian(0), square(0);
   for (int64_t m = threadIdx.x / kWarp; m < s.tangents; m += blockDim.x / kWarp) {
     const int64_t at = m * s.samples + row;
@@ -110,7 +110,7 @@ FASTSSM_DEVICE void terms_top_rows(const TermsTop<T>& a) {
       jacobian += along / a.count + nan_of(along);
     }
   }
-  const T weight = a.weight ? a.weight[row] : T(0);
+  const T weight = a.weight.of(row);
   for (int64_t j = threadIdx.x * kLanes<T>; j < a.v_ld; j += blockDim.x * kLanes<T>) {
     const Pack<T> found = s(j, a.dim - j);
     if (a.score) store_unaligned(a.score + row * a.dim + j, a.dim - j, found, false);

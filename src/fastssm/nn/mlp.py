@@ -137,10 +137,10 @@ class MLP(nn.Module):
         given = self.check_cond(cond)
         if not given:
             return None
-        columns = [c.reshape(c.shape[0], math.prod(c.shape[1:])) for c in given]
+        columns = [c if c.ndim == 2 else c.reshape(c.shape[0], math.prod(c.shape[1:])) for c in given]
         if self.time is not None:
             columns[-1] = self.time(given[-1])
-        return torch.cat(columns, dim=1)
+        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
 
     def check_cond(self, cond: Sequence[Tensor | None]) -> list[Tensor]:
         """Return the arguments that follow `x`, and raise ValueError unless they are what the network takes."""

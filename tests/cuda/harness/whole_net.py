@@ -208,10 +208,11 @@ class Arguments:
         return self.struct(
             "Objective",
             variance_reduced=self.case.variance_reduced,
-            weight=self.array(self.p.weight),
+            weight=self.array(2 * self.p.weight),
             projected_jacobian=self.jacobian,
             square=self.square,
             target=None,
+            factor=0.5,
         )
 
     def gradients(self) -> ctypes.Structure:

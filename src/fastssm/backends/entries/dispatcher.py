@@ -30,8 +30,10 @@ _SCHEMAS = {
     "terms_each": f"({_NETWORK}, {_STATIC}) -> (Tensor, Tensor, Tensor)",
     "terms_backward": f"(Tensor on_projected, Tensor on_jacobian, Tensor on_score, {_NETWORK}, {_STATIC}, {_NEEDS})"
     " -> Tensor[]",
+    "scale": "(Tensor[] gradients, Tensor factor) -> Tensor[]",
 }
 _SCHEMAS["terms_each_backward"] = _SCHEMAS["terms_backward"]
+_SCHEMAS["objective_packed"] = _SCHEMAS["objective"]  # on a GPU its gradients share buffers, which no tracer may see
 _LIBRARY: Any = torch.library.Library("fastssm", "DEF")  # type: ignore[no-untyped-call]
 for _name, _schema in _SCHEMAS.items():
     _LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -66,6 +68,14 @@ def _terms_each(*a: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _terms_backward(*a: Any) -> list[Tensor]:
     given, (x, columns, v, seed, tensors, *static), needs = a[:3], a[3:-2], Needs(*a[-2:])
     return flat.run_terms_backward(Terms(*given), Inputs(x, columns, v, seed), tensors, _static(*static), needs)
+
+
+def _scale(gradients: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
+    return [g * factor for g in gradients]
+
+
+def _fake_scale(gradients: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
+    return [torch.empty_like(g) for g in gradients]
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -138,15 +148,17 @@ def _refuse(ctx: Any, *_: Any) -> NoReturn:
 
 for _name, _kernel, _fake in (
     ("objective", _objective, _fake_objective),
+    ("objective_packed", _objective, _fake_objective),
     ("denoising", _denoising, _fake_objective),
     ("terms", _terms, _fake_terms),
     ("terms_each", _terms_each, _fake_terms_each),
     ("terms_backward", _terms_backward, _fake_terms_backward),
     ("terms_each_backward", _terms_backward, _fake_terms_backward),
+    ("scale", _scale, _fake_scale),
 ):
     _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastssm::{_name}", _fake, lib=_LIBRARY)
-    for _device in ("cpu", "cuda"):
+    for _device in ("cpu", "cuda") if _name != "scale" else ():  # gradients keep their dtype
         torch.library.register_autocast(f"fastssm::{_name}", _device, torch.float32, lib=_LIBRARY)
 for _name in ("objective", "denoising"):
     torch.library.register_autograd(
@@ -155,14 +167,22 @@ for _name in ("objective", "denoising"):
 for _name in ("terms", "terms_each"):
     _gradient = partial(_terms_gradient, f"{_name}_backward")
     torch.library.register_autograd(f"fastssm::{_name}", _gradient, setup_context=_terms_context, lib=_LIBRARY)
-    torch.library.register_autograd(f"fastssm::{_name}_backward", _refuse, lib=_LIBRARY)
+for _name in ("terms_backward", "terms_each_backward", "objective_packed", "scale"):
+    torch.library.register_autograd(f"fastssm::{_name}", _refuse, lib=_LIBRARY)
 
 
 def run_objective(
-    inputs: Inputs, weight: Tensor | None, tensors: Sequence[Tensor], static: Static, form: Form, needs: Needs
+    inputs: Inputs,
+    weight: Tensor | None,
+    tensors: Sequence[Tensor],
+    static: Static,
+    form: Form,
+    needs: Needs,
+    packed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Call the operator of the loss, its two terms per sample, and its gradients."""
-    out = torch.ops.fastssm.objective(*inputs, tensors, weight, *_numbers(static), *form, *needs)
+    """Call the operator of the loss, its two terms per sample, and its gradients, which may share buffers if packed."""
+    operator = torch.ops.fastssm.objective_packed if packed else torch.ops.fastssm.objective
+    out = operator(*inputs, tensors, weight, *_numbers(static), *form, *needs)
     return out[0], out[1], out[2], out[3]
 
 
@@ -179,6 +199,12 @@ def run_terms_backward(
     operator = torch.ops.fastssm.terms_each_backward if static.each else torch.ops.fastssm.terms_backward
     grads: list[Tensor] = operator(*given, *inputs, tensors, *_numbers(static), *needs)
     return grads
+
+
+def scale(gradients: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
+    """Call the operator that scales the gradients of an objective: on a GPU, all of a buffer at once."""
+    found: list[Tensor] = torch.ops.fastssm.scale(gradients, factor)
+    return found
 
 
 def objective(

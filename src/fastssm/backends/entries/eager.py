@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastssm.backends.entries import dispatcher, functions
 from fastssm.backends.entries.first_order import apply
 from fastssm.backends.entries.flat import Form, Inputs, Static, needs_of
+from fastssm.graphs import is_one
 from fastssm.sweeps import Needs, Terms
 
 _PLAIN = frozenset((Tensor, nn.Parameter, type(None)))
@@ -27,6 +28,13 @@ def must_dispatch(inputs: Inputs) -> bool:
     return not _PLAIN.issuperset(map(type, inputs))
 
 
+def _scale(gradients: Sequence[Tensor], factor: Tensor) -> Sequence[Tensor]:
+    if is_one(factor):  # the gradients are not used again: a graphed step keeps no graph
+        return gradients
+    with torch._C._AutoDispatchBelowAutograd():
+        return dispatcher.scale(gradients, factor)
+
+
 class _Objective(functions.Objective):
     """The loss and its gradients by the operator, whose autograd is not asked."""
 
@@ -35,10 +43,14 @@ class _Objective(functions.Objective):
         static, form, needs, weight, *flat = arguments
         inputs, tensors = functions.split(tuple(flat))
         with torch._C._AutoDispatchBelowAutograd():
-            *terms, grads = dispatcher.run_objective(inputs, weight, tensors, static, form, needs)
+            *terms, grads = dispatcher.run_objective(inputs, weight, tensors, static, form, needs, packed=True)
         functions.Objective.keep(ctx, needs, tuple(flat), (*terms, *grads))
         ctx.mark_non_differentiable(*terms[1:])
         return tuple(terms)
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        return functions.Objective.hand_back(ctx, factor, _scale)
 
 
 class _Terms(functions.TermsFunction):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -13,6 +13,8 @@ SECOND_BACKWARD = (
     "fastssm's fused losses give first derivatives only: differentiating a loss's gradient needs plain autograd. "
     'Pass backend="reference" to differentiate twice.'
 )
+
+Times = Callable[[Sequence[Tensor], Tensor], Sequence[Tensor]]  # tensors times a scalar
 
 
 def apply(function: type[Function], *arguments: Any) -> tuple[Tensor, ...]:
@@ -46,9 +48,19 @@ def once(grads: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor]:
     return refusing
 
 
-def scaled(factor: Tensor, grads: Sequence[Tensor], given: Sequence[Tensor]) -> Sequence[Tensor]:
+def products(grads: Sequence[Tensor], factor: Tensor) -> Sequence[Tensor]:
+    """Return tensors times a scalar, each in its own dtype."""
+    if factor.is_cuda and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        return torch._foreach_mul(list(grads), factor)  # one operator
+    return [g * factor for g in grads]
+
+
+def scaled(
+    factor: Tensor,
+    grads: Sequence[Tensor],
+    given: Sequence[Tensor],
+    times: Times = products,
+) -> Sequence[Tensor]:
     """Return gradients times the incoming one, that refuse to be differentiated again: they depend on `given`."""
-    plain = factor.detach()  # a scalar: each product keeps the gradient's own dtype
-    if plain.is_cuda and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
-        return once(torch._foreach_mul(list(grads), plain), [factor, *given])  # one operator
-    return once([g * plain for g in grads], [factor, *given])
+    plain = factor.detach() if torch.is_grad_enabled() else factor
+    return once(times(grads, plain), [factor, *given])

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fastssm import sweeps
-from fastssm.backends.entries.first_order import apply, once, scaled
+from fastssm.backends.entries.first_order import Times, apply, once, products, scaled
 from fastssm.backends.entries.flat import (
     Form,
     Inputs,
@@ -75,10 +75,15 @@ class Objective(Function):
     @staticmethod
     def backward(ctx: Any, factor: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Scale the gradients."""
+        return Objective.hand_back(ctx, factor)
+
+    @staticmethod
+    def hand_back(ctx: Any, factor: Tensor | None, times: Times = products) -> tuple[Tensor | None, ...]:
+        """Return the gradients times the incoming one, in the order of the arguments."""
         if factor is None:
             return tuple([None] * (8 + ctx.count))
         saved: tuple[Tensor, ...] = ctx.saved_tensors
-        grads = scaled(factor, saved[: ctx.grads], saved[ctx.grads :])
+        grads = scaled(factor, saved[: ctx.grads], saved[ctx.grads :], times)
         x, columns, tensors = spread(grads, ctx.has_columns, ctx.count, ctx.needs)
         return None, None, None, None, x, columns, None, None, *tensors
 
