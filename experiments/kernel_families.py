@@ -249,8 +249,10 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
 def main() -> None:
     """Run the experiment."""
     chosen = experiments.options("kernel_families", "Deep kernel exponential families.", seeds=3)
-    found = list(rows(chosen.seeds, SMOKE if chosen.smoke else FULL))
-    experiments.write(found, chosen.csv)
+    found: list[dict[str, Any]] = []
+    for row in rows(chosen.seeds, SMOKE if chosen.smoke else FULL):
+        found.append(row)
+        experiments.write(found, chosen.csv)
     if chosen.figure:
         draw_figure(found, chosen.figure)
 
