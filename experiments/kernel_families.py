@@ -1,6 +1,6 @@
 """Train deep kernel exponential families by sliced, denoising and exact score matching and by curvature propagation.
 
-The density is `fastssm.nn.KernelExpFamily`, on the wine and Parkinsons data with the library's split, scaling and noise.
+The density is `fastssm.nn.KernelExpFamily`, on the wine and Parkinsons data with the library's split, scaling, noise.
 Each step finds alpha in closed form from one half of a batch, and differentiates the loss of the other half through it.
 Denoising takes rows without the data set's noise, and its own noise in its place. Of four checkpoints the one with the
 least exact loss on validation rows counts; its alpha is found from training rows by the method's own objective.
@@ -115,16 +115,12 @@ class Method(NamedTuple):
         if self.sigma:
             z = torch.randn_like(x)
             x, target = x + self.sigma * z, -(v * z).sum(2) / self.sigma
-        return fastssm.basis_coefficients(
-            family.features, x, v, base=family.log_base, target=target, ridge=ridge.exp()
-        )
+        return fastssm.basis_coefficients(family.features, x, v, base=family.log_base, target=target, ridge=ridge.exp())
 
 
 def sliced(variance_reduced: bool) -> Callable[[KernelExpFamily, Tensor, Tensor], Tensor]:
     """Return the sliced loss along one direction."""
-    return lambda family, x, alpha: fastssm.sliced_loss(
-        family, x, cond=alpha[None], variance_reduced=variance_reduced
-    )
+    return lambda family, x, alpha: fastssm.sliced_loss(family, x, cond=alpha[None], variance_reduced=variance_reduced)
 
 
 def propagation_loss(family: KernelExpFamily, x: Tensor, alpha: Tensor) -> Tensor:
