@@ -11,7 +11,6 @@ Run `python -m experiments.kernel_families`.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,20 +151,18 @@ def rows_of(part: Tensor, count: int, noise: float) -> Tensor:
     return some + noise * torch.randn_like(some)
 
 
-def trained(method: Method, sets: data.Prepared, size: Size) -> tuple[KernelExpFamily, float]:
-    """Return the best checkpoint, and the milliseconds of a step."""
+def trained(method: Method, sets: data.Prepared, size: Size) -> KernelExpFamily:
+    """Return the best checkpoint."""
     noise = 0.0 if method.sigma else sets.noise
     family = KernelExpFamily(rows_of(sets.train, size.points, sets.noise))
     ridge = nn.Parameter(torch.tensor(-4.0))
     optimiser = torch.optim.Adam([*family.parameters(), ridge], lr=1e-2)
-    best, state, seconds = math.inf, family.state_dict(), 0.0
+    best, state = math.inf, family.state_dict()
     for step in range(1, size.steps + 1):
-        start = time.perf_counter()
         fit, judge = rows_of(sets.train, 2 * size.half, noise).split(size.half)
         optimiser.zero_grad()
         method.loss(family, judge, method.coefficients(family, fit, ridge)).backward()
         optimiser.step()
-        seconds += time.perf_counter() - start
         if step % (size.steps // CHECKPOINTS) == 0:
             with torch.no_grad():
                 family.alpha.copy_(method.coefficients(family, rows_of(sets.train, size.rows, noise), ridge))
@@ -173,7 +170,7 @@ def trained(method: Method, sets: data.Prepared, size: Size) -> tuple[KernelExpF
             if value < best:
                 best, state = value, {name: t.clone() for name, t in family.state_dict().items()}
     family.load_state_dict(state)
-    return family, 1e3 * seconds / size.steps
+    return family
 
 
 class Between(nn.Module):
@@ -211,7 +208,7 @@ def rows(seeds: int, size: Size) -> Iterator[dict[str, Any]]:
             sets = data.prepare(data.load(name))
             for label, method in METHODS.items():
                 torch.manual_seed(seed)
-                family, milliseconds = trained(method, sets, size)
+                family = trained(method, sets, size)
                 test = sets.test[: size.rows]
                 with torch.no_grad():
                     loss = fastssm.exact_loss(family, test).item()
@@ -220,7 +217,6 @@ def rows(seeds: int, size: Size) -> Iterator[dict[str, Any]]:
                 row = {"seed": seed, "data": name, "D": test.shape[1], "method": label, "dtype": "float32"}
                 row |= {**size._asdict(), "loss": f"{loss:.4f}", "log_likelihood": f"{likelihood:.4f}"}
                 row |= {"effective_chains": f"{effective:.1f}", "acceptance": f"{accepted:.3f}"}
-                row |= {"step_ms": f"{milliseconds:.1f}"}
                 print(", ".join(f"{key} {cell}" for key, cell in row.items()), flush=True)
                 yield row
 
