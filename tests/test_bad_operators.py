@@ -17,6 +17,7 @@ B, D = 5, 3
 def s():
     torch.manual_seed(0)
     found = SimpleNamespace(
+        family=fastssm.nn.KernelExpFamily(torch.ones(4, D)),
         net=nn.Sequential(nn.Linear(D, 8), nn.Softplus(), nn.Linear(8, 1)),
         field=nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, D)),
         dropout=nn.Sequential(nn.Linear(D, 8), nn.Dropout(0.5), nn.LayerNorm(8), nn.Linear(8, 1)),
@@ -94,6 +95,98 @@ ROWS = {
         lambda s: fastssm.laplacian(s.field, s.x),
         ValueError,
         ("[B] or [B, 1]", "(5, 3)"),
+    ),
+    "basis_terms: no function": (lambda s: fastssm.basis_terms(3, s.x, s.x), TypeError, ("model must be", "int")),
+    "basis_terms: the class": (
+        lambda s: fastssm.basis_terms(nn.Tanh, s.x, s.x),
+        TypeError,
+        ("the type Tanh itself", "instance"),
+    ),
+    "basis_terms: v": (
+        lambda s: fastssm.basis_terms(s.net, s.x, s.v[:, 1:]),
+        ValueError,
+        ("[M, *x.shape]", "(2, 4, 3)"),
+    ),
+    "basis_terms: x": (lambda s: fastssm.basis_terms(s.net, s.x.long(), s.v), TypeError, ("floating point", "int64")),
+    "basis_terms: v requires grad": (
+        lambda s: fastssm.basis_terms(s.net, s.x, s.v.clone().requires_grad_()),
+        ValueError,
+        ("must not require grad",),
+    ),
+    "basis_terms: no rows": (
+        lambda s: fastssm.basis_terms(lambda x: x.mean(0), s.x, s.v),
+        ValueError,
+        ("[B, F]", "5 samples", "(3,)", "flatten"),
+    ),
+    "basis_terms: no rule": (
+        lambda s: fastssm.basis_terms(torch.special.bessel_j0, s.x, s.v),
+        fastssm.UnsupportedError,
+        ("no rule", "bessel_j0", "docs/your_network.md"),
+    ),
+    "basis_terms: constant": (
+        lambda s: fastssm.basis_terms(lambda x: x.detach(), s.x, s.v),
+        fastssm.UnsupportedError,
+        ("does not depend on x",),
+    ),
+    "basis_coefficients: no samples": (
+        lambda s: fastssm.basis_coefficients(s.net, s.x[:0], s.v[:, :0]),
+        ValueError,
+        ("at least one sample", "(0, 3)"),
+    ),
+    "basis_coefficients: ridge": (
+        lambda s: fastssm.basis_coefficients(s.net, s.x, s.v, ridge=0.0),
+        ValueError,
+        ("positive and finite", "0.0", "1e-3"),
+    ),
+    "basis_coefficients: ridge of text": (
+        lambda s: fastssm.basis_coefficients(s.net, s.x, s.v, ridge="small"),
+        TypeError,
+        ("ridge must be", "str"),
+    ),
+    "basis_coefficients: ridges": (
+        lambda s: fastssm.basis_coefficients(s.net, s.x, s.v, ridge=torch.ones(2)),
+        ValueError,
+        ("one positive value", "(2,)"),
+    ),
+    "basis_coefficients: target": (
+        lambda s: fastssm.basis_coefficients(s.net, s.x, s.v, target=torch.ones(5)),
+        ValueError,
+        ("(2, 5)", "(5,)", "each direction"),
+    ),
+    "basis_coefficients: target of text": (
+        lambda s: fastssm.basis_coefficients(s.net, s.x, s.v, target="x"),
+        TypeError,
+        ("target must be", "str"),
+    ),
+    "kernel family: inducing of text": (
+        lambda s: fastssm.nn.KernelExpFamily("rows"),
+        TypeError,
+        ("inducing must be a torch.Tensor", "str"),
+    ),
+    "kernel family: integers": (
+        lambda s: fastssm.nn.KernelExpFamily(torch.arange(6).reshape(3, 2)),
+        TypeError,
+        ("floating point", "int64", ".float()"),
+    ),
+    "kernel family: one axis": (
+        lambda s: fastssm.nn.KernelExpFamily(torch.ones(3)),
+        ValueError,
+        ("[F, D]", "(3,)", "rows of the data"),
+    ),
+    "kernel family: NaN": (
+        lambda s: fastssm.nn.KernelExpFamily(torch.full((3, 2), torch.nan)),
+        ValueError,
+        ("must be finite", "drop"),
+    ),
+    "kernel family: no kernel": (
+        lambda s: fastssm.nn.KernelExpFamily(torch.ones(3, 2), components=0),
+        ValueError,
+        ("positive", "components=0"),
+    ),
+    "kernel family: alpha": (
+        lambda s: s.family(s.x, torch.ones(4)),
+        ValueError,
+        ("[1, 4]", "(4,)", "alpha[None]"),
     ),
     "hvp_form: no v": (
         lambda s: fastssm.hvp_form(s.net, s.x, None),

@@ -45,7 +45,18 @@ from fastssm.losses import (
     sliced_loss,
     tempered_loss,
 )
-from fastssm.operators import Terms, divergence, hvp_form, jacobian_diag, laplacian, score, terms
+from fastssm.operators import (
+    BasisTerms,
+    Terms,
+    basis_coefficients,
+    basis_terms,
+    divergence,
+    hvp_form,
+    jacobian_diag,
+    laplacian,
+    score,
+    terms,
+)
 from fastssm.recognition import Network, Refusal, recognize
 
 if TYPE_CHECKING:  # what follows is imported on first use, by `__getattr__`
@@ -66,6 +77,7 @@ _LAZY = {  # names by the module that is imported on their first use
 __all__ = [
     "AnnealedDenoisingLoss",
     "AnnealedSlicedLoss",
+    "BasisTerms",
     "CompositeLoss",
     "ContinuousTempering",
     "DenoisingLoss",
@@ -93,6 +105,8 @@ __all__ = [
     "annealed_denoising_loss",
     "annealed_sliced_loss",
     "backend",
+    "basis_coefficients",
+    "basis_terms",
     "composite_log_prob",
     "composite_loss",
     "composite_sample",

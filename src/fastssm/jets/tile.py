@@ -141,6 +141,19 @@ def _squares(factors: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(used, s, 0.0), torch.where(used, factors / s / s, 1.0)
 
 
+def expanded(run: Run, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the values `[T, ...]` of a function, and their first and second derivatives along each direction.
+
+    Args:
+        run: what to run, with any number of values per sample.
+        x: data `[T, ...]`.
+        v: directions `[m, T, ...]`.
+    """
+    output, tape = _forward(Tile(run, "energy", x, v, len(v)), each=True)
+    found = tape.curvature(None, output)
+    return output.value, output.tangents, torch.zeros_like(output.tangents) if found is None else found
+
+
 def gradient(tile: Tile, output: Jet | None = None, differentiable: bool = False) -> Tensor:
     """Return `dE/dx` of an energy, `[T, ...]`.
 
