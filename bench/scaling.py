@@ -86,9 +86,10 @@ def predicted() -> Iterator[Row]:
 
 
 def weak_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield one line per size: a step on one process and on two, and the efficiency; nothing before it is measured."""
+    """Yield one line per size: a step on one process and on two, and the efficiency, if there are rows."""
     mine = [row for row in rows if row["part"] == "weak"]
     if not mine:
+        yield "Not measured yet. `python -m bench.scaling` measures it, on a machine without other load."
         return
     yield from header(["d,H,L,B,M", *(f"{n} process{'es' * (n > 1)}, ms" for n in RANKS), "efficiency"])
     for key in dict.fromkeys(map(cuda_model.cuda_table.size_of, mine)):
