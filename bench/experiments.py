@@ -32,7 +32,7 @@ def options(name: str, description: str, seeds: int) -> argparse.Namespace:
     Args:
         name: of the program.
         description: one sentence.
-        seeds: number of seeds of a full run; the smoke run has two.
+        seeds: number of seeds of a full run; the smoke run has one.
     """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=description)
     parser.add_argument(
@@ -42,7 +42,7 @@ def options(name: str, description: str, seeds: int) -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, help=f"default: {file_of(name).relative_to(ROOT)}")
     parser.add_argument("--figure", type=Path, help=f"default: {figure_of(name).relative_to(ROOT)}")
     chosen = parser.parse_args()
-    chosen.seeds = chosen.seeds or (2 if chosen.smoke else seeds)
+    chosen.seeds = chosen.seeds or (1 if chosen.smoke else seeds)
     if not chosen.smoke:
         chosen.csv, chosen.figure = chosen.csv or file_of(name), chosen.figure or figure_of(name)
     return chosen

@@ -9,7 +9,7 @@ On two machines with eight GPUs each, on each of them with its own number as the
     torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \
         examples/distributed.py
 
-It runs on CUDA devices by nccl if there are any, otherwise on CPUs by gloo.
+It runs on CUDA devices by nccl if there are any, otherwise on CPUs by gloo. Without torchrun it is one process.
 """
 
 import argparse
@@ -25,13 +25,14 @@ from fastssm.data import toys
 
 
 def join() -> torch.device:
-    """Join the processes of torchrun, and return the device of this one."""
+    """Join the processes of torchrun, if there are any, and return the device of this one."""
+    alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     if not torch.cuda.is_available():
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", **alone)
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
-    dist.init_process_group("nccl", device_id=device)
+    dist.init_process_group("nccl", device_id=device, **alone)
     return device
 
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--exact", action="store_true", help="the exact loss, the same for any number of processes")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=512, help="of all processes together")
+    parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     chosen = parser.parse_args()
     device = join()
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -61,7 +63,7 @@ def main() -> None:
     order = torch.Generator().manual_seed(1)  # the same batches in every process, which takes its share of each
     torch.manual_seed(2 + rank)  # other directions in every process
 
-    for _ in range(chosen.steps):
+    for _ in range(5 if chosen.smoke else chosen.steps):
         batch = rows[torch.randint(len(rows), (chosen.batch,), generator=order)]
         loss = wrapped(batch[rank::world].to(device))
         optimizer.zero_grad()
