@@ -217,6 +217,18 @@ def check_output(output: object) -> None:
         )
 
 
+class WrongOutput(str):
+    """The text of an error about the shape of a model's output, for operators that say it in words of their own."""
+
+    def __new__(cls, text: str, shape: Sequence[int] = ()) -> WrongOutput:
+        """Keep the shape beside the text."""
+        found = super().__new__(cls, text)
+        found.shape = tuple(shape)
+        return found
+
+    shape: tuple[int, ...]
+
+
 def kind_of_output(output: Sequence[int], x: Sequence[int], kind: str) -> str:
     """Return "energy" or "score" from the shapes of a model's output and of its data, checked against `kind`."""
     dim, values = math.prod(x[1:]), math.prod(output[1:])
@@ -230,11 +242,12 @@ def kind_of_output(output: Sequence[int], x: Sequence[int], kind: str) -> str:
             )
         kind = "energy" if fits["energy"] else "score"
     if not fits[kind]:
-        raise ValueError(
+        text = (
             f"an energy returns [B] or [B, 1] and a score one value per coordinate; for x of shape {tuple(x)} the "
             f"model returned {tuple(output)}, which is no {kind if any(fits.values()) else 'energy or score'}; change "
             "the last layer of the model, or kind."
         )
+        raise ValueError(WrongOutput(text, output))
     return kind
 
 
