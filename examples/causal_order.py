@@ -106,7 +106,7 @@ def main() -> None:
     for seed in range(1 if options.smoke else 5):
         generator = Generator().manual_seed(seed)
         edges = graph(generator)
-        order, seen = ordered(sample(edges, ROWS, generator), 5 if options.smoke else 1500)
+        order, seen = ordered(sample(edges, ROWS, generator), 5 if options.smoke else 600)
         results.append((edges, order, seen))
         random = [against(edges, torch.randperm(DIM, generator=generator).tolist()) for _ in range(1000)]
         wrong, every, chance = wrong + against(edges, order), every + int(edges.sum()), chance + sum(random) / 1000

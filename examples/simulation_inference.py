@@ -70,7 +70,9 @@ def draw(found: list[tuple[Tensor, Tensor]], path: Path) -> None:
     angle = torch.linspace(0, 2 * math.pi, 100)
     circle = 2 * torch.stack([angle.cos(), angle.sin()], 1) @ torch.linalg.cholesky(COVARIANCE).mT
     for number, (mean, samples) in enumerate(found):
-        panel.scatter(*samples[:1000].T, s=2, linewidths=0, label="samples" if number == 0 else None, color=f"C{number}")
+        panel.scatter(
+            *samples[:1000].T, s=2, linewidths=0, label="samples" if number == 0 else None, color=f"C{number}"
+        )
         panel.plot(*(mean + circle).T, color="k", lw=1, label="exact, two deviations" if number == 0 else None)
     panel.set(xlabel="first parameter", ylabel="second parameter", aspect="equal")
     panel.legend(frameon=False, fontsize=8)
@@ -100,7 +102,10 @@ def main() -> None:
         samples = posterior(score, x, count, steps, generator)
         mean, spread = samples.mean(0), samples.std(0) / deviations
         off = (mean - posterior_mean(x)) / deviations
-        print(f"observation {number + 1}: mean off by {', '.join(f'{d:+.3f}' for d in off.tolist())} exact deviations,", end=" ")
+        print(
+            f"observation {number + 1}: mean off by {', '.join(f'{d:+.3f}' for d in off.tolist())} exact deviations,",
+            end=" ",
+        )
         print(f"deviation {', '.join(f'{s:.3f}' for s in spread.tolist())} of the exact ones")
         found.append((posterior_mean(x), samples))
     draw(found, options.out)

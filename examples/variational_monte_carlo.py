@@ -4,7 +4,7 @@ For a wave function `psi > 0` the local energy is `E(x) = -(lap log psi + |d log
 `psi^2` is at least the energy of the ground state, for which it is constant. `fastssm.laplacian` returns both
 derivatives in one pass, and `fastssm.sampling.langevin` draws from `psi^2`. The exact energies are known: 3 for two
 particles in a harmonic trap, -1/2 for hydrogen, and 2 for two electrons that repel each other in a trap of frequency
-1/4 (Taut 1993, "Two electrons in an external oscillator potential").
+1/2 (Taut 1993, "Two electrons in an external oscillator potential").
 
 Run `python examples/variational_monte_carlo.py`.
 """
@@ -40,12 +40,14 @@ class System(NamedTuple):
 
 
 SYSTEMS = {
-    "two particles, trap": System(lambda x: 0.5 * x.square().sum(1), lambda x, a: -a * x.square().sum(1), 6, 0.3, 0.1, 3.0),
+    "two particles, trap": System(
+        lambda x: 0.5 * x.square().sum(1), lambda x, a: -a * x.square().sum(1), 6, 0.3, 0.1, 3.0
+    ),
     "hydrogen": System(lambda x: -1 / x.norm(dim=1), lambda x, a: -a * x.norm(dim=1), 3, 0.7, 0.1, -0.5),
     "two electrons, trap": System(
-        lambda x: x.square().sum(1) / 32 + 1 / between(x),
+        lambda x: x.square().sum(1) / 8 + 1 / between(x),
         lambda x, a: 0.5 * between(x) / (1 + 0.3 * between(x)) - a * x.square().sum(1),  # slope 1/2 where they meet
-        *(6, 0.1, 0.5, 2.0),
+        *(6, 0.2, 0.2, 2.0),
     ),
 }
 
@@ -76,7 +78,7 @@ def minimised(system: System, steps: int, more: int) -> Tensor:
     optimiser = torch.optim.Adam(log_psi.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for number in range(steps + more):
-        x = langevin(lambda x: -2 * log_psi(x), x, step=system.step, n_steps=10, metropolis=True).x  # log p = -E
+        x = langevin(lambda x: -2 * log_psi(x), x, step=system.step, n_steps=5, metropolis=True).x  # log p = -E
         with torch.no_grad():
             energy = local_energy(log_psi, x, system.potential)
         seen.append(energy)
@@ -110,7 +112,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/variational_monte_carlo.png"), help="of the figure")
     options = parser.parse_args()
-    steps, more = (3, 2) if options.smoke else (500, 100)
+    steps, more = (3, 2) if options.smoke else (300, 100)
     found = {name: minimised(system, steps, more) for name, system in SYSTEMS.items()}
     for name, energies in found.items():
         last = energies[-more:].mean(0)  # of each walker

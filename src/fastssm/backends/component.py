@@ -51,7 +51,9 @@ def column(output: Any, component: int) -> Tensor:
 def _check(shape: Sequence[int], component: int) -> None:
     if len(shape) == 2 and 0 <= component < shape[1]:
         return
-    wanted = f"must be from 0 to {shape[1] - 1}" if len(shape) == 2 else "selects an output of a model that returns [B, F]"
+    wanted = (
+        f"must be from 0 to {shape[1] - 1}" if len(shape) == 2 else "selects an output of a model that returns [B, F]"
+    )
     raise ValueError(
         f"component={component} {wanted}: the model returned {tuple(shape)}; leave component out for a model with one "
         "output."

@@ -103,9 +103,9 @@ class Network:
         if self.component is None:
             return layers
         one, last = slice(self.component, self.component + 1), layers[-1]
-        rows = [None if t is None else t[one] for t in (last.weight, last.bias)]
-        columns = [None if t is None else t[:, one] for t in (last.scale, last.shift)]
-        return [*layers[:-1], Layer(*rows, *columns, *last[4:])]  # type: ignore[arg-type]
+        bias = None if last.bias is None else last.bias[one]
+        scale, shift = [None if t is None else t[:, one] for t in (last.scale, last.shift)]
+        return [*layers[:-1], last._replace(weight=last.weight[one], bias=bias, scale=scale, shift=shift)]
 
     def affine(self, spec: LayerSpec) -> tuple[Tensor, Tensor | None]:
         """Return the weight and the bias of a layer."""
