@@ -108,7 +108,7 @@ def main() -> None:
     exact, found = data.log_prob(held_out), log_prob(net, held_out)
     error = (exact - found).std() / len(found) ** 0.5
     print(f"nats of held-out points: flow {found.mean():.4f}, true density {exact.mean():.4f}")
-    print(f"Kullback-Leibler divergence from the flow to the data: {(exact - found).mean():.4f} ± {error:.4f}, exact 0")
+    print(f"Kullback-Leibler divergence of the flow from the data: {(exact - found).mean():.4f} ± {error:.4f}, exact 0")
     shown = {"data": data.log_prob(grid).exp(), "flow": density}
     draw({name: values.reshape(cells, cells) for name, values in shown.items()}, options.out)
 

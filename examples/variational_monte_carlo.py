@@ -1,12 +1,11 @@
 """Find ground states of quantum systems by variational Monte Carlo, with the Laplacian of a neural wave function.
 
-For a wave function `psi > 0` the local energy is `E(x) = -(lap log psi + |d log psi / dx|^2) / 2 + V(x)`. Its mean over
+The local energy of a wave function `psi > 0` is `E(x) = -(lap log psi + |d log psi / dx|^2) / 2 + V(x)`. Its mean over
 `psi^2` is at least the energy of the ground state, for which it is constant. `fastssm.laplacian` returns both
-derivatives in one pass, and `fastssm.sampling.langevin` draws from `psi^2`. The exact energies are known: 3 for two
-particles in a harmonic trap, -1/2 for hydrogen, and 2 for two electrons that repel each other in a trap of frequency
-1/2 (Taut 1993, "Two electrons in an external oscillator potential").
+derivatives in one pass, and `fastssm.sampling.langevin` draws from `psi^2`. The exact energies are 3 for two particles
+in a harmonic trap, -1/2 for hydrogen, and 2 for two electrons that repel each other in a trap of frequency 1/2.
 
-Run `python examples/variational_monte_carlo.py`.
+Run `python examples/variational_monte_carlo.py`. On two electrons: Taut 1993, Physical Review A 48, 3561.
 """
 
 import argparse
@@ -29,7 +28,7 @@ def between(x: Tensor) -> Tensor:
 
 
 class System(NamedTuple):
-    """A potential, what `log psi` adds to a network (of x and a decay), and what the walkers need."""
+    """A potential, what `log psi` adds to a network (of x and a decay), and numbers."""
 
     potential: Callable[[Tensor], Tensor]
     envelope: Callable[[Tensor, Tensor], Tensor]
@@ -40,11 +39,9 @@ class System(NamedTuple):
 
 
 SYSTEMS = {
-    "two particles, trap": System(
-        lambda x: 0.5 * x.square().sum(1), lambda x, a: -a * x.square().sum(1), 6, 0.3, 0.1, 3.0
-    ),
+    "two particles": System(lambda x: x.square().sum(1) / 2, lambda x, a: -a * x.square().sum(1), 6, 0.3, 0.1, 3.0),
     "hydrogen": System(lambda x: -1 / x.norm(dim=1), lambda x, a: -a * x.norm(dim=1), 3, 0.7, 0.1, -0.5),
-    "two electrons, trap": System(
+    "two electrons": System(
         lambda x: x.square().sum(1) / 8 + 1 / between(x),
         lambda x, a: 0.5 * between(x) / (1 + 0.3 * between(x)) - a * x.square().sum(1),  # slope 1/2 where they meet
         *(6, 0.2, 0.2, 2.0),
@@ -71,18 +68,18 @@ def local_energy(log_psi: nn.Module, x: Tensor, potential: Callable[[Tensor], Te
     return -0.5 * (lap + gradient.square().sum(1)) + potential(x)
 
 
-def minimised(system: System, steps: int, more: int) -> Tensor:
-    """Lower the energy, and return the local energies, `[steps + more, B]`; the wave function of the last is fixed."""
+def minimised(system: System, steps: int) -> Tensor:
+    """Lower the energy, and return the local energies, `[steps, B]`; the wave function of the last quarter is fixed."""
     torch.manual_seed(0)
     log_psi, x, seen = LogPsi(system), torch.randn(WALKERS, system.dim), []
     optimiser = torch.optim.Adam(log_psi.parameters(), lr=5e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for number in range(steps + more):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps * 3 // 4)
+    for number in range(steps):
         x = langevin(lambda x: -2 * log_psi(x), x, step=system.step, n_steps=5, metropolis=True).x  # log p = -E
         with torch.no_grad():
             energy = local_energy(log_psi, x, system.potential)
         seen.append(energy)
-        if number < steps:
+        if number < steps * 3 // 4:
             optimiser.zero_grad()
             (2 * (energy - energy.mean()) * log_psi(x)).mean().backward()  # the gradient of the mean energy
             optimiser.step()
@@ -112,11 +109,10 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/variational_monte_carlo.png"), help="of the figure")
     options = parser.parse_args()
-    steps, more = (3, 2) if options.smoke else (300, 100)
-    found = {name: minimised(system, steps, more) for name, system in SYSTEMS.items()}
+    found = {name: minimised(system, 4 if options.smoke else 400) for name, system in SYSTEMS.items()}
     for name, energies in found.items():
-        last = energies[-more:].mean(0)  # of each walker
-        print(f"{name:>19}: energy {last.mean():7.4f} ± {last.std() / WALKERS**0.5:.4f}, exact {SYSTEMS[name].exact}")
+        last = energies[len(energies) * 3 // 4 :].mean(0)  # of each walker
+        print(f"{name:>13}: energy {last.mean():7.4f} ± {last.std() / WALKERS**0.5:.4f}, exact {SYSTEMS[name].exact}")
     draw(found, options.out)
 
 
