@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/edm_denoiser.png"), help="where the figure goes")
     chosen = parser.parse_args()
-    denoiser, count = (train(5), 50) if chosen.smoke else (train(6000), 3000)
+    denoiser, count = (train(5), 50) if chosen.smoke else (train(4000), 3000)
     for sigma in (0.05, 0.2, 1.0):
         print(f"relative squared error of the score at sigma {sigma}: {score_error(denoiser, sigma):.4f}, exact 0")
     blurred, noise = mixture(SDE.sigma_min), Noise(denoiser)
