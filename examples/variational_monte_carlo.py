@@ -96,7 +96,7 @@ def draw(found: dict[str, Tensor], path: Path) -> None:
         exact = SYSTEMS[name].exact
         panel.plot(energies.mean(1), lw=1, color="#0072B2", label="mean local energy")
         panel.axhline(exact, color="k", lw=1, ls=":", label="exact")
-        panel.set(title=name, xlabel="step", ylim=(exact - 0.1 * abs(exact), exact + 0.4 * abs(exact)))
+        panel.set(title=name, xlabel="step", ylim=(exact - 0.05 * abs(exact), exact + 0.16 * abs(exact)))
     panel.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/variational_monte_carlo.png"), help="of the figure")
     options = parser.parse_args()
-    found = {name: minimised(system, 4 if options.smoke else 400) for name, system in SYSTEMS.items()}
+    found = {name: minimised(system, 4 if options.smoke else 240) for name, system in SYSTEMS.items()}
     for name, energies in found.items():
         last = energies[len(energies) * 3 // 4 :].mean(0)  # of each walker
         print(f"{name:>13}: energy {last.mean():7.4f} ± {last.std() / WALKERS**0.5:.4f}, exact {SYSTEMS[name].exact}")
