@@ -34,6 +34,13 @@ class Product(OwnForward):
         return super().forward(x) * x.square().sum(1, keepdim=True)
 
 
+class Modulated(OwnForward):
+    """A network whose outputs are scaled and shifted for each sample."""
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) * c + c.sin()
+
+
 class LastSkip(OwnForward):
     """A network whose last layer skips."""
 
@@ -41,13 +48,8 @@ class LastSkip(OwnForward):
         return x + torch.tanh(super().forward(x))
 
 
-BUILDS = {name: BY_NAME[f"score-{name}"] for name in ("depth-0", "depth-2", "concat", "film-time", "weight-norm")}
-OWN = {
-    "own": OwnForward,
-    "product": Product,
-    "last skip": LastSkip,
-    "activation last": lambda: sequential(5, nn.Tanh()),
-}
+BUILDS = {name: BY_NAME[f"score-{name}"] for name in ("depth-2", "film-time", "weight-norm")}
+OWN = {"own": OwnForward, "modulated": Modulated, "product": Product, "last skip": LastSkip}
 REFUSED = {("product", "cpu"), ("product", "torch"), ("last skip", "cpu"), ("last skip", "torch")}
 
 
@@ -55,7 +57,8 @@ def problem(name: str) -> tuple[nn.Module, Tensor, tuple[Tensor, ...]]:
     if name in BUILDS:
         return BUILDS[name].problem()
     torch.manual_seed(0)
-    return OWN[name]().double(), torch.randn(5, 3, dtype=torch.float64), ()
+    x, c = torch.randn(2, 5, OUTPUTS, dtype=torch.float64)
+    return OWN[name]().double(), x, (c,) if name == "modulated" else ()
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "jets", "auto"])
@@ -74,8 +77,8 @@ def test_one_output_is_that_of_autograd(name: str, backend: str) -> None:
         wanted = oracle.terms(one, x, basis(x), energy=True, cond=cond)  # type: ignore[arg-type]
         lap, gradient = fastssm.laplacian(model, x, return_gradient=True, **options)
         agree([lap, gradient], [-wanted.along.sum(0), -wanted.score], leaves, f"{name}, laplacian")
-        along = oracle.terms(one, x, v[None], energy=True, cond=cond).along  # type: ignore[arg-type]
-        agree([fastssm.hvp_form(model, x, v, **options)], [-along[0]], leaves, f"{name}, hvp_form")
+    along = oracle.terms(one, x, v[None], energy=True, cond=cond).along  # type: ignore[arg-type]
+    agree([fastssm.hvp_form(model, x, v, **options)], [-along[0]], leaves, f"{name}, hvp_form")
 
 
 def test_a_function_and_one_output_of_a_compiled_call() -> None:
