@@ -49,7 +49,8 @@ class LastSkip(OwnForward):
 
 
 BUILDS = {name: BY_NAME[f"score-{name}"] for name in ("depth-2", "film-time", "weight-norm")}
-OWN = {"own": OwnForward, "modulated": Modulated, "product": Product, "last skip": LastSkip}
+LAST = {"activation last": lambda: sequential(5, nn.Tanh(), OUTPUTS, nn.Tanh())}  # where the last bias counts
+OWN = {"own": OwnForward, "modulated": Modulated, "product": Product, "last skip": LastSkip, **LAST}
 REFUSED = {("product", "cpu"), ("product", "torch"), ("last skip", "cpu"), ("last skip", "torch")}
 
 
