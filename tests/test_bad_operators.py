@@ -127,6 +127,11 @@ ROWS = {
         ValueError,
         ("component=0", "[B, F]", "(5,)", "leave component out"),
     ),
+    "explain: the Laplacian of a field": (
+        lambda s: fastssm.explain(s.field, s.x, what="laplacian"),
+        ValueError,
+        ("laplacian is of one scalar function", "component=0 to 2"),
+    ),
     "hvp_form: of a field": (
         lambda s: fastssm.hvp_form(s.field, s.x, s.v),
         ValueError,

@@ -89,5 +89,7 @@ def test_a_function_and_one_output_of_a_compiled_call() -> None:
     torch.testing.assert_close(found, torch.full_like(found, -12.0))
 
     net = sequential(8, nn.Tanh(), OUTPUTS).double()
+    plan = fastssm.explain(net, x, what="laplacian", component=2, backend="torch")
+    assert str(plan.network) == "MLP 3-8-1 (tanh, identity)"
     run = torch.compile(lambda x: fastssm.laplacian(net, x, component=2), fullgraph=True, backend="eager")
     torch.testing.assert_close(run(x), fastssm.laplacian(net, x, component=2, backend="reference"))

@@ -251,6 +251,21 @@ def kind_of_output(output: Sequence[int], x: Sequence[int], kind: str) -> str:
     return kind
 
 
+def in_words_of(operator: str, error: ValueError, x: Tensor) -> ValueError:
+    """Return an error about the shape of a model's output in the words of an operator, any other as it is."""
+    wrong = error.args[0] if error.args else None
+    if not isinstance(wrong, WrongOutput) or operator not in ("divergence", "laplacian", "hvp_form"):
+        return error
+    returned = f"for x of shape {tuple(x.shape)} the model returned {wrong.shape}"
+    if operator == "divergence":
+        advice = "use fastssm.laplacian for a scalar function" if wrong.shape[1:] in ((), (1,)) else "change its output"
+        return ValueError(f"divergence is of a vector field, with one value per coordinate; {returned}; {advice}.")
+    advice = "return one value for each sample"
+    if len(wrong.shape) == 2 and wrong.shape[1] > 1:
+        advice = f"select one output, component=0 to {wrong.shape[1] - 1}, or take all with fastssm.basis_terms"
+    return ValueError(f"{operator} is of one scalar function of x, [B] or [B, 1]; {returned}; {advice}.")
+
+
 def check_network(network: Network, x: Tensor, cond: tuple[Tensor | None, ...], names: Iterable[str], kind: str) -> str:
     """Return the kind of a recognised network, and raise unless data and conditioning arguments are what it takes.
 

@@ -249,7 +249,14 @@ class Plan:
 
 
 @takes(ModelArguments)
-def explain(model: Model, x: Tensor, *, what: What | Operator = "objective", **options: Unpack[ModelArguments]) -> Plan:
+def explain(
+    model: Model,
+    x: Tensor,
+    *,
+    what: What | Operator = "objective",
+    component: int | None = None,
+    **options: Unpack[ModelArguments],
+) -> Plan:
     """Say which backend would run a call with this model and data, and why the others cannot.
 
     Args:
@@ -260,6 +267,7 @@ def explain(model: Model, x: Tensor, *, what: What | Operator = "objective", **o
             `score` and samplers; "denoising" is a denoising loss that is a number; or the name of an operator,
             "divergence", "laplacian", "jacobian_diag" or "hvp_form" (along several directions; along one it needs
             "terms").
+        component: the only output that is wanted of a model with several, as for `laplacian` and `hvp_form`.
         options: keyword arguments of `ModelArguments`.
 
     Returns:
@@ -279,7 +287,10 @@ def explain(model: Model, x: Tensor, *, what: What | Operator = "objective", **o
     if options["kind"] not in ("auto", kind) and kind != "auto":
         raise ValueError(f'{what} is of models with kind="{kind}", got kind={options["kind"]!r}; leave kind out.')
     kind = options["kind"] if kind == "auto" else kind
-    request = make_request(model, x, options["cond"], kind, options["precision"])
+    try:
+        request = make_request(model, x, options["cond"], kind, options["precision"], component=component)
+    except ValueError as error:
+        raise checks.in_words_of(what, error, x) from error.__cause__
     network = request.recognised if isinstance(request.recognised, Network) else None
     chosen = select(request, needed, options["backend"])
     notes = chosen.by_pytorch(request, needed) if isinstance(chosen, Fused) else []

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict, Unpack
 
 from fastssm import backends, checks
 from fastssm.directions import Directions
-from fastssm.operators.jacobian import OperatorArguments, Pair, in_words_of
+from fastssm.operators.jacobian import OperatorArguments, Pair
 from fastssm.operators.terms import count_of, exact_or_sliced
 from fastssm.options import EngineOptions, Model, ModelTensors, takes
 
@@ -90,7 +90,7 @@ def laplacian(
         chosen = backends.select(request, "terms", options["backend"], count)
         found = chosen.terms(request, exact_or_sliced(x, options["exact"], options))
     except ValueError as error:
-        raise in_words_of("laplacian", error, x) from error.__cause__
+        raise checks.in_words_of("laplacian", error, x) from error.__cause__
     return (-found.projected_jacobian, -found.score.reshape(x.shape)) if return_gradient else -found.projected_jacobian
 
 
@@ -129,7 +129,7 @@ def hvp_form(model: Model, x: Tensor, v: Tensor, **options: Unpack[HvpArguments]
         chosen = backends.select(request, "each" if each else "terms", options["backend"], len(given))
         return -chosen.terms(request, Directions(len(given), given), each).projected_jacobian
     except ValueError as error:
-        raise in_words_of("hvp_form", error, x) from error.__cause__
+        raise checks.in_words_of("hvp_form", error, x) from error.__cause__
 
 
 def _request(model: Model, x: Tensor, options: LaplacianArguments | HvpArguments) -> backends.Request:

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from fastssm import backends, checks
 from fastssm.directions import Directions
 from fastssm.operators.terms import count_of, exact_or_sliced
-from fastssm.options import DirectionArguments, EngineOptions, Model, ModelArguments, ModelTensors, Operator, takes
+from fastssm.options import DirectionArguments, EngineOptions, Model, ModelArguments, ModelTensors, takes
 
 Pair = tuple[Tensor, Tensor]
 
@@ -85,7 +85,7 @@ def divergence(
         chosen = backends.select(request, "terms", options["backend"], count)
         found = chosen.terms(request, exact_or_sliced(x, options["exact"], options))
     except ValueError as error:
-        raise in_words_of("divergence", error, x) from error.__cause__
+        raise checks.in_words_of("divergence", error, x) from error.__cause__
     return (found.score.reshape(x.shape), found.projected_jacobian) if return_value else found.projected_jacobian
 
 
@@ -121,18 +121,3 @@ def jacobian_diag(model: Model, x: Tensor, **options: Unpack[ModelArguments]) ->
     chosen = backends.select(request, "each", options["backend"], dim)
     along = chosen.terms(request, Directions(dim), each=True).projected_jacobian  # along sqrt(D) e_i
     return (along / dim).t().reshape(x.shape)
-
-
-def in_words_of(operator: Operator, error: ValueError, x: Tensor) -> ValueError:
-    """Return an error about the shape of a model's output in the words of an operator, any other as it is."""
-    wrong = error.args[0] if error.args else None
-    if not isinstance(wrong, checks.WrongOutput):
-        return error
-    returned = f"for x of shape {tuple(x.shape)} the model returned {wrong.shape}"
-    if operator == "divergence":
-        advice = "use fastssm.laplacian for a scalar function" if wrong.shape[1:] in ((), (1,)) else "change its output"
-        return ValueError(f"divergence is of a vector field, with one value per coordinate; {returned}; {advice}.")
-    advice = "return one value for each sample"
-    if len(wrong.shape) == 2 and wrong.shape[1] > 1:
-        advice = f"select one output, component=0 to {wrong.shape[1] - 1}, or take all with fastssm.basis_terms"
-    return ValueError(f"{operator} is of one scalar function of x, [B] or [B, 1]; {returned}; {advice}.")
