@@ -35,7 +35,7 @@ def stein(z: Tensor) -> Tensor:
     """Return the minimiser of Stein's identity with a ridge: `(K + ridge) G = -sum_k dK(z_i, z_k) / dz_k`."""
     matrix, slopes = kernel_of(z)
     right = torch.stack([sum(slopes[k, i] for k in range(M)) for i in range(M)])
-    return torch.linalg.lstsq(matrix + implicit_vae.RIDGE * torch.eye(M), -right).solution
+    return torch.linalg.lstsq(matrix + implicit_vae.RIDGE * torch.eye(M, dtype=z.dtype), -right).solution
 
 
 def spectral(z: Tensor) -> Tensor:
