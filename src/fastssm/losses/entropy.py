@@ -66,4 +66,4 @@ def entropy_gradient(model: Model, z: Tensor, **options: Unpack[EntropyArguments
         request = backends.make_request(model, z.detach(), options["cond"], options["kind"], options["precision"])
         reduced = check_reduction(z, options["weight"], options["reduction"])
         score = backends.select(request, "score", options["backend"]).score(request)
-    return reduce(-(score * checks.widened(z.flatten(1))).sum(1), reduced)
+    return reduce(-(score * z.flatten(1)).sum(1), reduced)
