@@ -86,18 +86,18 @@ def check_not_wrapped(modules: Iterable[nn.Module]) -> None:
         raise ValueError(_WRAPPER_RECIPE.format(name=name, advised=advised))
 
 
-def check_data(x: object) -> None:
-    """Raise unless x is a dense floating-point tensor `[B, ...]` with at least one coordinate."""
+def check_data(x: object, name: str = "x") -> None:
+    """Raise unless x, called `name`, is a dense floating-point tensor `[B, ...]` with at least one coordinate."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor(x).")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor({name}).")
     if not x.is_floating_point():
-        raise TypeError(f"x must be floating point, got {x.dtype}; use x.float().")
+        raise TypeError(f"{name} must be floating point, got {x.dtype}; use {name}.float().")
     if x.layout != torch.strided:
-        raise TypeError(f"x must be dense, got layout {x.layout}; use x.to_dense().")
+        raise TypeError(f"{name} must be dense, got layout {x.layout}; use {name}.to_dense().")
     if x.ndim < 2 or (x.numel() == 0 and 0 in x.shape[1:]):
         raise ValueError(
-            f"x must be [B, ...], an axis of samples and at least one coordinate each, got shape {tuple(x.shape)}; "
-            "for scalar data use x[:, None]."
+            f"{name} must be [B, ...], an axis of samples and at least one coordinate each, got shape "
+            f"{tuple(x.shape)}; for scalar data use {name}[:, None]."
         )
 
 
