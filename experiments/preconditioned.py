@@ -1,10 +1,11 @@
 """Score matching with and without a preconditioner for densities of growing condition number.
 
-Normal: ten coordinates whose precision has the pattern of a chain, scaled so that its variances spread over the
-condition number; the model is the precision with this pattern. Mixture: two modes in four coordinates with one known
-covariance; the model is their centres and weights. Plain score matching, the same in the metric of the sample
-covariance, and maximum likelihood fit both to 500 samples. The error is the divergence of the fitted density from the
-true one, times the number of samples: maximum likelihood has half the number of parameters.
+The coordinates are scaled so that their variances spread over the condition number. Scale: a normal density with ten
+coordinates, known up to a factor. Chain: one whose precision has three diagonals, all unknown. Mixture: two modes in
+four coordinates, with one known covariance and unknown weights and centres. Plain score matching, the same in the
+metric of the sample covariance, and maximum likelihood fit each to 500 samples. The error is the divergence of the
+fitted density from the true one, times the number of samples: that of maximum likelihood tends to half the number of
+parameters.
 
 Run `python -m experiments.preconditioned`.
 """
@@ -12,7 +13,6 @@ Run `python -m experiments.preconditioned`.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Generator, Tensor, nn
 import fastssm
 from bench import experiments
 
-CHAIN, MIXED, SAMPLES, TEST, WEIGHT = 10, 4, 500, 100_000, 0.7
+COLUMNS, MIXED, SAMPLES, TEST, WEIGHT = 10, 4, 500, 100_000, 0.7
 FULL, SMOKE = (1.0, 1e1, 1e2, 1e3, 1e4), (1e2,)
 DTYPE = torch.float64
 
@@ -35,20 +35,21 @@ def scales(condition: float, dim: int) -> Tensor:
     return spread.exp()[torch.arange(dim).view(2, -1).mT.flatten()]
 
 
-class Chain(nn.Module):
-    """A normal density whose precision is a chain; its parameters are in units of the scales."""
+class Normal(nn.Module):
+    """A normal density, its precision by the factor of Cholesky in units of the scales."""
 
-    def __init__(self, condition: float, true: bool = False) -> None:
+    def __init__(self, condition: float) -> None:
         super().__init__()
-        self.scale = scales(condition, CHAIN)
-        self.values = nn.Parameter(torch.ones(2 * CHAIN - 1, dtype=DTYPE))
-        with torch.no_grad():
-            self.values[CHAIN:] = -0.45 if true else 0.0
+        self.scale = scales(condition, COLUMNS)
+
+    def factor(self) -> Tensor:
+        """Return the factor L of the precision `S^-1 L L^T S^-1`."""
+        raise NotImplementedError
 
     def precision(self) -> Tensor:
         """Return the matrix."""
-        beside = torch.diag(self.values[CHAIN:], 1)
-        return (torch.diag(self.values[:CHAIN]) + beside + beside.mT) / torch.outer(self.scale, self.scale)
+        root = self.factor() / self.scale[:, None]
+        return root @ root.mT
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energy."""
@@ -56,12 +57,40 @@ class Chain(nn.Module):
 
     def samples(self, count: int, generator: Generator) -> Tensor:
         """Draw points."""
-        root = torch.linalg.cholesky(torch.linalg.inv(self.precision()))
-        return torch.randn(count, CHAIN, generator=generator, dtype=DTYPE) @ root.mT
+        z = torch.randn(count, COLUMNS, generator=generator, dtype=DTYPE)
+        return torch.linalg.solve_triangular(self.factor().mT, z.mT, upper=True).mT * self.scale
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log density; the gradient of a precision that is not positive leads back."""
-        return 0.5 * self.precision().logdet() - 0.5 * CHAIN * math.log(2 * math.pi) - self(x)
+        """Return the log density."""
+        constant = 0.5 * COLUMNS * math.log(2 * math.pi) + self.scale.log().sum()
+        return self.factor().diagonal().log().sum() - constant - self(x)
+
+
+class Chain(Normal):
+    """A precision of which only the diagonals next to the main one are not zero."""
+
+    def __init__(self, condition: float, true: bool = False) -> None:
+        super().__init__(condition)
+        beside = torch.full((COLUMNS - 1,), -0.45 if true else 0.0, dtype=DTYPE)
+        matrix = torch.eye(COLUMNS, dtype=DTYPE) + torch.diag(beside, -1) + torch.diag(beside, 1)
+        root = torch.linalg.cholesky(matrix)
+        self.logs, self.beside = nn.Parameter(root.diagonal().log()), nn.Parameter(root.diagonal(-1).clone())
+
+    def factor(self) -> Tensor:
+        """Return a factor with two diagonals."""
+        return torch.diag(self.logs.exp()) + torch.diag(self.beside, -1)
+
+
+class Scale(Normal):
+    """A precision that is known up to a factor."""
+
+    def __init__(self, condition: float, true: bool = False) -> None:
+        super().__init__(condition)
+        self.log = nn.Parameter(torch.tensor(0.0 if true else 0.5, dtype=DTYPE))
+
+    def factor(self) -> Tensor:
+        """Return a multiple of the identity."""
+        return self.log.exp() * torch.eye(COLUMNS, dtype=DTYPE)
 
 
 class Mixture(nn.Module):
@@ -92,9 +121,9 @@ class Mixture(nn.Module):
         return self.scale * (self.centres[second.long()] + noise)
 
 
-Density = Chain | Mixture
+Density = Normal | Mixture
 Make = Callable[..., Density]
-MODELS: dict[str, Make] = {"normal": Chain, "mixture": Mixture}
+MODELS: dict[str, Make] = {"scale": Scale, "chain": Chain, "mixture": Mixture}
 
 
 def losses(x: Tensor) -> dict[str, Callable[[Density], Tensor]]:
@@ -106,33 +135,27 @@ def losses(x: Tensor) -> dict[str, Callable[[Density], Tensor]]:
     }
 
 
-def minimised(model: Density, loss: Callable[[Density], Tensor]) -> int:
-    """Fit a model by BFGS, and return how often it needed the loss."""
+def minimised(model: Density, loss: Callable[[Density], Tensor]) -> None:
+    """Fit a model, with the loss in units of its first value."""
     optimiser = torch.optim.LBFGS(
-        model.parameters(), max_iter=2000, max_eval=4000, history_size=50, tolerance_grad=1e-8, tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
-    count = 0
-    first = float(loss(model).detach())
+        model.parameters(), max_iter=1000, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+    unit = max(1.0, abs(float(loss(model).detach())))
 
     def closure() -> Tensor:
-        nonlocal count
-        count += 1
         optimiser.zero_grad()
-        value = loss(model) / max(1.0, abs(first))
+        value = loss(model) / unit
         value.backward()
         return value
 
     optimiser.step(closure)
-    return count
 
 
 def divergence(true: Density, model: Density, test: Tensor) -> float:
     """Return the divergence of a fitted density from the true one, exact for normal ones."""
-    if isinstance(true, Chain) and isinstance(model, Chain):
-        ratio = torch.linalg.solve(true.precision(), model.precision())
-        sign, log = torch.linalg.slogdet(ratio)
-        return float(0.5 * (ratio.diagonal().sum() - CHAIN - log)) if sign > 0 else math.inf
+    if isinstance(true, Normal) and isinstance(model, Normal):
+        root = torch.linalg.solve_triangular(true.factor(), model.factor(), upper=False)  # in units of the scales
+        return float(0.5 * (root.square().sum() - COLUMNS) - root.diagonal().log().sum())
     return float((true.log_prob(test) - model.log_prob(test)).mean())
 
 
@@ -145,13 +168,12 @@ def rows(seeds: int, conditions: tuple[float, ...]) -> Iterator[dict[str, Any]]:
                 with torch.no_grad():
                     x, test = true.samples(SAMPLES, generator), true.samples(TEST, generator)
                 for how, loss in losses(x).items():
-                    start, model = time.perf_counter(), make(condition)
-                    count = minimised(model, loss)
+                    model = make(condition)
+                    minimised(model, loss)
                     with torch.no_grad():
                         error = divergence(true, model, test) * SAMPLES
                     row = {"seed": seed, "model": name, "D": x.shape[1], "n": SAMPLES, "condition": f"{condition:g}"}
-                    row |= {"loss": how, "dtype": "float64", "error": f"{error:.4f}", "evaluations": count}
-                    row |= {"seconds": f"{time.perf_counter() - start:.2f}"}
+                    row |= {"loss": how, "dtype": "float64", "error": f"{error:.4f}"}
                     print(", ".join(f"{key} {cell}" for key, cell in row.items()), flush=True)
                     yield row
 
@@ -160,19 +182,18 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
     """Draw the errors and the numbers of evaluations against the condition number."""
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 4, figsize=(13, 3.6))
-    shown = [(value, name) for value in ("error", "evaluations") for name in MODELS]
-    for panel, (value, name) in zip(panels, shown, strict=True):
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.6))
+    for panel, name in zip(panels, MODELS, strict=True):
         mine = [row for row in found if row["model"] == name]
         for how in dict.fromkeys(row["loss"] for row in mine):
             places = sorted({float(row["condition"]) for row in mine})
             groups = [
-                [float(r[value]) for r in mine if r["loss"] == how and float(r["condition"]) == p] for p in places
+                [float(r["error"]) for r in mine if r["loss"] == how and float(r["condition"]) == p] for p in places
             ]
             means = [sum(group) / len(group) for group in groups]
             bars = [torch.tensor(g).std().item() / math.sqrt(len(g)) if len(g) > 1 else 0.0 for g in groups]
             panel.errorbar(places, means, bars, fmt="o-", capsize=2, label=how)
-        panel.set(xscale="log", yscale="log", xlabel="condition number", title=f"{name}: {value}")
+        panel.set(xscale="log", yscale="log", xlabel="condition number", title=name)
     panels[0].set_ylabel("n times the divergence (nats)")
     panels[0].legend(fontsize=8)
     figure.tight_layout()
