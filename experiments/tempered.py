@@ -51,7 +51,7 @@ NETWORKS = (
     *(Setting(10_000, separation, 2) for separation in (4.0, 8.0, 12.0)),
     *(Setting(10_000, 8.0, dim) for dim in (1, 5, 10)),
 )
-FULL = Size(MIXTURES, NETWORKS, 3, 2000)
+FULL = Size(MIXTURES, NETWORKS, 2, 2000)
 SMOKE = Size((Setting(60, 4.0, 1),), (Setting(60, 4.0, 1),), 1, 5)
 
 
@@ -224,7 +224,7 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("tempered", "Weights of two modes by four losses.", seeds=8)
+    chosen = experiments.options("tempered", "Weights of two modes by four losses.", seeds=5)
     found = list(rows(chosen.seeds, SMOKE if chosen.smoke else FULL))
     experiments.write(found, chosen.csv)
     if chosen.figure:
