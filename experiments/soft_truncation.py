@@ -36,7 +36,7 @@ from fastssm.diffusion import (
 )
 
 START, BATCH, GREYS = 1e-5, 128, 17
-POWERS = (None, 0.8, 0.9, 1.0, 1.1, 1.2, 2.0)
+POWERS = (None, 0.8, 1.0, 1.2, 2.0)
 SDES: dict[str, LinearSDE] = {"VP": VP(), "RVE": ReciprocalVE(0.01, 20.0, eta=1e-5, eps=START)}
 
 
@@ -51,7 +51,7 @@ class Size(NamedTuple):
     points: int
 
 
-FULL = Size(1200, 96, 300, 64, 30, 13)
+FULL = Size(1000, 96, 300, 64, 25, 13)
 SMOKE = Size(3, 8, 20, 2, 2, 3)
 
 

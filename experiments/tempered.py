@@ -49,7 +49,7 @@ MIXTURES = (
 )
 NETWORKS = (
     *(Setting(10_000, separation, 2) for separation in (4.0, 8.0, 12.0)),
-    *(Setting(10_000, 8.0, dim) for dim in (1, 5, 10)),
+    Setting(10_000, 8.0, 10),
 )
 FULL = Size(MIXTURES, NETWORKS, 2, 2000)
 SMOKE = Size((Setting(60, 4.0, 1),), (Setting(60, 4.0, 1),), 1, 5)
