@@ -203,7 +203,7 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("preconditioned", "Score matching in a metric against the condition number.", seeds=10)
+    chosen = experiments.options("preconditioned", "Score matching in a metric against the condition number.", seeds=5)
     found = list(rows(chosen.seeds, SMOKE if chosen.smoke else FULL))
     experiments.write(found, chosen.csv)
     if chosen.figure:

@@ -81,7 +81,7 @@ def times_of(power: float | None) -> TimeSampling:
 def trained(rows: Rows, sde: LinearSDE, power: float | None, size: Size) -> nn.Module:
     """Learn the noise, and return the moving average of the weights."""
     columns = rows.train.shape[1]
-    net = fastssm.nn.MLP(columns, [size.width] * 3, columns, "silu", fourier_time=True)
+    net = fastssm.nn.MLP(columns, [size.width] * 3, columns, "silu", fourier_time=True, conditioning="film")
     loss = ElboLoss(net, sde=sde, form="denoising", predicts="noise", times=times_of(power))
     optimiser = torch.optim.Adam(loss.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, size.steps)
