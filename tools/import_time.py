@@ -4,6 +4,7 @@ Run `python tools/import_time.py --limit 0.2`.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,9 @@ print(time.perf_counter() - start)
 
 def measure() -> float:
     """Return the seconds that `import fastssm` takes in a fresh interpreter that has imported torch."""
-    return float(subprocess.run([sys.executable, "-c", PROBE], check=True, capture_output=True, text=True).stdout)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    probe = [sys.executable, "-c", PROBE]
+    return float(subprocess.run(probe, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
 def main() -> int:

@@ -222,7 +222,7 @@ def takes(arguments: Any, **defaults: object) -> Callable[[Function], Function]:
 
 def parameters_of(arguments: Any, defaults: dict[str, object]) -> list[inspect.Parameter]:
     """Return the keys of a TypedDict as keyword-only parameters, the required ones first."""
-    found, hints = [], get_type_hints(arguments, include_extras=True)
+    found, hints = [], _hints(arguments)
     for name in keys_of(arguments):
         hint = hints[name]
         required = get_origin(hint) is Required
@@ -232,12 +232,18 @@ def parameters_of(arguments: Any, defaults: dict[str, object]) -> list[inspect.P
     return sorted(found, key=lambda parameter: parameter.default is not inspect.Parameter.empty)
 
 
-def keys_of(arguments: Any) -> list[str]:
+@functools.cache
+def keys_of(arguments: Any) -> tuple[str, ...]:
     """Return the keys of a TypedDict, its own before those of its bases."""
     bases = getattr(arguments, "__orig_bases__", ())
     inherited = [name for base in bases if base is not TypedDict for name in keys_of(base)]
-    own = [name for name in get_type_hints(arguments) if name not in inherited]
-    return list(dict.fromkeys([*own, *inherited]))
+    own = [name for name in _hints(arguments) if name not in inherited]
+    return tuple(dict.fromkeys([*own, *inherited]))
+
+
+@functools.cache
+def _hints(arguments: Any) -> dict[str, Any]:
+    return get_type_hints(arguments, include_extras=True)
 
 
 def described(docstring: str | None, arguments: Any) -> str | None:
@@ -253,6 +259,7 @@ def described(docstring: str | None, arguments: Any) -> str | None:
     return docstring[: place.start()] + "".join(lines) + docstring[place.end() :]
 
 
+@functools.cache
 def descriptions(arguments: Any) -> dict[str, str]:
     """Return the lines that describe each key of a TypedDict, from its docstring or that of the nearest base."""
     found: dict[str, str] = {}
