@@ -3,9 +3,8 @@
 The noise of a variance-preserving (VP) and of the reciprocal variance-exploding diffusion (RVE) is learned on the
 digits of 8 x 8 pixels, mapped to (-1, 1), and on the white wine, by the denoising form of the bound: from the earliest
 time on (`none`), or from a random time on, `P(tau) ~ tau^-k`. Held-out rows are evaluated by the bound and by the
-density of the probability flow, and samples by their energy distance to held-out rows. The rows named `time` have the
-loss at a time: its mean, the standard deviation over samples of what training weights it to, and the share of it
-that soft truncation keeps.
+density of the probability flow, and samples by their energy distance to held-out rows. Rows whose `what` is `time`
+have the error of the noise at a time, and the mean and the deviation over samples of what the bound weights it to.
 
 Run `python -m experiments.soft_truncation`.
 """
@@ -107,15 +106,16 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 def scores(net: nn.Module, sde: LinearSDE, rows: Rows, size: Size) -> dict[str, Any]:
     """Return what held-out rows say of a model."""
     given: dict[str, Any] = {"sde": sde, "predicts": "noise"}
+    first = sde.start or 1e-4  # of the flow; RVE has some noise at its start
     generator = torch.Generator().manual_seed(0)
     times = TimeSampling(t_min=START)
     bound = elbo(
         net, rows.test, form="denoising", times=times, n_times=size.n_times, unit="bits", generator=generator, **given
     )
-    flow = flow_log_prob(net, rows.test, steps=size.solver_steps, t_min=1e-4, unit="bits", trace="sliced",
+    flow = flow_log_prob(net, rows.test, steps=size.solver_steps, t_min=first, unit="bits", trace="sliced",
                          n_projections=2, generator=generator, **given)  # fmt: skip
     start = sde.prior_sample((1000, rows.test.shape[1]), generator=generator)
-    drawn = probability_flow(net, start, steps=size.solver_steps, t_min=1e-4, **given)
+    drawn = probability_flow(net, start, steps=size.solver_steps, t_min=first, **given)
     return {
         "bits": f"{bound.mean() + rows.bits:.4f}",
         "flow_bits": f"{flow.median() + rows.bits:.4f}",
@@ -171,10 +171,11 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
         for power in POWERS:
             name = "none" if power is None else f"{power:g}"
             kept = torch.ones_like(t) if power is None else SoftTruncation(k=power, eps=START).weight(t)
+            kept[kept == 0] = math.nan  # left out
             line[0].plot(t, kept * mean("weighted", name), "o-", markersize=3, label=f"k = {name}")
             line[1].plot(t, kept * mean("weighted_std", name), "o-", markersize=3)
             line[2].plot(t, mean("error", name) / mean("error", "none"), "o-", markersize=3)
-        for panel, title in zip(line, ("loss", "deviation of the loss", "error by that without"), strict=True):
+        for panel, title in zip(line, ("loss", "deviation of the loss", "error by that of k = none"), strict=True):
             panel.set(xscale="log", xlabel="t", title=f"{kind}: {title}")
         line[0].set_yscale("log")
         line[1].set_yscale("log")
