@@ -187,7 +187,7 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("soft_truncation", "Bits per dimension with and without soft truncation.", seeds=3)
+    chosen = experiments.options("soft_truncation", "Bits per dimension with and without soft truncation.", seeds=2)
     found = list(rows(chosen.seeds, SMOKE if chosen.smoke else FULL))
     experiments.write(found, chosen.csv)
     if chosen.figure:
