@@ -95,7 +95,7 @@ def agree(
     scale = None if weight is None else weight.double()
 
     def truth(given: Sequence[Tensor]) -> list[Tensor]:
-        each = oracle.losses(wide, given[0], v, loss, energy=energy, cond=given[1:])
+        each = oracle.losses(wide, given[0], v, loss, energy=energy, cond=given[1:], weight=scale)
         value = oracle.reduced(each, scale, reduction)
         return [value, *oracle.gradients(value, [*wide.parameters(), *(given if inputs else [])])]
 

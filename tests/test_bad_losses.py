@@ -27,6 +27,7 @@ def s():
         bfloat16=MLP(D, [8]).bfloat16(),
         dropout=nn.Sequential(nn.Linear(D, 8), nn.LayerNorm(8), nn.Linear(8, 1)).eval(),
         x=torch.randn(B, D),
+        z=torch.randn(B, D, requires_grad=True),
         v=torch.randn(2, B, D),
         weight=torch.rand(B),
         level=torch.zeros(B, dtype=torch.int64),
@@ -177,6 +178,72 @@ ROWS = {
         ("at least 1", "got 0"),
     ),
     "log ratio: x": (lambda s: fastssm.log_density_ratio(s.told, s.level), TypeError, ("floating point", "int64")),
+    # entropy
+    "entropy: z without gradients": (
+        lambda s: fastssm.entropy_gradient(s.score, s.x),
+        ValueError,
+        ("z must require grad", "without one", "not detached"),
+    ),
+    "entropy: z is an array": (
+        lambda s: fastssm.entropy_gradient(s.score, s.x.numpy()),
+        TypeError,
+        ("z must be a torch.Tensor", "ndarray", "torch.as_tensor(z)"),
+    ),
+    "entropy: whole z": (
+        lambda s: fastssm.entropy_gradient(s.score, s.level[:, None]),
+        TypeError,
+        ("z must be floating point", "int64", "z.float()"),
+    ),
+    "entropy: flat z": (
+        lambda s: fastssm.entropy_gradient(s.score, s.z[0]),
+        ValueError,
+        ("z must be [B, ...]", "(3,)", "z[:, None]"),
+    ),
+    "entropy: z too narrow": (
+        lambda s: fastssm.entropy_gradient(s.score, s.z[:, :2]),
+        ValueError,
+        ("takes 3 value(s)", "(5, 2) has 2", "pass data of that width"),
+    ),
+    "entropy: cond": (
+        lambda s: fastssm.entropy_gradient(s.score, s.z, cond=s.x),
+        ValueError,
+        ("takes 0", "got 1", "leave cond out"),
+    ),
+    "entropy: model": (
+        lambda s: fastssm.entropy_gradient(MLP, s.z),
+        TypeError,
+        ("model must be", "type MLP itself", "instance"),
+    ),
+    "entropy: two outputs of three": (
+        lambda s: fastssm.entropy_gradient(lambda z: z[:, :2], s.z),
+        ValueError,
+        ("one value per coordinate", "(5, 2)", "change the last layer"),
+    ),
+    "entropy: weight": (
+        lambda s: fastssm.entropy_gradient(s.score, s.z, weight=s.weight[1:]),
+        ValueError,
+        ("(5,)", "(4,)"),
+    ),
+    "entropy: reduction": (
+        lambda s: fastssm.entropy_gradient(s.score, s.z, reduction="total"),
+        ValueError,
+        ("mean, sum, none", "'total'"),
+    ),
+    "entropy: mean of nothing": (
+        lambda s: fastssm.entropy_gradient(s.score, s.z[:0]),
+        ValueError,
+        ("no samples", 'reduction="sum"'),
+    ),
+    "entropy: backend": (
+        lambda s: fastssm.entropy_gradient(s.dropout, s.z, backend="torch"),
+        fastssm.UnsupportedError,
+        ("LayerNorm",),
+    ),
+    "entropy: an option of another loss": (
+        lambda s: fastssm.entropy_gradient(s.score, s.z, sigma=1.0),
+        TypeError,
+        ("unexpected keyword argument 'sigma'",),
+    ),
     # denoising
     "sigma of zero": (lambda s: denoise(s, sigma=0.0), ValueError, ("positive and finite", "got 0.0")),
     "sigma of infinity": (lambda s: denoise(s, sigma=float("inf")), ValueError, ("positive and finite", "inf")),

@@ -21,6 +21,7 @@ def s():
         net=nn.Sequential(nn.Linear(D, 8), nn.Softplus(), nn.Linear(8, 1)),
         field=nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, D)),
         dropout=nn.Sequential(nn.Linear(D, 8), nn.Dropout(0.5), nn.LayerNorm(8), nn.Linear(8, 1)),
+        layer_norm=nn.Sequential(nn.Linear(D, 8), nn.LayerNorm(8), nn.Linear(8, D)),
         mlp=MLP(D, [8], cond_dim=2),
         scalar=nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)),
         context=MADEContext(D, 2, [8]),
@@ -59,7 +60,7 @@ ROWS = {
     "divergence: of an energy": (
         lambda s: fastssm.divergence(s.net, s.x),
         ValueError,
-        ("one value per coordinate", "(5, 1)"),
+        ("divergence is of a vector field", "one value per coordinate", "(5, 1)", "laplacian"),
     ),
     "divergence: v": (
         lambda s: fastssm.divergence(s.field, s.x, v=s.v[:, 1:]),
@@ -94,7 +95,47 @@ ROWS = {
     "laplacian: of a field": (
         lambda s: fastssm.laplacian(s.field, s.x),
         ValueError,
-        ("[B] or [B, 1]", "(5, 3)"),
+        ("laplacian is of one scalar function", "[B] or [B, 1]", "(5, 3)", "select one output, component=0 to 2"),
+    ),
+    "laplacian: of a field that no engine runs": (
+        lambda s: fastssm.laplacian(s.layer_norm, s.x),
+        ValueError,
+        ("laplacian is of one scalar function", "(5, 3)", "component=0 to 2", "basis_terms"),
+    ),
+    "laplacian: no value per sample": (
+        lambda s: fastssm.laplacian(lambda x: x[:, :, None], s.x),
+        ValueError,
+        ("(5, 3, 1)", "one value for each sample"),
+    ),
+    "laplacian: component": (
+        lambda s: fastssm.laplacian(s.field, s.x, component=3),
+        ValueError,
+        ("component=3", "from 0 to 2", "(5, 3)"),
+    ),
+    "laplacian: component of a field that no engine runs": (
+        lambda s: fastssm.laplacian(s.layer_norm, s.x, component=-1),
+        ValueError,
+        ("component=-1", "from 0 to 2", "(5, 3)"),
+    ),
+    "laplacian: component by name": (
+        lambda s: fastssm.laplacian(s.field, s.x, component="u"),
+        TypeError,
+        ("component", "integer", "str"),
+    ),
+    "laplacian: component of one value": (
+        lambda s: fastssm.laplacian(lambda x: x.sum(1), s.x, component=0),
+        ValueError,
+        ("component=0", "[B, F]", "(5,)", "leave component out"),
+    ),
+    "explain: the Laplacian of a field": (
+        lambda s: fastssm.explain(s.field, s.x, what="laplacian"),
+        ValueError,
+        ("laplacian is of one scalar function", "component=0 to 2"),
+    ),
+    "hvp_form: of a field": (
+        lambda s: fastssm.hvp_form(s.field, s.x, s.v),
+        ValueError,
+        ("hvp_form is of one scalar function", "(5, 3)", "component=0 to 2"),
     ),
     "basis_terms: no function": (lambda s: fastssm.basis_terms(3, s.x, s.x), TypeError, ("model must be", "int")),
     "basis_terms: the class": (

@@ -241,6 +241,12 @@ def test_bf16_products_are_for_every_caller() -> None:
         assert not torch.equal(full, rounded), "the products were not rounded"
         oracle.assert_close([rounded], [full.double()], 2e-2)
     assert "float32" in refused(net.double(), x.double(), precision="bf16")
+    net, x = MLP(40, [64, 48, 64], out_features=1), torch.randn(5, 40)  # unit directions into a layer that is rounded
+    full, rounded = (
+        torch.autograd.grad(fastssm.exact_loss(net, x, precision=p, backend="cpu"), list(net.parameters()))
+        for p in ("full", "bf16")
+    )
+    oracle.assert_close(rounded, [t.double() for t in full], 2e-2)
 
 
 def test_a_processor_without_bf16_products_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

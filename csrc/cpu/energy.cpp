@@ -68,6 +68,7 @@ void TileSweep<T>::sliced_down(const T* weight) {
                    .d2 = s.d2,
                    .d3 = s.d3,
                    .adjoints = s.adjoints,
+                   .narrow = s.narrow_adjoints,
                    .bias = bias_sum(l)});
     collect(l, tangents + 1 + !fresh);
     product_down(l, passed, kept);
@@ -114,25 +115,27 @@ void TileSweep<T>::chain_step(int64_t l) {
   const Stage& s = stages_[l];
   const bool last = l == depth() - 1;
   const T* g = last ? model_.readout_row : s.g;
-  T* adjoint = s.adjoints + s.shape.curvature_offset();
+  const Rows<T> adjoints = s.adjoint_rows().from((tile_.tangents + 1) * tile_.samples);
   kernels_.chain({.shape = s.shape,
                   .g = g,
                   .g_ld = last ? 0 : s.ld,
                   .z = s.z,
                   .d2 = s.d2,
                   .q = s.q,
-                  .adjoint = adjoint,
+                  .adjoint = adjoints.p,
+                  .narrow = adjoints.narrow,
                   .e2 = each_down() ? nullptr : projected_jacobian_,
                   .each = options_.each});
   if (layer.scale) {
-    std::copy_n(adjoint, s.shape.kind_stride(), s.gz);
+    std::copy_n(adjoints.p, s.shape.kind_stride(), s.gz);
     for (int64_t r = 0; r < tile_.samples; r++)
-      for (int64_t j = 0; j < layer.out; j++) adjoint[r * s.ld + j] *= layer.scale[(tile_.first + r) * layer.out + j];
+      for (int64_t j = 0; j < layer.out; j++)
+        adjoints.p[r * s.ld + j] *= layer.scale[(tile_.first + r) * layer.out + j];
   }
-  const Rows out = l == 0 ? score_ : Rows{stages_[l - 1].g, stages_[l - 1].ld};
+  const Rows<T> out = l == 0 ? score_ : Rows<T>{stages_[l - 1].g, stages_[l - 1].ld};
   for (int64_t r = 0; layer.skip && r < tile_.samples; r++)
     std::copy_n(g + (last ? 0 : r * s.ld), s.shape.width, out.p + r * out.ld);
-  model_.weights[l].down(tile_.samples, adjoint, s.ld, out.p, out.ld, layer.skip, scratch_);
+  model_.weights[l].down(tile_.samples, adjoints, out, layer.skip, scratch_);
 }
 
 // Carries k <- f' zk + c2 f'' q up, from k = dLoss/du = -dLoss/ds.
@@ -141,9 +144,8 @@ void TileSweep<T>::curvature_step(int64_t l) {
   const Layer<T>& layer = model_.hidden[l];
   const Stage& s = stages_[l];
   const int64_t curve = s.shape.curvature_offset();
-  const Rows in = entering(l);
-  const T* entered = in.p + (tile_.tangents + 1) * tile_.samples * in.ld;
-  model_.weights[l].up(tile_.samples, entered, in.ld, (layer.scale ? s.raw : s.z) + curve, s.ld, scratch_);
+  const Rows<T> in = entering(l).from((tile_.tangents + 1) * tile_.samples);
+  model_.weights[l].up(tile_.samples, in, (layer.scale ? s.raw : s.z) + curve, s.ld, scratch_);
   for (int64_t r = 0; layer.scale && r < tile_.samples; r++) {
     const int64_t at = curve + r * s.ld;
     for (int64_t j = 0; j < layer.out; j++)
@@ -156,8 +158,9 @@ void TileSweep<T>::curvature_step(int64_t l) {
                   .d2 = s.d2,
                   .q = s.q,
                   .c2 = each_down() ? nullptr : coefficients_,
-                  .entered = layer.skip ? entered : nullptr,
-                  .out = s.out + curve});
+                  .entered = layer.skip ? in.p : nullptr,
+                  .out = s.narrow_out ? nullptr : s.out + curve,
+                  .narrow = s.narrow_out ? s.narrow_out + curve : nullptr});
 }
 
 // The gradient of any function of the terms: one curvature row carries both cotangents of the chain.
@@ -190,6 +193,7 @@ void TileSweep<T>::merged_down() {
                    .d2 = s.d2,
                    .d3 = s.d3,
                    .adjoints = s.adjoints,
+                   .narrow = s.narrow_adjoints,
                    .bias = bias_sum(l)});
     collect(l, tangents + 2);
     product_down(l, passed, kept);

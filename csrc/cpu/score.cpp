@@ -24,9 +24,9 @@ void TileSweep<T>::score_up(bool with_score) {
   const int64_t dim = model_.problem.dim;
   const Weights<T>& readout = model_.weights.back();
   for (int64_t l = 0; l < depth(); l++) layer_up(l, options_.gradients && tangents > 0 ? 2 : 1, false, false);
-  const Rows h = top();
+  const Rows<T> h = top();
   if (!along_axes())
-    readout.down(tangents * samples, direction(0), first_.ld, pullback_.p, pullback_.ld, false, scratch_);
+    readout.down(tangents * samples, first_.from(samples), pullback_, false, scratch_);
   for (int64_t m = 0; along_axes() && m < tangents; m++)
     for (int64_t r = 0; r < samples; r++)
       readout.row(tile_.direction + m, axis(), pullback_.p + (m * samples + r) * pullback_.ld);
@@ -39,7 +39,7 @@ void TileSweep<T>::score_up(bool with_score) {
     projected_jacobian_[i] = projected_jacobian_[i] / averaged() + nan_flag_[i % samples];
   std::fill_n(projected_, tangents * samples, T(0));
   if (!with_score) return;
-  readout.up(samples, h.p, h.ld, score_.p, score_.ld, scratch_);
+  readout.up(samples, h, score_.p, score_.ld, scratch_);
   for (int64_t r = 0; r < samples; r++) {
     T* s = score_.p + r * score_.ld;
     for (int64_t j = 0; model_.readout.bias && j < dim; j++) s[j] += model_.readout.bias[j];
@@ -82,14 +82,14 @@ void TileSweep<T>::readout_down(bool with_score) {
   const int64_t samples = tile_.samples, tangents = tile_.tangents, width = pad(model_.readout.in);
   const int64_t dim = model_.problem.dim;
   const Weights<T>& readout = model_.weights.back();
-  const Rows h = top(), adjoints = adjoints_below(depth());
+  const Rows<T> h = top(), adjoints = adjoints_below(depth());
   T *share = coefficients_, *along = coefficients_ + samples;  // dLoss/d(v_m^T J v_m), dLoss/d(v_m . s)
   for (int64_t i = 0; i < jacobian_rows() * samples; i++) share[i] = on_projected_jacobian_[i] / averaged();
   for (int64_t i = 0; !with_score && i < tangents * samples; i++) along[i] = share[i % samples] * projected_[i];
-  if (with_score) readout.down(samples, on_score_.p, on_score_.ld, adjoints.p, adjoints.ld, false, scratch_);
+  if (with_score) readout.down(samples, on_score_, adjoints, false, scratch_);
   typename Sums<T>::OfLayer& sum = sums_.readout;
   if (with_score && sum.weight) {
-    readout.outer(samples, on_score_.p, on_score_.ld, h.p, h.ld, sum.weight, sum.started, scratch_);
+    readout.outer(samples, on_score_, h, sum.weight, sum.started, scratch_);
     sum.started = true;
     std::fill_n(energy_, samples, T(1));
     if (sum.bias) kernels_.weighted_sum(samples, pad(dim), on_score_.p, on_score_.ld, energy_, sum.bias);
@@ -120,8 +120,7 @@ void TileSweep<T>::collect_readout(const T* along) {
     for (int64_t m = 0; m < tangents; m++)
       kernels_.add(in, axes_.p + m * axes_.ld, sum.weight + (tile_.direction + m) * in);
   } else {
-    model_.weights.back().outer(tangents * samples, direction(0), first_.ld, pullback_.p, pullback_.ld, sum.weight,
-                                sum.started, scratch_);
+    model_.weights.back().outer(tangents * samples, first_.from(samples), pullback_, sum.weight, sum.started, scratch_);
   }
   sum.started = true;
   if (sum.bias && along)
@@ -136,7 +135,8 @@ void TileSweep<T>::score_down(bool with_score) {
     const Stage& s = stages_[l];
     const int64_t passed = l == 0 ? 1 : tangents + 1;
     const bool kept = keep_above(l, passed);
-    kernels_.down_score({.shape = s.shape, .z = s.z, .d2 = s.d2, .adjoints = s.adjoints, .bias = bias_sum(l)});
+    kernels_.down_score({.shape = s.shape, .z = s.z, .d2 = s.d2, .adjoints = s.adjoints,
+                         .narrow = s.narrow_adjoints, .bias = bias_sum(l)});
     collect(l, tangents + 1);
     product_down(l, passed, kept);
   }

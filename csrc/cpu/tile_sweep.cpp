@@ -7,8 +7,11 @@
 namespace fastssm::cpu {
 namespace {
 
-// Avoids rows a multiple of a kilobyte apart, which would share a few lines of the first-level cache.
-int64_t spaced(int64_t width) { return pad(width) + (pad(width) % 256 == 0 ? kAlign : 0); }
+// Whole lines of the cache, not a multiple of a kilobyte: such rows would share a few lines of the first-level cache.
+int64_t spaced(int64_t width, bool narrow) {
+  const int64_t line = narrow ? 2 * kAlign : kAlign, whole = (width + line - 1) / line * line;
+  return whole + (whole % 256 == 0 ? line : 0);
+}
 
 }  // namespace
 
@@ -23,30 +26,17 @@ TileSweep<T>::TileSweep(const Model<T>& model, const Gradients<T>& gradients, Su
       tile_(largest) {
   const int64_t samples = largest.samples, kinds = largest.tangents + 2, rows = kinds * samples;
   const auto take = [&](int64_t count, int64_t ld) { return arena.take<T>(count * ld); };
-  const int64_t in_ld = spaced(model.problem.dim + model.problem.extra);
-  int64_t widest = std::max(in_ld, spaced(model.readout.in));
-  for (const Layer<T>& layer : model.hidden) widest = std::max(widest, spaced(layer.out));
+  const auto& weights = model.weights;
+  const bool narrow = std::any_of(weights.begin(), weights.end(), [](const Weights<T>& w) { return w.narrow(); });
+  const int64_t in_ld = spaced(model.problem.dim + model.problem.extra, narrow);
+  int64_t widest = std::max(in_ld, spaced(model.readout.in, narrow));
+  for (const Layer<T>& layer : model.hidden) widest = std::max(widest, spaced(layer.out, narrow));
   first_ = {take(rows, in_ld), in_ld};
   entry_ = {take(samples, in_ld), in_ld};
   score_ = {take(samples, in_ld), in_ld};
   on_score_ = {take(samples, in_ld), in_ld};
-  T* adjoints[2] = {nullptr, nullptr};
-  if (options.gradients && !options.merged) adjoints[0] = take(rows, widest), adjoints[1] = take(rows, widest);
-  for (const Layer<T>& layer : model.hidden) {
-    Stage s{};
-    s.ld = spaced(layer.out);
-    s.z = take(rows, s.ld);
-    s.out = take(rows, s.ld);
-    s.d2 = take(samples, s.ld);
-    s.d3 = take(samples, s.ld);
-    s.q = options.merged ? take(samples, s.ld) : nullptr;
-    s.adjoints = options.merged ? take(rows, s.ld) : adjoints[stages_.size() % 2];
-    s.g = options.merged ? take(samples, s.ld) : nullptr;
-    s.raw = layer.scale ? take(rows, s.ld) : nullptr;
-    s.gz = layer.scale && options.merged ? take(samples, s.ld) : nullptr;
-    stages_.push_back(s);
-  }
-  const int64_t pullback_ld = spaced(model.readout.in);
+  add_stages(rows, widest, narrow, arena);
+  const int64_t pullback_ld = spaced(model.readout.in, narrow);
   pullback_ = {model.problem.kind == Kind::score ? take(rows, pullback_ld) : nullptr, pullback_ld};
   projected_ = take(largest.tangents, samples);
   projected_jacobian_ = take(jacobian_rows(), samples);
@@ -58,13 +48,60 @@ TileSweep<T>::TileSweep(const Model<T>& model, const Gradients<T>& gradients, Su
     axes_ = {take(largest.tangents, widest), widest};
     turned_ = take(widest, pad(largest.tangents));
   }
-  const auto& weights = model.weights;
-  if (std::any_of(weights.begin(), weights.end(), [](const Weights<T>& w) { return w.narrow(); })) {
-    const int64_t most = std::max(rows, widest) + 1;
-    scratch_.a = arena.take<uint16_t>(std::max(rows * (widest + 1), widest * (rows + 1)));
-    scratch_.b = arena.take<uint16_t>(most * (widest + 1));
-    scratch_.transposed = arena.take<float>(widest * (rows + 1));
+  if (narrow) {
+    scratch_.rows = arena.take<uint16_t>(rows * widest);
+    scratch_.transposed = arena.take<uint16_t>(widest * model.runtime.narrow.deep(rows));
+    scratch_.interleaved = arena.take<uint16_t>(widest * model.runtime.narrow.deep(rows));
   }
+}
+
+// Stages share their adjoints, unless a merged sweep fills those of all layers before it reads them.
+template <class T>
+void TileSweep<T>::add_stages(int64_t rows, int64_t widest, bool narrow, Arena& arena) {
+  const int64_t samples = tile_.samples;
+  const bool shared = options_.gradients && !options_.merged;
+  const auto take = [&](int64_t count, int64_t ld) { return arena.take<T>(count * ld); };
+  const auto zeroed = [&](int64_t ld) {  // products read the padding
+    uint16_t* out = arena.take<uint16_t>(rows * ld);
+    std::fill_n(out, rows * ld, uint16_t(0));
+    return out;
+  };
+  T* adjoints[2] = {nullptr, nullptr};
+  if (shared) adjoints[0] = take(rows, widest), adjoints[1] = take(rows, widest);
+  uint16_t* narrow_adjoints = narrow && shared ? zeroed(widest) : nullptr;
+  for (int64_t l = 0; l < int64_t(model_.hidden.size()); l++) {
+    const Layer<T>& layer = model_.hidden[l];
+    Stage s{};
+    s.ld = spaced(layer.out, narrow);
+    s.z = take(rows, s.ld);
+    s.narrow_out = narrow_above(l) ? zeroed(s.ld) : nullptr;
+    s.out = s.narrow_out ? nullptr : take(rows, s.ld);
+    s.d2 = take(samples, s.ld);
+    s.d3 = take(samples, s.ld);
+    s.q = options_.merged ? take(samples, s.ld) : nullptr;
+    s.adjoints = options_.merged ? take(rows, s.ld) : adjoints[l % 2];
+    s.narrow_adjoints = !narrow_below(l) ? nullptr : options_.merged ? zeroed(s.ld) : narrow_adjoints;
+    s.g = options_.merged ? take(samples, s.ld) : nullptr;
+    s.raw = layer.scale ? take(rows, s.ld) : nullptr;
+    s.gz = layer.scale && options_.merged ? take(samples, s.ld) : nullptr;
+    stages_.push_back(s);
+  }
+}
+
+// Whether what leaves layer l is needed as bfloat16 alone. Passes would fill the padding of other widths with numbers that
+// may not be finite.
+template <class T>
+bool TileSweep<T>::narrow_above(int64_t l) const {
+  const std::vector<Layer<T>>& hidden = model_.hidden;
+  return l + 1 < int64_t(hidden.size()) && model_.weights[l + 1].narrow() && !hidden[l].skip && !hidden[l + 1].skip &&
+         hidden[l].out % kAlign == 0;
+}
+
+// The same of layer l's adjoints.
+template <class T>
+bool TileSweep<T>::narrow_below(int64_t l) const {
+  return model_.weights[l].narrow() && !modulated(l) && !(l == 0 && along_axes()) &&
+         model_.hidden[l].out % kAlign == 0;
 }
 
 template <class T>
@@ -185,9 +222,9 @@ void TileSweep<T>::enter(const Tile& tile) {
 template <class T>
 void TileSweep<T>::product_up(int64_t l, int64_t kinds, T* out) const {
   const int64_t ld = stages_[l].ld, samples = tile_.samples;
-  const Rows in = entering(l);
+  const Rows<T> in = entering(l);
   const bool columns = l == 0 && along_axes();
-  model_.weights[l].up((columns ? 1 : kinds) * samples, in.p, in.ld, out, ld, scratch_);
+  model_.weights[l].up((columns ? 1 : kinds) * samples, in, out, ld, scratch_);
   for (int64_t m = 0; columns && m < tile_.tangents; m++)
     for (int64_t r = 0; r < samples; r++)
       model_.weights[l].column(tile_.direction + m, axis(), out + ((m + 1) * samples + r) * ld);
@@ -211,6 +248,7 @@ void TileSweep<T>::layer_up(int64_t l, int order, bool curvature, bool squares) 
                .bias = model_.biases[l],
                .z = s.z,
                .out = s.out,
+               .narrow = s.narrow_out,
                .d2 = s.d2,
                .d3 = s.d3,
                .q = squares ? s.q : nullptr,
@@ -276,16 +314,14 @@ void TileSweep<T>::collect(int64_t l, int64_t kinds) {
   if (!gradients_.layers) return;
   typename Sums<T>::OfLayer& sum = sums_.hidden[l];
   const Weights<T>& weights = model_.weights[l];
-  const Rows in = entering(l);
+  const Rows<T> in = entering(l);
   const bool columns = l == 0 && along_axes();
-  weights.outer((columns ? 1 : kinds) * tile_.samples, s.adjoints, s.ld, in.p, in.ld, sum.weight, sum.started,
-                scratch_);
+  weights.outer((columns ? 1 : kinds) * tile_.samples, s.adjoint_rows(), in, sum.weight, sum.started, scratch_);
   sum.started = true;
   if (!columns) return;
   const int64_t curve = (tile_.tangents + 1) * tile_.samples;
   if (kinds > tile_.tangents + 1)
-    weights.outer(tile_.samples, s.adjoints + curve * s.ld, s.ld, in.p + curve * in.ld, in.ld, sum.weight, true,
-                  scratch_);
+    weights.outer(tile_.samples, s.adjoint_rows().from(curve), in.from(curve), sum.weight, true, scratch_);
   const Layer<T>& layer = model_.hidden[l];
   collect_axes(s.shape.width, s.adjoints + s.shape.kind_stride(), s.ld);
   kernels_.transpose(tile_.tangents, layer.out, axes_.p, axes_.ld, turned_, pad(tile_.tangents));
@@ -306,9 +342,7 @@ void TileSweep<T>::collect_axes(int64_t width, const T* adjoints, int64_t ld) {
 template <class T>
 void TileSweep<T>::product_down(int64_t l, int64_t kinds, bool accumulate) {
   if (l == 0 && !gradients_.x) return;
-  const Rows out = adjoints_below(l);
-  model_.weights[l].down(kinds * tile_.samples, stages_[l].adjoints, stages_[l].ld, out.p, out.ld, accumulate,
-                         scratch_);
+  model_.weights[l].down(kinds * tile_.samples, stages_[l].adjoint_rows(), adjoints_below(l), accumulate, scratch_);
 }
 
 template <class T>

@@ -33,10 +33,9 @@ class TileSweep {
     T* g;    // the chain after this layer
     T* raw;  // z before the modulation, where there is a scale
     T* gz;   // the chain before the modulation
-  };
-  struct Rows {
-    T* p;
-    int64_t ld;
+    uint16_t* narrow_out;       // out as bfloat16, in its place; or null
+    uint16_t* narrow_adjoints;  // the same of adjoints, after the pass down
+    Rows<T> adjoint_rows() const { return {adjoints, ld, narrow_adjoints}; }
   };
 
   T averaged() const { return options_.each ? T(1) : model_.problem.directions.averaged(); }
@@ -45,10 +44,18 @@ class TileSweep {
   int64_t jacobian_rows() const { return options_.each ? tile_.tangents : 1; }
   bool each_down() const { return options_.each && options_.gradients; }
   int64_t depth() const { return static_cast<int64_t>(stages_.size()); }
-  Rows entering(int64_t l) const { return l == 0 ? first_ : Rows{stages_[l - 1].out, stages_[l - 1].ld}; }
-  Rows adjoints_below(int64_t l) const { return l == 0 ? entry_ : Rows{stages_[l - 1].adjoints, stages_[l - 1].ld}; }
-  Rows top() const { return entering(depth()); }
+  Rows<T> entering(int64_t l) const {
+    return l == 0 ? first_ : Rows<T>{stages_[l - 1].out, stages_[l - 1].ld, stages_[l - 1].narrow_out};
+  }
+  Rows<T> adjoints_below(int64_t l) const {
+    return l == 0 ? entry_ : Rows<T>{stages_[l - 1].adjoints, stages_[l - 1].ld};
+  }
+  Rows<T> top() const { return entering(depth()); }
   T* direction(int64_t m) const { return first_.p + (m + 1) * tile_.samples * first_.ld; }
+
+  void add_stages(int64_t rows, int64_t widest, bool narrow, Arena& arena);
+  bool narrow_above(int64_t l) const;
+  bool narrow_below(int64_t l) const;
 
   // Steps common to all sweeps (tile_sweep.cpp).
   void enter(const Tile& tile);
@@ -95,18 +102,18 @@ class TileSweep {
   Tile tile_;
   NarrowScratch scratch_;
   std::vector<Stage> stages_;
-  Rows first_;       // x with the conditioning columns after it, and the directions; then the curvature row
-  Rows entry_;       // adjoints of x and the conditioning columns
-  Rows score_;       // s
-  Rows on_score_;    // dLoss/ds
-  Rows pullback_;    // score nets: W^T v_m, then its adjoint
+  Rows<T> first_;       // x with the conditioning columns after it, and the directions; then the curvature row
+  Rows<T> entry_;       // adjoints of x and the conditioning columns
+  Rows<T> score_;       // s
+  Rows<T> on_score_;    // dLoss/ds
+  Rows<T> pullback_;    // score nets: W^T v_m, then its adjoint
   T* projected_;     // [tangents, samples]
   T* projected_jacobian_;     // [samples], or for each direction [tangents, samples]
   T* on_projected_jacobian_;  // like projected_jacobian_
   T* energy_;        // [samples]
   T* nan_flag_;      // [samples]: NaN where a number of the sample is not finite, else zero
   T* coefficients_;  // [kinds, samples]
-  Rows axes_;        // for unit directions: what each adds to a gradient of a matrix
+  Rows<T> axes_;        // for unit directions: what each adds to a gradient of a matrix
   T* turned_;        // their transpose
 };
 

@@ -7,11 +7,8 @@ namespace fastssm::cpu {
 namespace {
 
 constexpr int64_t kNarrowest = 32;   // smaller products stay in full precision, as they cost little
-constexpr int64_t kNarrowPanel = 64;  // columns of a panel of bfloat16
-constexpr int64_t kOuterRows = 256;   // block of a narrow gradient, small enough for the second-level cache
-constexpr int64_t kOuterColumns = 64;
-
-int64_t even(int64_t n) { return n + n % 2; }
+constexpr int64_t kPackRows = 32;    // of a panel, narrowed at a time; an even number
+constexpr int64_t kMostColumns = 64;  // of a panel of bfloat16
 
 template <class T>
 constexpr bool kSingle = sizeof(T) == sizeof(float);  // the dtype whose products can be narrowed
@@ -26,15 +23,28 @@ Weights<T>::Weights(const Layer<T>& layer, const NarrowProducts& narrow, const K
       in_(layer.in),
       out_(layer.out),
       narrow_(kSingle<T> && narrow.multiply && std::min(layer.in, layer.out) >= kNarrowest),
-      panel_(narrow_ ? kNarrowPanel : kernels.panel) {}
+      panel_(narrow_ ? narrow.panel : kernels.panel) {}
 
 template <class T>
 void Weights<T>::allocate(Arena& arena) {
   up_ = arena.take<T>(pad(out_) * in_);
   down_ = arena.take<T>(pad(in_) * out_);
   if (narrow_) {
-    narrow_up_ = arena.take<uint16_t>(pad(out_) * even(in_));
-    narrow_down_ = arena.take<uint16_t>(pad(in_) * even(out_));
+    narrow_up_ = arena.take<uint16_t>(pad(out_) * products_.deep(in_));
+    narrow_down_ = arena.take<uint16_t>(pad(in_) * products_.deep(out_));
+  }
+}
+
+// A panel as bfloat16, some rows at a time.
+template <class T>
+void Weights<T>::narrow_panel(int64_t depth, int64_t columns, const T* panel, uint16_t* out) const {
+  if constexpr (kSingle<T>) {
+    uint16_t rows[kPackRows * kMostColumns];
+    for (int64_t k = 0, deep = products_.deep(depth); k < deep; k += kPackRows) {
+      const int64_t some = std::clamp<int64_t>(depth - k, 0, kPackRows);
+      kernels_.narrow(some, columns, panel + k * columns, columns, rows, columns);
+      kernels_.interleave(some, std::min(kPackRows, deep - k), columns, rows, columns, out + k * columns);
+    }
   }
 }
 
@@ -53,27 +63,33 @@ void Weights<T>::pack(int64_t piece) const {
     for (int64_t k = 0; k < depth; k++) std::memcpy(panel + k * columns, weight_ + k * in_ + first, filled * sizeof(T));
   }
   if constexpr (kSingle<T>) {
-    uint16_t* packed = (upward ? narrow_up_ : narrow_down_) + first * even(depth);
-    if (narrow_) kernels_.interleave(depth, columns, panel, columns, packed, columns);
+    uint16_t* out = upward ? narrow_up_ : narrow_down_;
+    if (narrow_) narrow_panel(depth, columns, panel, out + first * products_.deep(depth));
   }
 }
 
 template <class T>
-void Weights<T>::multiply(int64_t rows, int64_t depth, int64_t width, const T* a, int64_t lda, const T* packed,
-                          const uint16_t* narrow_packed, T* c, int64_t ldc, bool accumulate,
+Rows<T> Weights<T>::narrowed(int64_t rows, int64_t width, Rows<T> a, const NarrowScratch& scratch) const {
+  if constexpr (kSingle<T>) {
+    const int64_t deep = products_.deep(width);
+    if (!a.narrow) kernels_.narrow(rows, width, a.p, a.ld, scratch.rows, deep), a = {nullptr, deep, scratch.rows};
+  }
+  return a;
+}
+
+template <class T>
+void Weights<T>::multiply(int64_t rows, int64_t depth, int64_t width, Rows<T> a, const T* packed,
+                          const uint16_t* narrow_packed, Rows<T> c, bool accumulate,
                           const NarrowScratch& scratch) const {
   if (rows == 0) return;
-  const int64_t all = pad(width), deep = even(depth);
   if constexpr (kSingle<T>) {
     if (narrow_) {
-      kernels_.narrow(rows, depth, a, lda, scratch.a, deep);
-      for (int64_t j = 0; j < all; j += panel_)
-        products_.multiply(rows, std::min(panel_, all - j), deep, scratch.a, deep, narrow_packed + j * deep,
-                           std::min(panel_, all - j), c + j, ldc, accumulate);
-      return;
+      a = narrowed(rows, depth, a, scratch);
+      return products_.multiply(rows, pad(width), products_.deep(depth), a.narrow, a.ld, narrow_packed, c.p, c.ld,
+                                accumulate);
     }
   }
-  kernels_.multiply(rows, all, depth, a, lda, packed, c, ldc, accumulate);
+  kernels_.multiply(rows, pad(width), depth, a.p, a.ld, packed, c.p, c.ld, accumulate);
 }
 
 template <class T>
@@ -85,33 +101,29 @@ void Weights<T>::unit(int64_t k, T factor, int64_t depth, int64_t width, const T
 }
 
 template <class T>
-void Weights<T>::up(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, const NarrowScratch& scratch) const {
-  multiply(rows, in_, out_, a, lda, up_, narrow_up_, c, ldc, false, scratch);
+void Weights<T>::up(int64_t rows, Rows<T> a, T* c, int64_t ldc, const NarrowScratch& scratch) const {
+  multiply(rows, in_, out_, a, up_, narrow_up_, {c, ldc}, false, scratch);
 }
 
 template <class T>
-void Weights<T>::down(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, bool accumulate,
-                      const NarrowScratch& scratch) const {
-  multiply(rows, out_, in_, a, lda, down_, narrow_down_, c, ldc, accumulate, scratch);
+void Weights<T>::down(int64_t rows, Rows<T> a, Rows<T> c, bool accumulate, const NarrowScratch& scratch) const {
+  multiply(rows, out_, in_, a, down_, narrow_down_, c, accumulate, scratch);
 }
 
 template <class T>
-void Weights<T>::outer(int64_t rows, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, bool accumulate,
-                       const NarrowScratch& scratch) const {
+void Weights<T>::outer(int64_t rows, Rows<T> a, Rows<T> b, T* c, bool accumulate, const NarrowScratch& scratch) const {
   if constexpr (kSingle<T>) {
     if (narrow_) {
-      const int64_t deep = even(rows);
-      kernels_.transpose(rows, out_, a, lda, scratch.transposed, deep);
-      kernels_.narrow(out_, rows, scratch.transposed, deep, scratch.a, deep);
-      kernels_.interleave(rows, in_, b, ldb, scratch.b, in_);
-      for (int64_t j = 0; j < in_; j += kOuterColumns)
-        for (int64_t i = 0; i < out_; i += kOuterRows)
-          products_.multiply(std::min(kOuterRows, out_ - i), std::min(kOuterColumns, in_ - j), deep,
-                             scratch.a + i * deep, deep, scratch.b + 2 * j, in_, c + i * in_ + j, in_, accumulate);
-      return;
+      const int64_t deep = products_.deep(rows);
+      a = narrowed(rows, out_, a, scratch);
+      kernels_.transpose_narrow(rows, deep, out_, a.narrow, a.ld, scratch.transposed);
+      b = narrowed(rows, in_, b, scratch);
+      for (int64_t j = 0; j < in_; j += panel_)
+        kernels_.interleave(rows, deep, std::min(panel_, in_ - j), b.narrow + j, b.ld, scratch.interleaved + j * deep);
+      return products_.multiply(out_, in_, deep, scratch.transposed, deep, scratch.interleaved, c, in_, accumulate);
     }
   }
-  kernels_.multiply_transposed(out_, in_, rows, a, lda, b, ldb, c, in_, accumulate);
+  kernels_.multiply_transposed(out_, in_, rows, a.p, a.ld, b.p, b.ld, c, in_, accumulate);
 }
 
 template class Weights<float>;

@@ -8,6 +8,16 @@
 
 namespace fastssm::cpu {
 
+// Full padded rows of an operand; where `narrow` is given they are there, as bfloat16 with zeros in their padding.
+template <class T>
+struct Rows {
+  T* p;
+  int64_t ld;
+  uint16_t* narrow = nullptr;
+
+  Rows from(int64_t row) const { return {p ? p + row * ld : nullptr, ld, narrow ? narrow + row * ld : nullptr}; }
+};
+
 template <class T>
 class Weights {
  public:
@@ -21,22 +31,22 @@ class Weights {
   // c = factor W e_k, and factor W^T e_k, in full padded rows: the products below for a unit vector.
   void column(int64_t k, T factor, T* c) const { unit(k, factor, in_, out_, up_, c); }
   void row(int64_t k, T factor, T* c) const { unit(k, factor, out_, in_, down_, c); }
-  // c = rows W^T, in full padded rows.
-  void up(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, const NarrowScratch& scratch) const;
-  // c (+)= rows W, in full padded rows.
-  void down(int64_t rows, const T* a, int64_t lda, T* c, int64_t ldc, bool accumulate,
-            const NarrowScratch& scratch) const;
-  // c [out, in] (+)= a^T b of a [rows, out] and b [rows, in], both in full padded rows.
-  void outer(int64_t rows, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, bool accumulate,
-             const NarrowScratch& scratch) const;
+  // c = a W^T
+  void up(int64_t rows, Rows<T> a, T* c, int64_t ldc, const NarrowScratch& scratch) const;
+  // c (+)= a W
+  void down(int64_t rows, Rows<T> a, Rows<T> c, bool accumulate, const NarrowScratch& scratch) const;
+  // c [out, in] (+)= a^T b of a [rows, out] and b [rows, in]
+  void outer(int64_t rows, Rows<T> a, Rows<T> b, T* c, bool accumulate, const NarrowScratch& scratch) const;
 
   bool narrow() const { return narrow_; }
 
  private:
   void unit(int64_t k, T factor, int64_t depth, int64_t width, const T* packed, T* c) const;
   int64_t panels(int64_t width) const { return (pad(width) + panel_ - 1) / panel_; }
-  void multiply(int64_t rows, int64_t depth, int64_t width, const T* a, int64_t lda, const T* packed,
-                const uint16_t* narrow_packed, T* c, int64_t ldc, bool accumulate, const NarrowScratch& scratch) const;
+  void multiply(int64_t rows, int64_t depth, int64_t width, Rows<T> a, const T* packed, const uint16_t* narrow_packed,
+                Rows<T> c, bool accumulate, const NarrowScratch& scratch) const;
+  void narrow_panel(int64_t depth, int64_t columns, const T* panel, uint16_t* out) const;
+  Rows<T> narrowed(int64_t rows, int64_t width, Rows<T> a, const NarrowScratch& scratch) const;
 
   const NarrowProducts& products_;
   const Kernels<T>& kernels_;

@@ -19,13 +19,17 @@ float widened(uint16_t bits) {
   return out;
 }
 
-void narrow_gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb,
-                 float* c, int64_t ldc, bool accumulate) {
+constexpr int64_t kNarrowPanel = 32;
+
+void narrow_gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, float* c,
+                 int64_t ldc, bool accumulate) {
   for (int64_t i = 0; i < m; i++) {
     if (!accumulate) std::fill_n(c + i * ldc, n, 0.0f);
     for (int64_t p = 0; p < k; p++)
-      for (int64_t j = 0; j < n; j++)
-        c[i * ldc + j] += widened(a[i * lda + p]) * widened(b[p / 2 * 2 * ldb + 2 * j + p % 2]);
+      for (int64_t j = 0; j < n; j++) {
+        const int64_t first = j / kNarrowPanel * kNarrowPanel, width = std::min(kNarrowPanel, n - first);
+        c[i * ldc + j] += widened(a[i * lda + p]) * widened(b[first * k + p / 2 * 2 * width + 2 * (j - first) + p % 2]);
+      }
   }
 }
 
@@ -43,7 +47,7 @@ struct How {
 
 template <class T>
 cpu::Runtime<T> runtime(How how) {
-  const cpu::NarrowProducts narrow{how.narrow ? narrow_gemm : nullptr};
+  const cpu::NarrowProducts narrow{kNarrowPanel, 32, how.narrow ? narrow_gemm : nullptr};
   return {cpu::kernels<T>(how.level), narrow, how.threads, run_in_threads};
 }
 
@@ -135,6 +139,23 @@ void test_threads(cpu::Level level) {
   }
 }
 
+// Layers whose rows are narrowed by the pass before, and layers whose rows are not: with a skip, with a modulation, with a
+// width that is no whole number of vectors.
+void test_narrow_layers(cpu::Level level) {
+  for (bool energy : {true, false}) {
+    reference::Network network = plain("narrow layers", energy, 40, 6, 48, kTanh);
+    network.layers[1].out = 40;
+    network.layers[2].scale = network.layers[2].shift = true;
+    network.layers[4].skip = true;
+    const reference::Problem p = reference::problem(network, 21, 2, 8);
+    const Cotangents on = cotangents(p, 9);
+    for (Loss loss : kOurs) {
+      const Found<double> full = evaluate<double>(CpuEngine{{level, 1, false}}, p, loss, on);
+      compare(evaluate<float>(CpuEngine{{level, 1, true}}, p, loss, on), full, 0.03, "narrow layers");
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -155,6 +176,7 @@ int main(int argc, char** argv) {
     test_needs(engine, kOurs);
     test_denoising(level);
     test_threads(level);
+    test_narrow_layers(level);
     test_not_finite(engine);
   }
   std::printf("%d failures at %zu level(s)\n", failures, levels.size());

@@ -86,18 +86,18 @@ def check_not_wrapped(modules: Iterable[nn.Module]) -> None:
         raise ValueError(_WRAPPER_RECIPE.format(name=name, advised=advised))
 
 
-def check_data(x: object) -> None:
-    """Raise unless x is a dense floating-point tensor `[B, ...]` with at least one coordinate."""
+def check_data(x: object, name: str = "x") -> None:
+    """Raise unless x, called `name`, is a dense floating-point tensor `[B, ...]` with at least one coordinate."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor(x).")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor({name}).")
     if not x.is_floating_point():
-        raise TypeError(f"x must be floating point, got {x.dtype}; use x.float().")
+        raise TypeError(f"{name} must be floating point, got {x.dtype}; use {name}.float().")
     if x.layout != torch.strided:
-        raise TypeError(f"x must be dense, got layout {x.layout}; use x.to_dense().")
+        raise TypeError(f"{name} must be dense, got layout {x.layout}; use {name}.to_dense().")
     if x.ndim < 2 or (x.numel() == 0 and 0 in x.shape[1:]):
         raise ValueError(
-            f"x must be [B, ...], an axis of samples and at least one coordinate each, got shape {tuple(x.shape)}; "
-            "for scalar data use x[:, None]."
+            f"{name} must be [B, ...], an axis of samples and at least one coordinate each, got shape "
+            f"{tuple(x.shape)}; for scalar data use {name}[:, None]."
         )
 
 
@@ -217,6 +217,18 @@ def check_output(output: object) -> None:
         )
 
 
+class WrongOutput(str):
+    """The text of an error about the shape of a model's output, for operators that say it in words of their own."""
+
+    def __new__(cls, text: str, shape: Sequence[int] = ()) -> WrongOutput:
+        """Keep the shape beside the text."""
+        found = super().__new__(cls, text)
+        found.shape = tuple(shape)
+        return found
+
+    shape: tuple[int, ...]
+
+
 def kind_of_output(output: Sequence[int], x: Sequence[int], kind: str) -> str:
     """Return "energy" or "score" from the shapes of a model's output and of its data, checked against `kind`."""
     dim, values = math.prod(x[1:]), math.prod(output[1:])
@@ -230,12 +242,28 @@ def kind_of_output(output: Sequence[int], x: Sequence[int], kind: str) -> str:
             )
         kind = "energy" if fits["energy"] else "score"
     if not fits[kind]:
-        raise ValueError(
+        text = (
             f"an energy returns [B] or [B, 1] and a score one value per coordinate; for x of shape {tuple(x)} the "
             f"model returned {tuple(output)}, which is no {kind if any(fits.values()) else 'energy or score'}; change "
             "the last layer of the model, or kind."
         )
+        raise ValueError(WrongOutput(text, output))
     return kind
+
+
+def in_words_of(operator: str, error: ValueError, x: Tensor) -> ValueError:
+    """Return an error about the shape of a model's output in the words of an operator, any other as it is."""
+    wrong = error.args[0] if error.args else None
+    if not isinstance(wrong, WrongOutput) or operator not in ("divergence", "laplacian", "hvp_form"):
+        return error
+    returned = f"for x of shape {tuple(x.shape)} the model returned {wrong.shape}"
+    if operator == "divergence":
+        advice = "use fastssm.laplacian for a scalar function" if wrong.shape[1:] in ((), (1,)) else "change its output"
+        return ValueError(f"divergence is of a vector field, with one value per coordinate; {returned}; {advice}.")
+    advice = "return one value for each sample"
+    if len(wrong.shape) == 2 and wrong.shape[1] > 1:
+        advice = f"select one output, component=0 to {wrong.shape[1] - 1}, or take all with fastssm.basis_terms"
+    return ValueError(f"{operator} is of one scalar function of x, [B] or [B, 1]; {returned}; {advice}.")
 
 
 def check_network(network: Network, x: Tensor, cond: tuple[Tensor | None, ...], names: Iterable[str], kind: str) -> str:

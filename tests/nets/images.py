@@ -312,7 +312,7 @@ NETS = [
     net("cnn-instance-norm", InstanceNormCNN, (1, 4, 4)),
     net("squeeze-excite", SqueezeExcite, (1, 4, 6)),
     net("pixel-shuffle", Shuffled, (1, 4, 4)),
-    net("max-pool", MaxPooled, (1, 4, 4), step=1e-3),
+    net("max-pool", MaxPooled, (1, 4, 4), step=3e-3),
     net("conv3d", Volume, (1, 3, 4, 2)),
     net("autoencoder", AutoencoderEnergy, (1, 4, 4)),
     net("multi-scale", MultiScale, (1, 5, 5)),

@@ -87,13 +87,13 @@ void tangents_up(const Up<T>& a, int64_t r, int64_t at, int64_t n) {
     Native<T> q(T(0));
     for (int64_t m = 1; m <= tangents; m++) {
       const Native<T> zd = load(a.z + m * stride + j);
-      store(a.out + m * stride + j, tangent(d1, zd));
+      put(a.out, a.narrow, m * stride + j, tangent(d1, zd));
       q = a.c2 ? add_inner(q, zd * a.c2[(m - 1) * a.shape.samples + r], zd) : add_square(q, zd);
     }
     if (keep) store(a.q + j, q);
     if constexpr (CURVED) {
       const Native<T> d2 = load(a.d2 + j);
-      store(a.out + curve + j, FRESH ? curvature(d2, q) : curvature(d1, load(a.z + curve + j), d2, q));
+      put(a.out, a.narrow, curve + j, FRESH ? curvature(d2, q) : curvature(d1, load(a.z + curve + j), d2, q));
     }
   }
 }
@@ -112,10 +112,13 @@ void up(const Up<T>& a) {
   const auto carry = !a.curvature ? tangents_up<false, false, T>
                      : a.fresh    ? tangents_up<true, true, T>
                                   : tangents_up<true, false, T>;
+  alignas(64) T values[kChunk];  // before they are narrowed
   for (int64_t r = 0; r < a.shape.samples; r++)
     for (int64_t j = 0; j < a.shape.width; j += kChunk) {
       const int64_t at = r * a.shape.ld + j, n = least(kChunk, a.shape.width - j);
-      a.nan_flag[r] += run(n, a.z + at, a.bias + j, a.constants, a.out + at, a.z + at, a.d2 + at, a.d3 + at);
+      T* f = a.narrow ? values : a.out + at;
+      a.nan_flag[r] += run(n, a.z + at, a.bias + j, a.constants, f, a.z + at, a.d2 + at, a.d3 + at);
+      for (int64_t i = 0; a.narrow && i < n; i += native_lanes<T>) put(a.out, a.narrow, at + i, load(f + i));
       carry(a, r, at, n);
       if (a.entered) add_entered(a, at, n);
     }
@@ -141,7 +144,6 @@ void down_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, i
       if constexpr (!FRESH) inner = add_inner(inner, g, load(a.z + curve + at));
       for (int64_t m = 1; m <= tangents; m++) {
         const Native<T> zd = load(a.z + m * stride + at);
-        T* adjoint = a.adjoints + m * stride + at;
         Native<T> bend = d2_cg;
         if constexpr (EACH) {
           const Native<T> c2(a.c2[(m - 1) * a.shape.samples + r]);
@@ -151,21 +153,21 @@ void down_block(const Down<T>& a, int64_t first, int64_t last, int64_t column, i
           q = add_square(q, zd);
         }
         if constexpr (ABOVE == Above::none) {
-          store(adjoint, curved_tangent_down(bend, zd));
+          put(a.adjoints, a.narrow, m * stride + at, curved_tangent_down(bend, zd));
         } else {
           Native<T> hdb;
           if constexpr (ABOVE == Above::outer) hdb = readout * a.tangent_coefficient[(m - 1) * a.shape.samples + r];
-          else hdb = load(adjoint);
+          else hdb = load(a.adjoints + m * stride + at);
           inner = add_inner(inner, hdb, zd);
-          store(adjoint, curved_tangent_down(d1, hdb, bend, zd));
+          put(a.adjoints, a.narrow, m * stride + at, curved_tangent_down(d1, hdb, bend, zd));
         }
       }
       Native<T> zb;
       if constexpr (ABOVE == Above::stack) zb = curved_value_down(d1, load(a.adjoints + at), d2, inner, d3, cg, q);
       else zb = curved_value_down(d2, inner, d3, cg, q);
-      store(a.adjoints + at, zb);
+      put(a.adjoints, a.narrow, at, zb);
       total += zb;
-      if constexpr (!MERGED && !FRESH) store(a.adjoints + curve + at, tangent(d1, g));
+      if constexpr (!MERGED && !FRESH) put(a.adjoints, a.narrow, curve + at, tangent(d1, g));
     }
     if (a.bias) store(a.bias + j, load(a.bias + j) + total);
   }
@@ -182,7 +184,7 @@ void down_straight_block(const Down<T>& a, int64_t first, int64_t last, int64_t 
       const Native<T> hb = a.above == Above::none ? Native<T>(T(0)) : load(a.adjoints + at);
       const Native<T> inner = add_inner(Native<T>(T(0)), load(a.chain + r * a.chain_ld + j), load(a.z + curve + at));
       const Native<T> zb = value_down(load(a.z + at), hb, load(a.d2 + at), inner);
-      store(a.adjoints + at, zb);
+      put(a.adjoints, a.narrow, at, zb);
       total += zb;
     }
     if (a.bias) store(a.bias + j, load(a.bias + j) + total);
@@ -199,13 +201,12 @@ void down_score_block(const DownScore<T>& a, int64_t first, int64_t last, int64_
       const Native<T> d1 = load(a.z + at), d2 = load(a.d2 + at);
       Native<T> inner(T(0));
       for (int64_t m = 1; m <= tangents; m++) {
-        T* adjoint = a.adjoints + m * stride + at;
-        const Native<T> hdb = load(adjoint);
+        const Native<T> hdb = load(a.adjoints + m * stride + at);
         inner = add_inner(inner, hdb, load(a.z + m * stride + at));
-        store(adjoint, tangent(d1, hdb));
+        put(a.adjoints, a.narrow, m * stride + at, tangent(d1, hdb));
       }
       const Native<T> hb = load(a.adjoints + at), zb = tangents > 0 ? value_down(d1, hb, d2, inner) : tangent(d1, hb);
-      store(a.adjoints + at, zb);
+      put(a.adjoints, a.narrow, at, zb);
       total += zb;
     }
     if (a.bias) store(a.bias + j, load(a.bias + j) + total);
@@ -268,7 +269,7 @@ void chain_straight(const Chain<T>& a) {
   const Shape& s = a.shape;
   for (int64_t r = 0; r < s.samples; r++)
     for (int64_t j = 0; j < s.width; j += native_lanes<T>)
-      store(a.adjoint + r * s.ld + j, tangent(load(a.z + r * s.ld + j), load(a.g + r * a.g_ld + j)));
+      put(a.adjoint, a.narrow, r * s.ld + j, tangent(load(a.z + r * s.ld + j), load(a.g + r * a.g_ld + j)));
 }
 
 template <class T>
@@ -282,7 +283,7 @@ void chain(const Chain<T>& a) {
       const Native<T> g = load(a.g + r * a.g_ld + j), d2 = load(a.d2 + at);
       if (a.each) store(a.q + at, curvature(d2, g));
       else e2 = add_inner(e2, curvature(d2, load(a.q + at)), g);
-      store(a.adjoint + at, tangent(load(a.z + at), g));
+      put(a.adjoint, a.narrow, at, tangent(load(a.z + at), g));
     }
     if (!a.each) a.e2[r] += sum(e2);
     for (int64_t m = 1; a.each && m <= s.tangents; m++)
@@ -298,7 +299,7 @@ void curve(const Curve<T>& a) {
     for (int64_t j = r * a.shape.ld; j < r * a.shape.ld + a.shape.width; j += native_lanes<T>) {
       const Native<T> d1 = load(a.d1 + j), zk = load(a.zk + j);
       const Native<T> k = curved ? curvature(d1, zk, c2 * load(a.d2 + j), load(a.q + j)) : tangent(d1, zk);
-      store(a.out + j, a.entered ? k + load(a.entered + j) : k);
+      put(a.out, a.narrow, j, a.entered ? k + load(a.entered + j) : k);
     }
   }
 }
@@ -323,7 +324,8 @@ const Kernels<T> table = {.panel = kPanel<T>,
                           .signs = signs<T>,
                           .jets = jets<T>,
                           .narrow = narrow,
-                          .interleave = interleave};
+                          .interleave = interleave,
+                          .transpose_narrow = transpose_narrow};
 
 }  // namespace
 

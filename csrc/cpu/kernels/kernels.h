@@ -25,7 +25,8 @@ struct Up {
   bool fresh;        // zk is zero and not stored
   const T* bias;     // [width]
   T* z;              // stack
-  T* out;            // stack
+  T* out;            // stack, left alone where `narrow` is given
+  uint16_t* narrow;  // the same as bfloat16, or null; not where the layer skips
   T* d2;             // [samples] rows
   T* d3;             // [samples] rows
   T* q;              // [samples] rows, or null where the squares' sum is not kept
@@ -53,6 +54,7 @@ struct Down {
   const T* d2 = nullptr;
   const T* d3 = nullptr;
   T* adjoints = nullptr;  // stack
+  uint16_t* narrow = nullptr;  // a stack for the result as bfloat16, instead of in place; or null
   T* bias = nullptr;      // [width]: adds the sum over samples of zb; null where not needed
 };
 
@@ -64,6 +66,7 @@ struct DownScore {
   const T* z;  // stack: f', zd_m
   const T* d2;
   T* adjoints;
+  uint16_t* narrow;  // a stack for the result as bfloat16, instead of in place; or null
   T* bias;
 };
 
@@ -77,7 +80,8 @@ struct Chain {
   const T* z;    // stack: f', zd_m
   const T* d2;
   T* q;  // overwritten with `each`
-  T* adjoint;
+  T* adjoint;        // rows, left alone where `narrow` is given
+  uint16_t* narrow;  // the same as bfloat16, or null
   T* e2;       // [samples], with `each` [tangents, samples]; or null
   bool each;
 };
@@ -93,7 +97,8 @@ struct Curve {
   const T* q;
   const T* c2;  // [samples], or null where q has it
   const T* entered;
-  T* out;
+  T* out;            // rows, left alone where `narrow` is given
+  uint16_t* narrow;  // the same as bfloat16, or null
 };
 
 template <class T>
@@ -128,10 +133,12 @@ struct Kernels {
                 int64_t ld);
   // f and its first `order` derivatives of n elements, for tests
   void (*jets)(int activation, int order, int64_t n, const T* z, const T* constants, T* f, T* d1, T* d2, T* d3);
-  // rows to bfloat16, padded with zeros to an even number of columns
+  // rows to bfloat16, filled up with zeros to ldo columns
   void (*narrow)(int64_t rows, int64_t columns, const float* a, int64_t lda, uint16_t* out, int64_t ldo);
-  // pairs of rows interleaved as bfloat16: out[r / 2, c, r % 2], an odd last row paired with zeros
-  void (*interleave)(int64_t rows, int64_t columns, const float* a, int64_t lda, uint16_t* out, int64_t ldo);
+  // pairs of rows interleaved: out[r / 2, c, r % 2], filled up with zeros to `deep` rows, an even number
+  void (*interleave)(int64_t rows, int64_t deep, int64_t columns, const uint16_t* a, int64_t lda, uint16_t* out);
+  // out[c, r] = a[r, c], filled up with zeros to `deep` columns, an even number
+  void (*transpose_narrow)(int64_t rows, int64_t deep, int64_t columns, const uint16_t* a, int64_t lda, uint16_t* out);
 };
 
 template <class T>

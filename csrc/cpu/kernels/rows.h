@@ -101,25 +101,56 @@ void narrow(int64_t rows, int64_t columns, const float* a, int64_t lda, uint16_t
     int64_t j = 0;
     for (; j + n <= columns; j += n) store_bfloat16(load(a + j), out + j);
     for (; j < columns; j++) out[j] = to_bfloat16(a[j]);
-    if (columns % 2) out[columns] = 0;
+    for (; j < ldo; j++) out[j] = 0;
   }
 }
 
-void interleave(int64_t rows, int64_t columns, const float* a, int64_t lda, uint16_t* out, int64_t ldo) {
+// Two rows in turns; a row that is not there counts as zeros.
+void interleave_pair(int64_t columns, const uint16_t* first, const uint16_t* second, uint32_t* out) {
   constexpr int64_t n = native_lanes<float>;
-  for (int64_t r = 0; r < rows; r += 2, a += 2 * lda, out += 2 * ldo) {
-    const bool paired = r + 1 < rows;
-    int64_t j = 0;
-    for (; j + n <= columns; j += n) {
-      const auto first = to_bfloat16(load(a + j)), second = to_bfloat16(paired ? load(a + lda + j) : Native<float>(0));
-      const auto pair = first | second << 16;
-      __builtin_memcpy(out + 2 * j, &pair, sizeof pair);
-    }
-    for (; j < columns; j++) {
-      out[2 * j] = to_bfloat16(a[j]);
-      out[2 * j + 1] = paired ? to_bfloat16(a[lda + j]) : 0;
-    }
+  typedef native_vector<uint32_t, n> Wide;
+  const auto widened = [](const uint16_t* p) {
+    native_vector<uint16_t, n> narrow;
+    __builtin_memcpy(&narrow, p, sizeof narrow);
+    return __builtin_convertvector(narrow, Wide);
+  };
+  int64_t j = 0;
+  for (; j + n <= columns; j += n) {
+    const Wide pair = (first ? widened(first + j) : Wide{}) | (second ? widened(second + j) : Wide{}) << 16;
+    __builtin_memcpy(out + j, &pair, sizeof pair);
   }
+  for (; j < columns; j++) out[j] = uint32_t(first ? first[j] : 0) | uint32_t(second ? second[j] : 0) << 16;
+}
+
+void interleave(int64_t rows, int64_t deep, int64_t columns, const uint16_t* a, int64_t lda, uint16_t* out) {
+  for (int64_t r = 0; r < deep; r += 2, a += 2 * lda, out += 2 * columns)
+    interleave_pair(columns, r < rows ? a : nullptr, r + 1 < rows ? a + lda : nullptr,
+                    reinterpret_cast<uint32_t*>(out));
+}
+
+// Pairs of rows as numbers of 32 bits, which are transposed.
+void transpose_narrow(int64_t rows, int64_t deep, int64_t columns, const uint16_t* a, int64_t lda, uint16_t* out) {
+  float pairs[kSamples * kColumns];
+  for (int64_t r = 0; r < deep; r += 2 * kSamples)
+    for (int64_t j = 0; j < columns; j += kColumns) {
+      const int64_t width = least(kColumns, columns - j), height = least(kSamples, (deep - r) / 2);
+      for (int64_t i = 0; i < height; i++) {
+        const int64_t row = r + 2 * i;
+        const uint16_t* from = a + row * lda + j;
+        interleave_pair(width, row < rows ? from : nullptr, row + 1 < rows ? from + lda : nullptr,
+                        reinterpret_cast<uint32_t*>(pairs + i * kColumns));
+      }
+      transpose(pairs, kColumns, reinterpret_cast<float*>(out + j * deep + r), deep / 2, height, width);
+    }
+}
+
+// v to one of two stacks.
+template <class T>
+FASTSSM_INLINE void put(T* rows, [[maybe_unused]] uint16_t* narrow, int64_t at, Native<T> v) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (narrow) return store_bfloat16(v, narrow + at);
+  }
+  store(rows + at, v);
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ from typing_extensions import Unpack
 
 from fastssm import checks
 from fastssm.backends import guarded
+from fastssm.backends.component import one_output
 from fastssm.backends.cpu import Cpu
 from fastssm.backends.cuda import Cuda
 from fastssm.backends.entries import functions
@@ -104,6 +105,7 @@ def make_request(
     precision: Precision = "full",
     last: Tensor | None = None,
     straight: bool = False,
+    component: int | None = None,
 ) -> Request:
     """Validate a call and recognise its network.
 
@@ -115,6 +117,7 @@ def make_request(
         precision: of the products.
         last: what the model gets by position after `cond`, such as a time.
         straight: an energy without curvature can be trained, say because the data are curved; else it gets a warning.
+        component: the only output that is wanted of a model with several.
 
     Raises:
         TypeError: if the model is neither a module nor a function, or a tensor has the wrong type.
@@ -126,17 +129,19 @@ def make_request(
     checks.check_choice("precision", precision, PRECISIONS)
     (given, named), x = checks.check_cond(cond, x), checks.outside_inference(x)
     given = given if last is None else (*given, checks.outside_inference(last))
-    found = recognize_cached(model, x, given, named)
+    asked, found = model, recognize_cached(model, x, given, named)
+    if component is not None:
+        model, found = one_output(model, found, x, component)
     if isinstance(found, Refusal):
         if isinstance(model, nn.Module) or not torch.compiler.is_compiling():  # which cannot look into a closure
             checks.check_not_wrapped(checks.modules_of(model))
         return Request(model, found, x, given, kind, precision, named, [])
     if found.conditioned is not None:
         given = tuple([repeated(c, x) for c in given])
-    assert isinstance(model, nn.Module)
+    assert isinstance(asked, nn.Module)
     read_as = checks.check_network(found, x, given, named, kind)
     if read_as == "energy" and not found.curved and not straight:
-        _warn_once(model)
+        _warn_once(asked)
     return Request(model, found, x, given, read_as, precision, named)
 
 
@@ -244,7 +249,14 @@ class Plan:
 
 
 @takes(ModelArguments)
-def explain(model: Model, x: Tensor, *, what: What | Operator = "objective", **options: Unpack[ModelArguments]) -> Plan:
+def explain(
+    model: Model,
+    x: Tensor,
+    *,
+    what: What | Operator = "objective",
+    component: int | None = None,
+    **options: Unpack[ModelArguments],
+) -> Plan:
     """Say which backend would run a call with this model and data, and why the others cannot.
 
     Args:
@@ -255,6 +267,7 @@ def explain(model: Model, x: Tensor, *, what: What | Operator = "objective", **o
             `score` and samplers; "denoising" is a denoising loss that is a number; or the name of an operator,
             "divergence", "laplacian", "jacobian_diag" or "hvp_form" (along several directions; along one it needs
             "terms").
+        component: the only output that is wanted of a model with several, as for `laplacian` and `hvp_form`.
         options: keyword arguments of `ModelArguments`.
 
     Returns:
@@ -274,7 +287,10 @@ def explain(model: Model, x: Tensor, *, what: What | Operator = "objective", **o
     if options["kind"] not in ("auto", kind) and kind != "auto":
         raise ValueError(f'{what} is of models with kind="{kind}", got kind={options["kind"]!r}; leave kind out.')
     kind = options["kind"] if kind == "auto" else kind
-    request = make_request(model, x, options["cond"], kind, options["precision"])
+    try:
+        request = make_request(model, x, options["cond"], kind, options["precision"], component=component)
+    except ValueError as error:
+        raise checks.in_words_of(what, error, x) from error.__cause__
     network = request.recognised if isinstance(request.recognised, Network) else None
     chosen = select(request, needed, options["backend"])
     notes = chosen.by_pytorch(request, needed) if isinstance(chosen, Fused) else []

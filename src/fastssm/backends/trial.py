@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from fastssm.backends.component import OneOutput
 from fastssm.backends.entries.functions import transformed
 from fastssm.backends.reference import uncompiled
 from fastssm.backends.request import Request
@@ -26,6 +27,7 @@ from fastssm.jets.draws import restore, state_of
 from fastssm.recognition import Fingerprint, Refusal
 
 ROWS = 3  # samples of the trial
+MAX_TRIALS = 4  # that are kept of one model
 COUPLED = "the model couples the samples of a batch: the output of one changes with another's data"
 CUT = "the model's output does not depend on x through operations that jets see: something in its forward cuts it off"
 FEW = "the model must run on any number of samples, but on {} of {} it raises {}"
@@ -59,7 +61,7 @@ class Trial:
         return self.bytes_of_a_row // max(1, self.operations)
 
 
-_trials: WeakKeyDictionary[nn.Module, tuple[Any, Fingerprint, Trial]] = WeakKeyDictionary()
+_trials: WeakKeyDictionary[nn.Module, list[tuple[Any, Fingerprint, Trial]]] = WeakKeyDictionary()
 _compiled: WeakKeyDictionary[nn.Module, tuple[Any, Fingerprint, Trial]] = WeakKeyDictionary()
 
 
@@ -79,12 +81,16 @@ def trial_of(request: Request) -> Trial:
 
 def _known(request: Request, key: Any) -> Trial:
     model = module_of(request)
-    known = _trials.get(model)
-    if known is not None and known[0] == key and known[1].holds():
-        return known[2]
+    if isinstance(model, OneOutput):  # made for this call
+        model, key = model.model, (key, model.component)
+    before = _trials.get(model, [])
+    for known, fingerprint, trial in before:
+        if known == key and fingerprint.holds():
+            return trial
     found = _try(request)
     if not transformed():
-        _trials[model] = (key, Fingerprint.of(model), found)
+        others = [each for each in before if each[0] != key]
+        _trials[model] = [(key, Fingerprint.of(model), found), *others[: MAX_TRIALS - 1]]
     return found
 
 

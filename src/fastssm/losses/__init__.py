@@ -5,6 +5,7 @@ from fastssm.losses.composite import CompositeLoss, composite_loss
 from fastssm.losses.denoising import AnnealedDenoisingLoss, DenoisingLoss, annealed_denoising_loss, denoising_loss
 from fastssm.losses.density_ratio import DensityRatioLoss, density_ratio_loss, log_density_ratio
 from fastssm.losses.domain import DomainLoss, domain_loss
+from fastssm.losses.entropy import entropy_gradient
 from fastssm.losses.finite_difference import (
     FiniteDifferenceDenoisingLoss,
     FiniteDifferenceLoss,
@@ -47,6 +48,7 @@ __all__ = [
     "denoising_loss",
     "density_ratio_loss",
     "domain_loss",
+    "entropy_gradient",
     "exact_loss",
     "finite_difference_denoising_loss",
     "finite_difference_loss",

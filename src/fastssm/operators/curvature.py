@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, overload
 
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import TypedDict, Unpack
 
 from fastssm import backends, checks
 from fastssm.directions import Directions
@@ -14,31 +14,45 @@ from fastssm.operators.terms import count_of, exact_or_sliced
 from fastssm.options import EngineOptions, Model, ModelTensors, takes
 
 
-class HvpArguments(ModelTensors, EngineOptions, total=False):
+class ComponentOption(TypedDict, total=False):
+    """Which output is differentiated.
+
+    Attributes:
+        component: the index of the output to differentiate, of a model that returns several, `[B, F]`.
+    """
+
+    component: int | None
+
+
+class LaplacianArguments(OperatorArguments, ComponentOption, total=False):
+    """Keyword arguments of `laplacian`."""
+
+
+class HvpArguments(ModelTensors, ComponentOption, EngineOptions, total=False):
     """Keyword arguments of `hvp_form`."""
 
 
 @overload
 def laplacian(
-    model: Model, x: Tensor, *, return_gradient: Literal[False] = False, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_gradient: Literal[False] = False, **options: Unpack[LaplacianArguments]
 ) -> Tensor: ...
 
 
 @overload
 def laplacian(
-    model: Model, x: Tensor, *, return_gradient: Literal[True], **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_gradient: Literal[True], **options: Unpack[LaplacianArguments]
 ) -> Pair: ...
 
 
 @overload
 def laplacian(
-    model: Model, x: Tensor, *, return_gradient: bool, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_gradient: bool, **options: Unpack[LaplacianArguments]
 ) -> Tensor | Pair: ...
 
 
-@takes(OperatorArguments)
+@takes(LaplacianArguments)
 def laplacian(
-    model: Model, x: Tensor, *, return_gradient: bool = False, **options: Unpack[OperatorArguments]
+    model: Model, x: Tensor, *, return_gradient: bool = False, **options: Unpack[LaplacianArguments]
 ) -> Tensor | Pair:
     """Return the Laplacian of a scalar network: local energies, and the residuals of differential equations.
 
@@ -46,9 +60,10 @@ def laplacian(
     the Laplacian of the log-density is minus this.
 
     Args:
-        model: a scalar function `f`, output `[B]` or `[B, 1]`; called as `model(x, *cond)`.
+        model: a scalar function `f`, output `[B]` or `[B, 1]`, or `[B, F]` with `component`; called as
+            `model(x, *cond)`.
         x: points `[B, ...]`.
-        options: keyword arguments of `OperatorArguments`.
+        options: keyword arguments of `LaplacianArguments`.
         return_gradient: return `(laplacian, df/dx)` of one pass, as the local energy
             `-(lap log psi + |d log psi / dx|^2) / 2` wants them.
 
@@ -69,10 +84,13 @@ def laplacian(
     Source: Li et al. 2024, "A computational framework for neural network-based variational Monte Carlo with forward
     Laplacian"; Dangel et al. 2025, "Collapsing Taylor mode automatic differentiation".
     """
-    request = backends.make_request(model, x, options["cond"], "energy", options["precision"])
-    count = count_of(x, options, exact=options["exact"] is not False)
-    chosen = backends.select(request, "terms", options["backend"], count)
-    found = chosen.terms(request, exact_or_sliced(x, options["exact"], options))
+    try:
+        request = _request(model, x, options)
+        count = count_of(x, options, exact=options["exact"] is not False)
+        chosen = backends.select(request, "terms", options["backend"], count)
+        found = chosen.terms(request, exact_or_sliced(x, options["exact"], options))
+    except ValueError as error:
+        raise checks.in_words_of("laplacian", error, x) from error.__cause__
     return (-found.projected_jacobian, -found.score.reshape(x.shape)) if return_gradient else -found.projected_jacobian
 
 
@@ -83,7 +101,8 @@ def hvp_form(model: Model, x: Tensor, v: Tensor, **options: Unpack[HvpArguments]
     `v^T (d2f/dx2) v`, of the output `f` itself (no sign of a log-density).
 
     Args:
-        model: a scalar function `f`, output `[B]` or `[B, 1]`; called as `model(x, *cond)`.
+        model: a scalar function `f`, output `[B]` or `[B, 1]`, or `[B, F]` with `component`; called as
+            `model(x, *cond)`.
         x: points `[B, ...]`.
         v: directions `[B, ...]`, or `[M, B, ...]` for M of them at each point.
         options: keyword arguments of `HvpArguments`.
@@ -104,7 +123,16 @@ def hvp_form(model: Model, x: Tensor, v: Tensor, **options: Unpack[HvpArguments]
 
     Source: Bettencourt et al. 2019, "Taylor-mode automatic differentiation for higher-order derivatives in JAX".
     """
-    request = backends.make_request(model, x, options["cond"], "energy", options["precision"])
-    given, each = checks.check_directions(v, x, None), v.ndim > x.ndim
-    chosen = backends.select(request, "each" if each else "terms", options["backend"], len(given))
-    return -chosen.terms(request, Directions(len(given), given), each).projected_jacobian
+    try:
+        request = _request(model, x, options)
+        given, each = checks.check_directions(v, x, None), v.ndim > x.ndim
+        chosen = backends.select(request, "each" if each else "terms", options["backend"], len(given))
+        return -chosen.terms(request, Directions(len(given), given), each).projected_jacobian
+    except ValueError as error:
+        raise checks.in_words_of("hvp_form", error, x) from error.__cause__
+
+
+def _request(model: Model, x: Tensor, options: LaplacianArguments | HvpArguments) -> backends.Request:
+    return backends.make_request(
+        model, x, options["cond"], "energy", options["precision"], component=options["component"]
+    )

@@ -8,7 +8,7 @@ from typing import Literal, overload
 from torch import Tensor
 from typing_extensions import Unpack
 
-from fastssm import backends
+from fastssm import backends, checks
 from fastssm.directions import Directions
 from fastssm.operators.terms import count_of, exact_or_sliced
 from fastssm.options import DirectionArguments, EngineOptions, Model, ModelArguments, ModelTensors, takes
@@ -79,10 +79,13 @@ def divergence(
 
     Source: Grathwohl et al. 2019, "FFJORD", equation 8; Hutchinson 1990.
     """
-    request = backends.make_request(model, x, options["cond"], "score", options["precision"])
-    count = count_of(x, options, exact=options["exact"] is not False)
-    chosen = backends.select(request, "terms", options["backend"], count)
-    found = chosen.terms(request, exact_or_sliced(x, options["exact"], options))
+    try:
+        request = backends.make_request(model, x, options["cond"], "score", options["precision"])
+        count = count_of(x, options, exact=options["exact"] is not False)
+        chosen = backends.select(request, "terms", options["backend"], count)
+        found = chosen.terms(request, exact_or_sliced(x, options["exact"], options))
+    except ValueError as error:
+        raise checks.in_words_of("divergence", error, x) from error.__cause__
     return (found.score.reshape(x.shape), found.projected_jacobian) if return_value else found.projected_jacobian
 
 

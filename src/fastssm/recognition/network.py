@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -48,17 +48,19 @@ class Network:
         linears: the modules that hold their affine maps.
         flattens: whether the module flattens its input itself, so that data of any shape may enter.
         conditioned: the `MLP` whose conditioning arguments enter, None when the module takes `x` alone.
+        component: the only output that is wanted, None for all.
     """
 
     specs: tuple[LayerSpec, ...]
     linears: tuple[nn.Linear, ...]
     flattens: bool
     conditioned: MLP | None = None
+    component: int | None = None
 
     @property
     def out_features(self) -> int:
         """Width of the output."""
-        return self.linears[-1].out_features
+        return self.linears[-1].out_features if self.component is None else 1
 
     @property
     def in_features(self) -> int:
@@ -88,7 +90,22 @@ class Network:
             Layer(*self.affine(spec), scale, shift, spec.activation, spec.constants, spec.skip)
             for spec, (scale, shift) in zip(self.specs, modulations, strict=True)
         ]
-        return layers, columns
+        return self._wanted(layers), columns
+
+    def only(self, component: int) -> Network | Refusal:
+        """Return the network of one of the outputs."""
+        if self.specs[-1].skip:
+            return Refusal(("one output of a last layer with a skip is not a layer",))
+        return replace(self, component=component)
+
+    def _wanted(self, layers: list[Layer]) -> list[Layer]:
+        """Return layers whose last has only the output that is wanted."""
+        if self.component is None:
+            return layers
+        one, last = slice(self.component, self.component + 1), layers[-1]
+        bias = None if last.bias is None else last.bias[one]
+        scale, shift = [None if t is None else t[:, one] for t in (last.scale, last.shift)]
+        return [*layers[:-1], last._replace(weight=last.weight[one], bias=bias, scale=scale, shift=shift)]
 
     def affine(self, spec: LayerSpec) -> tuple[Tensor, Tensor | None]:
         """Return the weight and the bias of a layer."""
@@ -110,7 +127,7 @@ class Network:
     def __str__(self) -> str:
         """Describe the network in one line."""
         steps = [f"{s.activation.name}{' + skip' if s.skip else ''}" for s in self.specs]
-        widths = [str(self.in_features), *map(str, self._sizes())]
+        widths = [str(self.in_features), *map(str, self._sizes()[:-1]), str(self.out_features)]
         return f"MLP {'-'.join(widths)} ({', '.join(steps)})"
 
 

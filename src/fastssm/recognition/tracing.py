@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
@@ -88,7 +88,7 @@ class Traced(Network):
     @property
     def out_features(self) -> int:
         """Width of the output."""
-        return self.widths[-1]
+        return self.widths[-1] if self.component is None else 1
 
     def _sizes(self) -> list[int]:
         return list(self.widths[1:])
@@ -105,7 +105,7 @@ class Traced(Network):
             Layer(*each, spec.activation, spec.constants, spec.skip)
             for spec, each in zip(self.specs, found, strict=True)
         ]
-        return layers, None
+        return self._wanted(layers), None
 
     def holds(self) -> bool:
         """Return whether the tensors are what was recorded: there, and of the same shape, dtype and device."""
@@ -124,6 +124,11 @@ class Traced(Network):
             if t.shape != shape or t.dtype is not dtype or t.device != device:
                 return False
         return True
+
+    def only(self, component: int) -> Network | Refusal:
+        """Return the network of one of the outputs."""
+        found = super().only(component)
+        return replace(found, output=(1,)) if isinstance(found, Traced) else found
 
 
 def at(model: nn.Module, path: Sequence[str]) -> nn.Module:
