@@ -94,11 +94,6 @@ ROWS = {
     ),
     # the bound
     "no sde": (lambda s: bound(s, sde="vp"), TypeError, ("VP(), VE()", "str")),
-    "an sde without a kernel": (
-        lambda s: bound(s, sde=CUSTOM),
-        TypeError,
-        ("closed form", "CustomSDE", "sliced_diffusion"),
-    ),
     "form": (lambda s: bound(s, form="dsm"), ValueError, ("one of sliced, exact, denoising", "'dsm'")),
     "times": (lambda s: bound(s, times="uniform"), TypeError, ("TimeSampling(t_min=1e-3)", "str", "use t")),
     "a density of times": (lambda s: TimeSampling("log"), ValueError, ("one of importance, uniform", "'log'")),

@@ -150,6 +150,7 @@ TWINS: dict[str, tuple[type[nn.Module], dict[str, object], tuple[str, ...]]] = {
         {"sde": VE(), "form": "denoising", "times": TimeSampling(weight=SoftTruncation().weight)},
         ("t", "noise"),
     ),
+    "simulated bound": (ElboLoss, {"sde": CustomSDE(lambda x, t: -x, torch.ones_like, steps=2)}, ("t", "noise", "v")),
     "sliced diffusion": (
         SlicedDiffusionLoss,
         {"sde": CustomSDE(lambda x, t: -x, torch.zeros_like, steps=2)},
@@ -162,6 +163,7 @@ TOLD = (
     "annealed sliced",
     "likelihood bound",
     "weighted bound",
+    "simulated bound",
     "sliced diffusion",
 )
 
@@ -175,7 +177,7 @@ def test_a_compiled_twin_has_no_graph_break(name: str) -> None:
     x, v = data()
     every = {
         "v": v,
-        "noise": v[0],
+        "noise": torch.stack([x, *v]) if name == "simulated bound" else v[0],
         "base": v[1],
         "level": torch.tensor([0, 1, 1, 0, 1, 0]),
         "beta": torch.linspace(0, 9, 6).double(),

@@ -6,15 +6,14 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from fastssm import checks
-from fastssm.backends import reference
-from fastssm.diffusion.model import FixedTimeArguments, ScoreModel, Unit, check_sde, score_model
+from fastssm.diffusion.model import FixedTimeArguments, Unit, check_sde, score_model
 from fastssm.diffusion.ode import SOLVERS, Solver, solve
 from fastssm.diffusion.sampling import last_time
-from fastssm.diffusion.sde import SDE, LinearSDE, per_sample
+from fastssm.diffusion.simulation import drift_and_divergence
 from fastssm.diffusion.times import time_density
 from fastssm.directions import Directions
 from fastssm.operators import choose_directions
@@ -90,7 +89,7 @@ def flow_log_prob(model: Model, x: Tensor, **options: Unpack[FlowArguments]) -> 
     def velocity(t: Tensor, both: Tensor) -> Tensor:
         now, point = t.expand(len(both)), both[:, :-1].reshape(x.shape)
         found = net.terms(point, now, directions)
-        drift, divergence = _drift(net, point, now, directions)
+        drift, divergence = drift_and_divergence(sde, point, now, directions)
         half = 0.5 * sde.diffusion(now).square()
         moved = drift.flatten(1) - half[:, None] * found.score
         return torch.cat([moved, (divergence - half * found.projected_jacobian)[:, None]], 1)
@@ -107,24 +106,3 @@ def _directions(x: Tensor, trace: Trace, options: DirectionOptions) -> Direction
     if options["n_projections"] is not None:
         raise ValueError('n_projections is for trace="sliced"; leave it out.')
     return Directions(math.prod(x.shape[1:]))
-
-
-class _Drift(nn.Module):
-    """A custom drift as the module that plain autograd takes the divergence of."""
-
-    def __init__(self, sde: SDE) -> None:
-        super().__init__()
-        self.sde = sde
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.sde.drift(x, t)
-
-
-def _drift(net: ScoreModel, x: Tensor, t: Tensor, directions: Directions) -> tuple[Tensor, Tensor]:
-    """Return the drift, like x, and its divergence `[B]`, in closed form where that is known."""
-    sde = net.sde
-    if isinstance(sde, LinearSDE):
-        rate = sde.rate(t)
-        return per_sample(rate, x) * x, rate * math.prod(x.shape[1:])
-    found = reference.terms(_Drift(sde), x, ((t,), {}), "score", directions)
-    return found.score, found.projected_jacobian

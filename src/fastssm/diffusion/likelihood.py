@@ -1,9 +1,9 @@
-"""The continuous-time evidence bound of a diffusion model: as a loss, and evaluated on held-out data."""
+"""The continuous-time evidence bound of a diffusion model as a loss."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, cast, get_args, get_type_hints, overload
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,10 @@ from typing_extensions import Unpack
 
 from fastssm import checks
 from fastssm.diffusion.bound import decoder, denoising_path, noised, prior, sliced_path
-from fastssm.diffusion.model import ScoreModelArguments, Unit, check_linear, score_model
-from fastssm.diffusion.times import TimeSampling, check_t, check_times, time_density, uniform
-from fastssm.diffusion.truncation import SoftTruncation
+from fastssm.diffusion.model import ScoreModelArguments, check_bounded, score_model
+from fastssm.diffusion.sde import SDE, CustomSDE
+from fastssm.diffusion.simulation import check_simulation
+from fastssm.diffusion.times import TimeSampling, check_t, check_times
 from fastssm.directions import Directions
 from fastssm.losses.module import Out, ScoreLoss
 from fastssm.losses.reduction import check_reduction, reduce
@@ -21,9 +22,7 @@ from fastssm.noise import check_noise
 from fastssm.operators import directions_of
 from fastssm.options import (
     DirectionArguments,
-    DirectionOptions,
     Model,
-    Precision,
     SlicedOptions,
     SlicedTensors,
     What,
@@ -37,7 +36,7 @@ class ElboTerms(NamedTuple):
     """The parts of the bound per sample, detached, before weights and reduction: `-loss = prior - path + decoder`.
 
     Attributes:
-        prior: `E log N(x_T; 0, prior_std^2 I) + D log mean(T)`, `[B]`.
+        prior: `E log N(x_T; 0, prior_std^2 I) + D log mean(T)`, `[B]`; of a `CustomSDE` one draw of it.
         path: the integral over time, one draw of it, `[B]`.
         decoder: `(|z|^2 - |z + std s|^2) / 2` at the earliest time, `[B]`; 0 where that is the data's own.
     """
@@ -88,33 +87,6 @@ class ElboArguments(TimeTensors, ElboOptions, total=False):
     """Keyword arguments of `elbo_loss`."""
 
 
-class ElboPath(ScoreModelArguments, DirectionOptions, total=False):
-    """What `elbo` hands on to `elbo_loss`.
-
-    Attributes:
-        times: how times are drawn; `TimeSampling()` if None. The bound needs a fixed `t_min` and no weight.
-        precision: "full" or "bf16", as for `fastssm.sliced_loss`.
-    """
-
-    form: Form
-    times: TimeSampling | None
-    precision: Precision
-
-
-class ElboEvaluation(ElboPath, total=False):
-    """Keyword arguments of `elbo`.
-
-    Attributes:
-        form: "exact" (the full trace), "sliced" (Hutchinson's estimate) or "denoising".
-        n_times: times per sample.
-        unit: "nats", the bound itself; or "bits", minus the bound in bits per dimension. For pixels scaled by `c`, add
-            `log2 c`.
-    """
-
-    n_times: int
-    unit: Unit
-
-
 @overload
 def elbo_loss(
     model: Model, x: Tensor, *, return_terms: Literal[False] = False, **options: Unpack[ElboArguments]
@@ -151,113 +123,109 @@ def elbo_loss(
     In Huang's notation `a = g s`: the divergence of `g a - f` is that of the network, which the engine computes, and
     that of the drift, whose integral is `D log mean(T)`.
 
+    Of a `CustomSDE` one path is simulated to T, with a stop at t, where the drift's divergence is taken along the
+    same directions:
+
+        prior = log N(x_T; 0, prior_std^2 I) + v^T (df/dx) v / q(t),    decoder = 0.
+
+    Its mean over paths is the bound up to the error of the simulation, which decreases with `1 / steps`. It is
+    differentiable in f and g too. The network's gradient does not depend on `prior`, which here adds noise to the
+    value.
+
     Args:
         model: a score net or an energy of x at time t, called as `model(x, *cond, t)` with t `[B]`:
             `fastssm.nn.MLP(D, widths, D, fourier_time=True)`, or with `cond_dim=1`, or any module. `ReciprocalVE`
             gives it the logarithm of the deviation instead of t.
         x: data `[B, ...]`.
         options: keyword arguments of `ElboArguments`.
+        noise: for a `CustomSDE` `[steps + 1, *x.shape]`.
         return_terms: return `(loss, ElboTerms)`.
 
     Returns:
         The loss in nats, float32 for half-precision data, otherwise in the dtype of x; with `return_terms` a pair.
 
     Raises:
-        TypeError: if an argument has the wrong type, or the SDE no kernel in closed form.
-        ValueError: if shapes, devices, names or times do not fit.
+        TypeError: if an argument has the wrong type, or the SDE neither a kernel in closed form nor a simulation.
+        ValueError: if shapes, devices, names or times do not fit, or for the denoising form or a decoder of a
+            `CustomSDE`, which need its kernel.
         UnsupportedError: if the named backend cannot run the call, or none can.
 
     Example:
         >>> import fastssm.nn
-        >>> from fastssm.diffusion import VP
+        >>> from fastssm.diffusion import VP, CustomSDE
         >>> net = fastssm.nn.MLP(2, [64, 64], 2, "silu", fourier_time=True)
         >>> elbo_loss(net, torch.randn(128, 2), sde=VP()).backward()
+        >>> spring = CustomSDE(lambda x, t: -x - x**3, lambda t: torch.full_like(t, 1.4), steps=20)
+        >>> elbo_loss(net, torch.randn(128, 2), sde=spring).backward()
 
     Source: Huang, Lim and Courville 2021, "A variational perspective on diffusion-based generative models and score
     matching", theorems 3 to 5; time sampling: appendix G; decoder: Kim et al. 2022, section 3.
     """
     form, lam, generator = options["form"], options["lam"], options["generator"]
-    linear = check_linear(options["sde"])
+    sde = check_bounded(options["sde"])
     checks.check_choice("form", form, get_args(Form))
     times = check_times(options["times"]) or TimeSampling()
+    _check_simulated(sde, form, options["decoder"], times.earliest(sde))
     what: What = "score" if form == "denoising" else "objective"
-    net = score_model(model, x, times.earliest(linear), what, options, options["precision"])
+    net = score_model(model, x, times.earliest(sde), what, options, options["precision"])
     reduced = check_reduction(x, options["weight"], options["reduction"])
-    _check_lam(lam)
-    check_noise(options["noise"], x)
+    check_lam(lam)
+    _check_given(sde, options, x)
     given, x = check_t(options["t"], x), net.request.x
     directions = _directions(form, x, options)
-    at = noised(linear, x, times, given, options["noise"], generator)
-    at = at._replace(times=at.times.scaled(1.0 + lam**2 / (4.0 * (1.0 - lam))))
+    at = noised(sde, x, times, given, options["noise"], generator)
+    at = at._replace(times=at.times.scaled(family_factor(lam)))
     if directions is None:
-        each = denoising_path(net, linear, at)
+        each = denoising_path(net, at)
         path: Tensor = reduce(each, reduced)
     else:
         variance_reduced = options["variance_reduced"] and form == "sliced"
         path, each = sliced_path(net, at, directions, variance_reduced, reduced, return_terms)
-    known = prior(linear, x)
-    decoded = decoder(net, linear, x, at) if options["decoder"] else torch.zeros_like(known)
+    known = prior(sde, x, at, directions)
+    decoded = decoder(net, x, at) if options["decoder"] else torch.zeros_like(known)
     loss = path - reduce(known + decoded, reduced)
     return (loss, ElboTerms(known.detach(), each.detach(), decoded.detach())) if return_terms else loss
 
 
-@takes(ElboEvaluation, form="exact", n_times=16, unit="nats", predicts="score")
-def elbo(model: Model, x: Tensor, **options: Unpack[ElboEvaluation]) -> Tensor:
-    """Evaluate a lower bound of the log likelihood of every sample, without bias.
-
-    `elbo_b = prior + decoder - mean_j g(t_j)^2 / q(t_j) (tr J + |s|^2 / 2)`, the terms of `elbo_loss`, with the times
-    `t_j` of one sample stratified: one in each `1 / n_times` of the mass of q.
-
-    Args:
-        model: a model as for `elbo_loss`.
-        x: data `[B, ...]`.
-        options: keyword arguments of `ElboEvaluation`.
-
-    Returns:
-        The bound `[B]`, without gradients. Its mean over samples has the standard error `std / sqrt(B)`.
-
-    Raises:
-        TypeError: as `elbo_loss` does.
-        ValueError: as `elbo_loss` does, or for times that are drawn anew or weighted.
-        UnsupportedError: as `elbo_loss` does.
-
-    Example:
-        >>> import fastssm.nn
-        >>> from fastssm.diffusion import VP
-        >>> net = fastssm.nn.MLP(2, [64, 64], 2, "silu", fourier_time=True)
-        >>> elbo(net, torch.randn(5, 2), sde=VP(), unit="bits").shape
-        torch.Size([5])
-
-    Source: Huang, Lim and Courville 2021, theorem 3; stratified times: Kingma et al. 2021, appendix I.
-    """
-    n_times, unit, generator = options["n_times"], options["unit"], options["generator"]
-    checks.check_choice("unit", unit, get_args(Unit))
-    checks.check_count("n_times", n_times)
-    checks.check_data(x)
-    linear, times = check_linear(options["sde"]), _check_fixed(check_times(options["times"]) or TimeSampling())
-    density = time_density(linear, times.density, times.earliest(linear))
-    call = cast("ElboPath", {name: options[name] for name in get_type_hints(ElboPath)})  # type: ignore[literal-required]
-    total = torch.zeros_like(checks.widened(x).flatten(1)[:, 0])
-    with torch.no_grad():
-        for stratum in range(n_times):
-            u = (stratum + uniform(checks.widened(x), generator)) / n_times
-            total -= elbo_loss(model, x, t=density.quantile(u), reduction="none", **call)
-    nats = total / n_times
-    return nats if unit == "nats" else -nats / (math.log(2.0) * math.prod(x.shape[1:]))
+def _check_simulated(sde: SDE, form: Form, decoded: bool, first: float) -> None:
+    """Raise ValueError for a CustomSDE if something needs its kernel."""
+    if not isinstance(sde, CustomSDE):
+        return
+    if form == "denoising":
+        raise ValueError(
+            'form="denoising" needs the score of a kernel in closed form, which a CustomSDE does not have; use '
+            'form="sliced" or form="exact".'
+        )
+    if decoded and first > sde.start:
+        raise ValueError(
+            f"a decoder needs a kernel in closed form, which a CustomSDE does not have, got the earliest time {first}; "
+            "leave out t_min, or pass decoder=False, which bounds the likelihood of the state at that time."
+        )
 
 
-def _check_fixed(times: TimeSampling) -> TimeSampling:
-    """Return the sampling of times, and raise ValueError unless it gives a bound."""
-    if isinstance(times.t_min, SoftTruncation) or times.weight is not None:
-        raise ValueError(f"elbo evaluates a bound, which needs a fixed t_min and no weight, got {times}.")
-    return times
+def _check_given(sde: SDE, options: ElboArguments, x: Tensor) -> None:
+    """Raise unless noise and times, if given, are what the SDE needs to take x to any time."""
+    noise, t = options["noise"], options["t"]
+    if not isinstance(sde, CustomSDE):
+        return check_noise(noise, x)
+    check_simulation(sde.steps + 1, noise, x)
+    given = check_t(t, x)
+    if given is not None:
+        inside = (given >= sde.start) & (given <= sde.end)
+        checks.check_rows(inside, f"t must lie in [{sde.start:g}, {sde.end:g}]", "a simulation goes no further")
 
 
-def _check_lam(lam: object) -> None:
+def check_lam(lam: object) -> None:
+    """Raise unless the number is one of the members of the family that are not an ODE."""
     if isinstance(lam, bool) or not isinstance(lam, int | float):
         raise TypeError(f"lam must be a number, got {type(lam).__name__}.")
     if not 0.0 <= lam < 1.0:
         raise ValueError(f"lam must satisfy 0 <= lam < 1, got {lam}; at 1 the process is an ODE, see flow_log_prob.")
+
+
+def family_factor(lam: float) -> float:
+    """Return what multiplies the path's term for a member of the family."""
+    return 1.0 + lam**2 / (4.0 * (1.0 - lam))
 
 
 def _directions(form: Form, x: Tensor, options: DirectionArguments) -> Directions | None:

@@ -12,6 +12,7 @@ from fastssm import checks
 from fastssm.diffusion.likelihood import TimeTensors
 from fastssm.diffusion.model import ScoreModelArguments, check_sde, score_model
 from fastssm.diffusion.sde import SDE, CustomSDE, LinearSDE
+from fastssm.diffusion.simulation import check_simulation
 from fastssm.diffusion.times import TimeSampling, check_t, check_times
 from fastssm.losses.module import LossAndTerms, Out, ScoreLoss
 from fastssm.losses.reduction import check_reduction, scaled
@@ -116,7 +117,10 @@ def sliced_diffusion_loss(
     }  # fmt: skip
     net = score_model(model, x, first, "objective", call, options["precision"])
     reduced = check_reduction(x, options["weight"], options["reduction"])
-    _check_noise(sde, noise, x)
+    if isinstance(sde, CustomSDE):
+        check_simulation(sde.steps, noise, x)
+    else:
+        check_noise(noise, x)
     given, x = check_t(options["t"], x), net.request.x
     directions = directions_of(x, options)
     drawn = times.draw(sde, x, given, generator)
@@ -125,17 +129,6 @@ def sliced_diffusion_loss(
     return sliced_of(
         net.backend, net.at(state, drawn.t), directions, options["variance_reduced"], reduced, return_terms
     )
-
-
-def _check_noise(sde: SDE, noise: object, x: Tensor) -> None:
-    """Raise unless the noise is None or what the SDE needs to take x to any time."""
-    if noise is None or not isinstance(sde, CustomSDE):
-        return check_noise(noise, x)
-    if not isinstance(noise, Tensor) or noise.ndim != x.ndim + 1 or len(noise) != sde.steps:
-        came = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
-        raise ValueError(f"noise must be a tensor ({sde.steps}, {', '.join(map(str, x.shape))}), like x for every step "
-                         f"of the simulation, got {came}.")  # fmt: skip
-    return check_noise(noise[0], x)
 
 
 def _check_weighting(sde: SDE, weighting: object) -> None:

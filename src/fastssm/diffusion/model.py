@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Required
 
 from fastssm import backends, checks
-from fastssm.diffusion.sde import SDE, LinearSDE
+from fastssm.diffusion.sde import SDE, CustomSDE, LinearSDE
 from fastssm.diffusion.times import starts_in_data
 from fastssm.directions import Directions
 from fastssm.options import BackendName, Kind, Model, ModelTensors, Precision, What
@@ -23,7 +23,7 @@ class ScoreModelArguments(ModelTensors, total=False):
     """A diffusion and the model of its scores.
 
     Attributes:
-        sde: the diffusion: `VP()`, `VE()`, `SubVP()`, `ReciprocalVE()`, or a `CustomSDE` where no kernel is needed.
+        sde: the diffusion: `VP()`, `VE()`, `SubVP()`, `ReciprocalVE()`, or a `CustomSDE`, whose states are simulated.
         predicts: what the model returns: "score", or "noise" for `-std(t) s`.
         cond: further arguments of the model, before the time: `model(x, *cond, t)`.
         kind: "energy", "score", or "auto" by the shape of the output (ambiguous for D = 1).
@@ -57,14 +57,15 @@ def check_sde(sde: object) -> SDE:
     return sde
 
 
-def check_linear(sde: object) -> LinearSDE:
-    """Return the SDE, and raise unless its kernel is known."""
-    if not isinstance(check_sde(sde), LinearSDE):
+def check_bounded(sde: object) -> LinearSDE | CustomSDE:
+    """Return the SDE, and raise unless its bound can be computed: its kernel is known, or can be simulated."""
+    if not isinstance(check_sde(sde), LinearSDE | CustomSDE):
         raise TypeError(
-            f"sde must have a Gaussian kernel in closed form, as VP(), VE(), SubVP() and ReciprocalVE() have, got "
-            f"{type(sde).__name__}; use fastssm.diffusion.sliced_diffusion_loss, or flow_log_prob to evaluate."
+            f"sde must have a Gaussian kernel in closed form, as VP(), VE(), SubVP() and ReciprocalVE() have, or be a "
+            f"CustomSDE(f, g), which is simulated, got {type(sde).__name__}; use "
+            "fastssm.diffusion.sliced_diffusion_loss, or flow_log_prob to evaluate."
         )
-    assert isinstance(sde, LinearSDE)
+    assert isinstance(sde, LinearSDE | CustomSDE)
     return sde
 
 

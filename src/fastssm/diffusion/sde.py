@@ -161,7 +161,8 @@ def check_end(end: float) -> None:
 class CustomSDE(SDE):
     """A diffusion of your own, whose kernel is not known: states are simulated by Euler and Maruyama's scheme.
 
-    `x <- x + f(x, t) dt + g(t) sqrt(dt) z`, in `steps` steps from 0 to the time that each sample is wanted at.
+    `x <- x + f(x, t) dt + g(t) sqrt(dt) z`, in `steps` steps from 0 to the time that each sample is wanted at; for
+    `elbo_loss` and `elbo` in `steps` steps from 0 to T, of which the drawn time cuts one in two.
 
     Args:
         f: the drift `(x [B, ...], t [B]) -> [B, ...]`; samples must not mix.
@@ -219,9 +220,21 @@ class CustomSDE(SDE):
     def perturb(self, x: Tensor, t: Tensor, noise: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         """Simulate each sample up to its own time; the noise, if given, is `[steps, *x.shape]`."""
         x, size = checks.widened(x), t / self.steps
-        deviation = per_sample(size.sqrt(), x)
         for step in range(self.steps):
-            now = step * size
-            z = normal_like(x, generator) if noise is None else noise[step]
-            x = x + per_sample(size, x) * self.drift(x, now) + per_sample(self.diffusion(now), x) * deviation * z
+            x = self.advance(x, step * size, size, normal_like(x, generator) if noise is None else noise[step])
         return x
+
+    def advance(self, x: Tensor, t: Tensor, size: Tensor, noise: Tensor) -> Tensor:
+        """Take one step of Euler and Maruyama's scheme.
+
+        Args:
+            x: states `[B, ...]`.
+            t: their times `[B]`.
+            size: of their steps `[B]`.
+            noise: standard normal, like x.
+
+        Returns:
+            The states at `t + size`.
+        """
+        deviation = self.diffusion(t) * size.sqrt()
+        return x + per_sample(size, x) * self.drift(x, t) + per_sample(deviation, x) * noise
