@@ -94,9 +94,10 @@ def test_agrees_with_the_oracle(data: st.DataObject) -> None:
     wide = copy.deepcopy(model).double()
     pairs = [(t.requires_grad_(inputs), t.detach().double().requires_grad_(inputs)) for t in (x, *cond)]
     given = (wide, pairs[0][1], v.double(), loss)
-    each = oracle.losses(*given, energy=energy, cond=[b for _, b in pairs[1:]])
-    sizes = oracle.magnitudes(*given, energy=energy, cond=[b for _, b in pairs[1:]])
-    expected, size = [oracle.reduced(t, None if weight is None else weight.double(), reduction) for t in (each, sizes)]
+    conds, shares = [b for _, b in pairs[1:]], None if weight is None else weight.double()
+    each = oracle.losses(*given, energy=energy, cond=conds, weight=shares)
+    sizes = oracle.magnitudes(*given, energy=energy, cond=conds)
+    expected, size = [oracle.reduced(t, shares, reduction) for t in (each, sizes)]
     note(f"{entry}, {model}, D = {dim}")
     options: dict[str, Any] = {
         "cond": tuple(cond) or None,

@@ -32,15 +32,20 @@ def started(nodes: int, processes: int, *options: str) -> list[float]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={processes}"]
     place = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}", "--rdzv-id=fastssm"]
+    place.append("--local-addr=localhost")
     script = [str(ROOT / "examples" / "distributed.py"), "--exact", f"--steps={STEPS}", f"--batch={BATCH}", *options]
     running = [
         subprocess.Popen(
-            [*torchrun, *place, f"--node-rank={node}", *script], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*torchrun, *place, f"--rdzv-conf=is_host={int(node == 0)}", f"--node-rank={node}", *script],
+            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for node in range(nodes)
     ]  # fmt: skip
-    outputs = [process.communicate(timeout=120) for process in running]
+    try:
+        outputs = [process.communicate(timeout=300) for process in running]
+    finally:
+        for process in running:
+            process.terminate()  # its processes too; nothing where it has ended
     assert [process.returncode for process in running] == [0] * nodes, outputs
     printed = "".join(out for out, _ in outputs)
     found = re.fullmatch(rf"{nodes * processes} processes, loss (\S+), norm of the weights (\S+)\n", printed)
