@@ -10,7 +10,7 @@ import fastssm
 from experiments import autoregressive as experiment
 from tests import covering
 
-D, POINTS, END = 64, 1601, 16.0
+D, POINTS, END = 64, 1281, 32.0
 SIZE = experiment.SMOKE._replace(width=64, features=3)
 AT = torch.linspace(-END, END, POINTS, dtype=torch.float64)
 BOUNDS = torch.tensor([[-END] * D, [END] * D], dtype=torch.float64)
@@ -26,7 +26,7 @@ def problem(head: str, context: str) -> tuple[experiment.Model, Tensor]:
     data = digits()
     model = experiment.model_of(head, context, data, SIZE)
     for p in nn.ModuleList(model).double().parameters():
-        nn.init.normal_(p, std=0.3)
+        nn.init.normal_(p, std=0.1)
     return model, data.test
 
 
