@@ -23,13 +23,14 @@ UP_WHOLE = """  product_up(l, kinds, layer.scale ? s.raw : s.z);
                .bias = model_.biases[l],
                .z = s.z,
                .out = s.out,
+               .narrow = s.narrow_out,
                .d2 = s.d2,
                .d3 = s.d3,
                .q = squares ? s.q : nullptr,
                .c2 = each_down() ? coefficients_ : nullptr,
                .entered = layer.skip ? entering(l).p : nullptr,
                .nan_flag = nan_flag_});"""
-UP_BY_PANELS = """  const Rows in = entering(l);
+UP_BY_PANELS = """  const Rows<T> in = entering(l);
   for (int64_t j = 0; j < s.shape.width; j += PANELS * kernels_.panel) {
     Shape part = s.shape;
     part.width = std::min(PANELS * kernels_.panel, s.shape.width - j);
@@ -59,6 +60,7 @@ DOWN_WHOLE = """    kernels_.down({.shape = s.shape,
                    .d2 = s.d2,
                    .d3 = s.d3,
                    .adjoints = s.adjoints,
+                   .narrow = s.narrow_adjoints,
                    .bias = bias_sum(l)});
     collect(l, tangents + 1 + !fresh);
     product_down(l, passed, kept);"""

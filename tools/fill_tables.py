@@ -9,7 +9,7 @@ last bar, which contenders:
     <!-- table: cpu | forward+backward | SSM | 1 -->           the same from cpu_zen5.csv, of a softplus energy
     <!-- table: cpu | speed | SSM | 1 | kind=score -->         GFLOP/s, of rows with that in that column
     <!-- table: cpu | targets -->                              also: overhead, signs, train, figure
-    <!-- table: cpu avx2 | targets -->                         of the same processor held to AVX2
+    <!-- table: cpu avx2 | targets -->                         of the same held to AVX2; `cpu intel`: of another
     <!-- table: score | energy | forward+backward | 1 -->  from score.csv: kind of network, mode, threads
     <!-- table: operators | value -->                          from operators.csv: value, or value+gradient
     <!-- table: networks | time | SSM -->                  from networks.csv: loss; also: memory, targets
@@ -131,7 +131,7 @@ def render(which: str, rows: Sequence[Row], native: Sequence[Row]) -> str:
     if parts[0] == "cpu":
         rows, parts = native, parts[1:]
     elif parts[0].startswith("cpu "):
-        rows, parts = read(cpu.HELD[parts[0].removeprefix("cpu ")]), parts[1:]
+        rows, parts = read(cpu.SHOWN[parts[0].removeprefix("cpu ")]), parts[1:]
     if parts[0] in WHOLE:
         return "\n".join(WHOLE[parts[0]](rows))
     return "\n".join(timings(*parts, rows=rows))
