@@ -257,7 +257,7 @@ def draw_figure(found: list[dict[str, Any]], pictures: Pictures, out: Path) -> N
     """Draw the losses and likelihoods of all seeds, and samples of the first."""
     import matplotlib.pyplot as plt
 
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 5.2), width_ratios=(1, 1, 1.5))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 5.5), width_ratios=(1, 1, 2.6))
     for axes, value in ((left, "loss"), (middle, "nats")):
         mine = [row for row in found if value in row]
         axes.plot([float(row[value]) for row in mine], [f"{r['model']}, {r['method']}" for r in mine], "o", alpha=0.6)
@@ -265,9 +265,12 @@ def draw_figure(found: list[dict[str, Any]], pictures: Pictures, out: Path) -> N
         axes.grid(alpha=0.3)
     left.set(xlabel="exact score matching loss of test rows")
     middle.set(xlabel="log-likelihood of test rows (nats)")
-    lines = [shown.reshape(-1, SIDE, SIDE).transpose(0, 1).flatten(1) for shown in pictures.values()]
-    right.imshow(torch.cat(lines).clamp(0, 1), cmap="gray_r", vmin=0, vmax=1)
-    right.set(xticks=[], yticks=[(i + 0.5) * SIDE for i in range(len(lines))], yticklabels=list(pictures))
+    framed = nn.functional.pad  # one grey line below and to the right of each picture
+    lines = [framed(shown.reshape(-1, SIDE, SIDE), (0, 1, 0, 1), value=0.5) for shown in pictures.values()]
+    right.imshow(
+        torch.cat([line.transpose(0, 1).flatten(1) for line in lines]).clamp(0, 1), cmap="gray_r", vmin=0, vmax=1
+    )
+    right.set(xticks=[], yticks=[i * (SIDE + 1) + SIDE / 2 for i in range(len(lines))], yticklabels=list(pictures))
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
