@@ -1,17 +1,23 @@
 """What the programs in experiments/ share: their options, the rows that they write, and the tables made of the rows."""
 
+from __future__ import annotations
+
 import argparse
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from bench.harness import RESULTS, ROOT, WHO, environment, write_rows
 from bench.measure import Row
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Draw: TypeAlias = Callable[[list[dict[str, Any]], Path], None]
 SHARED = (*WHO, "threads", "seed")
 """The first columns of every file."""
 
@@ -54,6 +60,34 @@ def write(rows: Sequence[Mapping[str, Any]], out: Path | None) -> None:
         shared = environment() | {"threads": torch.get_num_threads()}
         columns = dict.fromkeys((*SHARED, *(column for row in rows for column in row)))
         write_rows((shared | dict(row) for row in rows), out, tuple(columns))
+
+
+def run(
+    name: str, description: str, rows: Callable[[int, bool], Iterable[dict[str, Any]]], draw: Draw, *, seeds: int
+) -> None:
+    """Run an experiment from the command line: write its rows as they come, then draw its figure.
+
+    Args:
+        name: of the program.
+        description: one sentence.
+        rows: takes the number of seeds and whether this is a smoke run.
+        draw: takes all rows and the file of the figure.
+        seeds: number of seeds of a full run.
+    """
+    chosen = options(name, description, seeds)
+    found: list[dict[str, Any]] = []
+    for row in rows(chosen.seeds, chosen.smoke):
+        found.append(row)
+        write(found, chosen.csv)
+    if chosen.figure:
+        draw(found, chosen.figure)
+
+
+def save(figure: Figure, out: Path, dpi: int = 120) -> None:
+    """Write a figure, in a folder that need not exist yet."""
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=dpi)
 
 
 def markdown(rows: Sequence[Row], value: str, down: str, across: str, *only: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import functools
 import json
 import os
 import platform
@@ -117,6 +118,7 @@ def environment() -> Row:
     }
 
 
+@functools.cache  # once for a run, whose own figures are no change of what it measures
 def commit() -> str:
     """Return the current commit, with "-dirty" if a file other than a result differs."""
 

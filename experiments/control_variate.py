@@ -88,18 +88,18 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
                 )
         axes.set(title=f"weights: {weights}", xlabel="B")
     panels[0].legend(fontsize=7)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    experiments.save(figure, out)
 
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("control_variate", "Bias and noise of the optimal control variate.", seeds=3)
-    found = list(rows(chosen.seeds, *((SMOKE, 50) if chosen.smoke else (FULL, BATCHES))))
-    experiments.write(found, chosen.csv)
-    if chosen.figure:
-        draw_figure(found, chosen.figure)
+    experiments.run(
+        "control_variate",
+        "Bias and noise of the optimal control variate.",
+        lambda seeds, smoke: rows(seeds, *((SMOKE, 50) if smoke else (FULL, BATCHES))),
+        draw_figure,
+        seeds=3,
+    )
 
 
 if __name__ == "__main__":

@@ -157,18 +157,18 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
             axes.plot(*zip(*points, strict=True), "o", alpha=0.6, label=name)
         axes.set(xlabel="true divergence (nats)", ylabel="estimate (nats)", title=setting, ylim=(0, 1.4 * true[-1]))
     both[0].legend()
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    experiments.save(figure, out)
 
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("density_ratio", "Divergences of up to 80 nats by time scores.", seeds=2)
-    found = list(rows(chosen.seeds, SMOKE if chosen.smoke else FULL))
-    experiments.write(found, chosen.csv)
-    if chosen.figure:
-        draw_figure(found, chosen.figure)
+    experiments.run(
+        "density_ratio",
+        "Divergences of up to 80 nats by time scores.",
+        lambda seeds, smoke: rows(seeds, SMOKE if smoke else FULL),
+        draw_figure,
+        seeds=2,
+    )
 
 
 if __name__ == "__main__":

@@ -146,18 +146,18 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
         axes.set(title=name, xlabel="milliseconds of a loss and its gradients")
     panels[0].set_ylabel("relative error of the gradients")
     panels[0].legend(fontsize=8)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    experiments.save(figure, out)
 
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("finite_differences", "Finite differences beside exact derivatives.", seeds=3)
-    found = list(rows(chosen.seeds, *(SMOKE if chosen.smoke else FULL)))
-    experiments.write(found, chosen.csv)
-    if chosen.figure:
-        draw_figure(found, chosen.figure)
+    experiments.run(
+        "finite_differences",
+        "Finite differences beside exact derivatives.",
+        lambda seeds, smoke: rows(seeds, *(SMOKE if smoke else FULL)),
+        draw_figure,
+        seeds=3,
+    )
 
 
 if __name__ == "__main__":

@@ -271,9 +271,7 @@ def draw_figure(found: list[dict[str, Any]], pictures: Pictures, out: Path) -> N
         torch.cat([line.transpose(0, 1).flatten(1) for line in lines]).clamp(0, 1), cmap="gray_r", vmin=0, vmax=1
     )
     right.set(xticks=[], yticks=[i * (SIDE + 1) + SIDE / 2 for i in range(len(lines))], yticklabels=list(pictures))
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    experiments.save(figure, out, dpi=110)
     plt.close(figure)
 
 

@@ -345,9 +345,7 @@ def draw_figure(found: list[dict[str, Any]], pictures: Pictures, levels: int, ou
     lines = [picture.reshape(-1, side, side).transpose(0, 1).flatten(1) for picture in pictures.values()]
     grid.imshow(torch.cat(lines), cmap="gray_r", vmin=0, vmax=1)
     grid.set(xticks=[], yticks=[(i + 0.5) * side for i in range(len(lines))], yticklabels=list(pictures))
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    experiments.save(figure, out)
     plt.close(figure)
 
 

@@ -233,20 +233,18 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
             axes.tick_params(axis="x", rotation=60)
             axes.set_ylabel(value.replace("_", "-"))
         panels[0, column].set_title(name)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    experiments.save(figure, out)
 
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("kernel_families", "Deep kernel exponential families.", seeds=3)
-    found: list[dict[str, Any]] = []
-    for row in rows(chosen.seeds, SMOKE if chosen.smoke else FULL):
-        found.append(row)
-        experiments.write(found, chosen.csv)
-    if chosen.figure:
-        draw_figure(found, chosen.figure)
+    experiments.run(
+        "kernel_families",
+        "Deep kernel exponential families.",
+        lambda seeds, smoke: rows(seeds, SMOKE if smoke else FULL),
+        draw_figure,
+        seeds=3,
+    )
 
 
 if __name__ == "__main__":

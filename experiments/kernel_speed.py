@@ -64,18 +64,18 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
         axes.loglog(dims, [sum(t) / len(t) for t in times], "o-", label=method)
     axes.set(xlabel="dimension", ylabel="milliseconds of a step")
     axes.legend()
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    experiments.save(figure, out)
 
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("kernel_speed", "Steps of deep kernel families against the dimension.", seeds=3)
-    found = list(rows(chosen.seeds, *(SMOKE if chosen.smoke else FULL)))
-    experiments.write(found, chosen.csv)
-    if chosen.figure:
-        draw_figure(found, chosen.figure)
+    experiments.run(
+        "kernel_speed",
+        "Steps of deep kernel families against the dimension.",
+        lambda seeds, smoke: rows(seeds, *(SMOKE if smoke else FULL)),
+        draw_figure,
+        seeds=3,
+    )
 
 
 if __name__ == "__main__":

@@ -149,18 +149,18 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
         axes.set(title=name, xlabel="concentration")
     panels[0].set_ylabel("estimate / truth")
     panels[0].legend(fontsize=8)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    experiments.save(figure, out)
 
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("manifold", "Concentrations on sphere and torus.", seeds=10)
-    found = list(rows(chosen.seeds, *(SMOKE if chosen.smoke else FULL)))
-    experiments.write(found, chosen.csv)
-    if chosen.figure:
-        draw_figure(found, chosen.figure)
+    experiments.run(
+        "manifold",
+        "Concentrations on sphere and torus.",
+        lambda seeds, smoke: rows(seeds, *(SMOKE if smoke else FULL)),
+        draw_figure,
+        seeds=10,
+    )
 
 
 if __name__ == "__main__":

@@ -196,18 +196,18 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
         panel.set(xscale="log", yscale="log", xlabel="condition number", title=name)
     panels[0].set_ylabel("n times the divergence (nats)")
     panels[0].legend(fontsize=8)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    experiments.save(figure, out)
 
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("preconditioned", "Score matching in a metric against the condition number.", seeds=5)
-    found = list(rows(chosen.seeds, SMOKE if chosen.smoke else FULL))
-    experiments.write(found, chosen.csv)
-    if chosen.figure:
-        draw_figure(found, chosen.figure)
+    experiments.run(
+        "preconditioned",
+        "Score matching in a metric against the condition number.",
+        lambda seeds, smoke: rows(seeds, SMOKE if smoke else FULL),
+        draw_figure,
+        seeds=5,
+    )
 
 
 if __name__ == "__main__":

@@ -180,18 +180,18 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
         line[0].set_yscale("log")
         line[1].set_yscale("log")
     panels[0, 0].legend(fontsize=8)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    experiments.save(figure, out, dpi=110)
 
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("soft_truncation", "Bits per dimension with and without soft truncation.", seeds=2)
-    found = list(rows(chosen.seeds, SMOKE if chosen.smoke else FULL))
-    experiments.write(found, chosen.csv)
-    if chosen.figure:
-        draw_figure(found, chosen.figure)
+    experiments.run(
+        "soft_truncation",
+        "Bits per dimension with and without soft truncation.",
+        lambda seeds, smoke: rows(seeds, SMOKE if smoke else FULL),
+        draw_figure,
+        seeds=2,
+    )
 
 
 if __name__ == "__main__":

@@ -222,18 +222,18 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
             panel.set_xscale("log")
     axes[0].set_ylabel("error of the weight")
     axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    experiments.save(figure, out)
 
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("tempered", "Weights of two modes by four losses.", seeds=3)
-    found = list(rows(chosen.seeds, SMOKE if chosen.smoke else FULL))
-    experiments.write(found, chosen.csv)
-    if chosen.figure:
-        draw_figure(found, chosen.figure)
+    experiments.run(
+        "tempered",
+        "Weights of two modes by four losses.",
+        lambda seeds, smoke: rows(seeds, SMOKE if smoke else FULL),
+        draw_figure,
+        seeds=3,
+    )
 
 
 if __name__ == "__main__":

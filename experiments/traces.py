@@ -79,18 +79,18 @@ def draw_figure(found: list[dict[str, Any]], out: Path) -> None:
         axes.minorticks_off()
     panels[0].set_ylabel("relative error")
     panels[0].legend(fontsize=8)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    experiments.save(figure, out)
 
 
 def main() -> None:
     """Run the experiment."""
-    chosen = experiments.options("traces", "Errors of traces from few products.", seeds=3)
-    found = list(rows(chosen.seeds, *((SMOKE, 20) if chosen.smoke else (FULL, REPEATS))))
-    experiments.write(found, chosen.csv)
-    if chosen.figure:
-        draw_figure(found, chosen.figure)
+    experiments.run(
+        "traces",
+        "Errors of traces from few products.",
+        lambda seeds, smoke: rows(seeds, *((SMOKE, 20) if smoke else (FULL, REPEATS))),
+        draw_figure,
+        seeds=3,
+    )
 
 
 if __name__ == "__main__":
