@@ -45,6 +45,7 @@ class SpeedUp(NamedTuple):
     rival: str = ""
 
     def __str__(self) -> str:
+        """Return a cell of a table."""
         rival = "–" if self.over_rival is None else f"{self.over_rival:.2f}×"
         return f"{self.over_autograd:.1f}× / {rival}"
 
