@@ -32,12 +32,14 @@ test: $(VENV)/.test  ## run every test on a covering set of its parameters (ARGS
 test-all: $(VENV)/.test  ## run every test on every combination of its parameters
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal --full $(ARGS)
 
-lint: $(VENV)/.test  ## ruff check, ruff format --check, mypy --strict; the workflows and CITATION.cff against their schemas
+lint: $(VENV)/.test  ## ruff check, ruff format --check, mypy --strict; workflows, issue forms and CITATION.cff against their schemas
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 
 format: $(VENV)/.test  ## let ruff mend what it can
 	$(BIN)/ruff check --fix
