@@ -58,8 +58,9 @@ bench: $(VENV)/.bench  ## measure: rewrite bench/results/*.csv and the tables of
 	$(BIN)/python -m bench.plot
 	$(BIN)/python tools/fill_tables.py
 
-generate: $(VENV)/.test  ## rewrite csrc/maths/activations.h from src/fastssm/activations.py (ARGS=--check compares)
+generate: $(VENV)/.test  ## rewrite csrc/maths/activations.h from src/fastssm/activations.py, and CITATION.cff's papers from papers.bib (ARGS=--check compares)
 	$(BIN)/python tools/generate.py $(ARGS)
+	$(BIN)/python tools/citation.py $(ARGS)
 
 ctest: build/ctest/plain  ## the C++ unit tests, without torch
 sanitize: build/ctest/address,undefined build/ctest/thread  ## the same under ASan and UBSan, and under TSan
