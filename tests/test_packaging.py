@@ -130,6 +130,15 @@ def test_the_module_that_was_built_is_loaded(load):
     )
 
 
+@each("built", ["cpu", "cu130", "rocm6.4", "xpu"])
+def test_a_module_fits_the_same_torch_for_another_device(load, monkeypatch, built):
+    monkeypatch.setattr(torch, "__version__", "2.99.1+cu999")
+    record = {**THIS, "torch": f"2.99.1+{built}"}
+    assert load(record, lambda name: SimpleNamespace(__file__=__file__))[0]
+    for other in (f"2.99.0+{built}", "2.99.1+git1234"):
+        assert load({**THIS, "torch": other})[0] is None
+
+
 @pytest.mark.parametrize(
     ("record", "why"),
     [
