@@ -17,7 +17,7 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all recipes lint format docs bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel pure-wheel fuzz mutants kernels \
+.PHONY: help train test test-all notebooks recipes lint format docs bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-verify cuda-static clean
 
 help:  ## list the commands
@@ -44,6 +44,9 @@ lint: $(VENV)/.test  ## ruff check, ruff format --check, mypy --strict; workflow
 format: $(VENV)/.test  ## let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+notebooks: $(VENV)/.notebooks  ## run the notebooks, and write their pages in docs/notebooks (ARGS=--smoke only runs them, with small numbers)
+	$(BIN)/python -m bench.notebooks $(ARGS)
 
 recipes: $(VENV)/.recipes  ## run the recipes for other trainers and loggers, with their packages (215 MB)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_recipes.py tests/test_following.py $(ARGS)
