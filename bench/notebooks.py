@@ -22,7 +22,7 @@ COLUMNS = (*WHO, "threads", "notebook", "digest", "cell", "kind", "text")
 FOLDER, PAGES, FIGURES = ROOT / "notebooks", ROOT / "docs" / "notebooks", ROOT / "docs" / "figures"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SOURCE = "https://github.com/fastssm/fastssm/blob/main/notebooks"
-TIMEOUT, THREADS = 1800, 2
+TIMEOUT, THREADS = 1800, 1
 
 
 def cells_of(path: Path, *, smoke: bool = False) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ def run_notebook(path: Path) -> None:
     matplotlib.pyplot.show = lambda: None
     names = {"__name__": "__main__"}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         for number, cell in enumerate(cells_of(path, smoke=True)):
             if cell["cell_type"] == "code":
                 exec(compile(cell["source"], f"{path.name}, cell {number}", "exec"), names)
