@@ -17,7 +17,7 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all notebooks recipes lint format docs bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel pure-wheel fuzz mutants kernels \
+.PHONY: help train test test-all notebooks recipes lint format docs bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel release-check pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-verify cuda-static clean
 
 help:  ## list the commands
@@ -110,6 +110,11 @@ wheel: $(VENV)/.wheel  ## build dist/*.whl (BUILD=cuda: with the CUDA engine), a
 	cd build/wheel/tests && export PATH=$(abspath build/wheel/venv/bin) OMP_NUM_THREADS=1 && \
 	  python -m fastssm && \
 	  pytest -p no:cacheprovider --numprocesses $(JOBS) --dist worksteal --ignore tests/cuda -k "not inductor" $(ARGS)
+
+release-check: $(VENV)/.release  ## build the source distribution beside the wheels of `make wheel`, and check all that dist/ has
+	mkdir -p build
+	FASTSSM_BUILD=none $(BIN)/python setup.py --quiet egg_info --egg-base build sdist --dist-dir dist
+	$(BIN)/python tools/release.py dist
 
 pure-wheel: $(VENV)/.torch  ## build dist/*.whl without the compiled module, and test it in a fresh venv
 	rm -rf build/pure dist

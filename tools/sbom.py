@@ -10,14 +10,13 @@ import re
 import sys
 import zipfile
 from fnmatch import fnmatch
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from cyclonedx.factory.license import LicenseFactory
-from cyclonedx.model import ExternalReference, ExternalReferenceType, HashType, XsUri
+from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, XsUri
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentScope, ComponentType
+from cyclonedx.model.license import DisjunctiveLicense
 from cyclonedx.output.json import JsonV1Dot6
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -25,7 +24,6 @@ from packageurl import PackageURL
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-LICENCES = LicenseFactory()
 
 
 class Part(NamedTuple):
@@ -48,21 +46,17 @@ def parts() -> list[Part]:
     return [Part(name, re.findall(r"`(.+?)`", where), licence, source) for name, where, licence, source in rows]
 
 
-def versions(build: dict[str, str]) -> dict[str, str]:
-    """Return the versions whose headers a module was compiled with, by the record of its build."""
-    return {"PyTorch": build.get("torch", ""), "pybind11": version("pybind11") if "torch" in build else ""}
-
-
-def component(part: Part, known: dict[str, str]) -> Component:
-    """Return a part of a wheel."""
-    name, number = {"PyTorch": "torch"}.get(part.name, part.name), known.get(part.name) or None
+def component(part: Part, build: dict[str, str]) -> Component:
+    """Return a part of a wheel; the record of its build has the versions of headers."""
+    name = "torch" if part.name == "PyTorch" else part.name
+    number = build.get(name)
     return Component(
         name=name,
         version=number,
         bom_ref=name,
         type=ComponentType.DATA if part.is_data else ComponentType.LIBRARY,
         purl=None if part.is_data else PackageURL("pypi", name=name, version=number),
-        licenses=[LICENCES.make_from_string(part.licence)],
+        licenses=[DisjunctiveLicense(id=part.licence)],
         external_references=[ExternalReference(type=ExternalReferenceType.WEBSITE, url=XsUri(part.source))],
     )
 
@@ -79,11 +73,11 @@ def bill(wheel: Path) -> Bom:
         bom_ref="fastssm",
         type=ComponentType.LIBRARY,
         purl=PackageURL("pypi", name=meta["Name"], version=meta["Version"], qualifiers={"file_name": wheel.name}),
-        licenses=[LICENCES.make_from_string(meta["License-Expression"])],
-        hashes=[HashType.from_hashlib_alg("sha256", hashlib.sha256(wheel.read_bytes()).hexdigest())],
+        licenses=[DisjunctiveLicense(id=meta["License-Expression"])],
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=hashlib.sha256(wheel.read_bytes()).hexdigest())],
     )
     shipped = [p for p in parts() if any(fnmatch(name, pattern) for name in names for pattern in p.patterns)]
-    inside = [component(part, versions(build)) for part in shipped]
+    inside = [component(part, build) for part in shipped]
     needed = [Requirement(text) for text in meta.get_all("Requires-Dist", []) if "extra ==" not in text]
     beside = [
         Component(
