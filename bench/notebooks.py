@@ -23,6 +23,7 @@ FOLDER, PAGES, FIGURES = ROOT / "notebooks", ROOT / "docs" / "notebooks", ROOT /
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SOURCE = "https://github.com/fastssm/fastssm/blob/main/notebooks"
 TIMEOUT, THREADS = 1800, 1
+KEPT = {"alt", "smoke", "tags"}  # of the metadata of a cell: of a picture; of the parameters
 
 
 def cells_of(path: Path, *, smoke: bool = False) -> list[dict[str, Any]]:
@@ -94,11 +95,24 @@ def page(path: Path, rows: Sequence[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def strip(path: Path) -> None:
+    """Remove from a notebook what an editor left: outputs, counts and all metadata but ours."""
+    book = json.loads(path.read_text())
+    book["metadata"] = {name: book["metadata"][name] for name in ("kernelspec", "language_info")}
+    book["metadata"]["language_info"] = {"name": "python"}
+    for cell in book["cells"]:
+        cell["metadata"] = {name: value for name, value in cell["metadata"].items() if name in KEPT}
+        if cell["cell_type"] == "code":
+            cell |= {"execution_count": None, "outputs": []}
+    path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the notebooks, and update the file and the page after each."""
     options = argparse.ArgumentParser(prog="python -m bench.notebooks", description=__doc__)
     options.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(p.stem for p in NOTEBOOKS)}")
     options.add_argument("--smoke", action="store_true", help="only run them, with small numbers")
+    options.add_argument("--strip", action="store_true", help="only remove outputs, after an edit")
     options.add_argument("--pages", action="store_true", help="only write the pages anew, from what was run")
     chosen = options.parse_args(argv)
     os.environ.pop("MPLBACKEND", None)  # a kernel draws into the notebook
@@ -106,6 +120,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     PAGES.mkdir(exist_ok=True)
     for path in NOTEBOOKS:
         if chosen.names and path.stem not in chosen.names:
+            continue
+        if chosen.strip:
+            strip(path)
             continue
         if chosen.smoke:
             print(

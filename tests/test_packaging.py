@@ -39,10 +39,10 @@ def test_version_agrees_with_the_installed_metadata():
 
 
 VERSIONS = [
+    (Path(fastssm.__file__).with_name("papers.bib"), r"^  note = \{Version (.+)\},$"),
     ("CITATION.cff", r"^version: (.+)$"),
     ("CHANGELOG.md", r"^## \[([\d.]+)\]"),
     ("CHANGELOG.md", r"^\[Unreleased\]: \S+/compare/v([\d.]+)\.\.\.HEAD$"),
-    ("src/fastssm/papers.bib", r"^  note = \{Version (.+)\},$"),
 ]
 
 
