@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/venvs.sh
 table=$PWD/bench/results/installs.csv
-columns=python,pip,torch,processor,way,engine,tests,seconds
+columns=python,pip,torch,processor,date,way,engine,tests,seconds
 ways=${WAYS:-sdist no-isolation wheel}
 tests=${TESTS:-tests/test_contract.py tests/test_equivalence.py tests/test_native.py tests/test_packaging.py tests/test_citations.py}
 stock=$folder/stock venv=$folder/venv python=$folder/venv/bin/python
@@ -61,7 +61,7 @@ try() {
 import csv, importlib.metadata as installed, platform, sys
 row = platform.python_version(), *map(installed.version, ("pip", "torch")), *sys.argv[1:]
 csv.writer(sys.stdout, lineterminator="\n").writerow(row)
-' "$processor" "$way" "$engine" "$closing" "$seconds" >>"$table"
+' "$processor" "$(date +%F)" "$way" "$engine" "$closing" "$seconds" >>"$table"
   tail -n 1 "$table"
 }
 
