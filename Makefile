@@ -17,7 +17,7 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all recipes lint format docs bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel pure-wheel fuzz mutants kernels \
+.PHONY: help train test test-all recipes lint format docs site-check gallery bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-verify cuda-static clean
 
 help:  ## list the commands
@@ -48,6 +48,13 @@ recipes: $(VENV)/.recipes  ## run the recipes for other trainers and loggers, wi
 
 docs: $(VENV)/.docs docs/assets/katex  ## build the documentation into site/, every warning an error (needs npm)
 	$(BIN)/zensical build --clean --strict
+
+site-check: docs $(VENV)/.test  ## build the documentation, and look at its pages in headless Chromium
+	$(BIN)/pytest -p no:cacheprovider tests/test_site.py $(ARGS)
+
+gallery: $(VENV)/.bench  ## time every example, draw the figures that only the gallery shows, lay it out (20 minutes)
+	$(BIN)/python -m bench.gallery --figures $(ARGS)
+	$(BIN)/python tools/fill_tables.py
 
 bench: $(VENV)/.bench  ## measure: rewrite bench/results/*.csv and the tables of the documentation
 	$(BIN)/python -m bench.torch_path $(ARGS)
