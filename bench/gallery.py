@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from bench.harness import RESULTS, ROOT, WHO, environment, read, write_rows
 from bench.measure import Row
@@ -91,7 +90,7 @@ def descriptions() -> dict[str, str]:
     return {file: text for text, file in found} | {
         "energy_2d.png": "Points around a ring, and the density learned from them",
         "score_net.png": "Arrows of the learned score over the data, and Langevin samples",
-        "custom_loss.png": "The true score, a straight line; the weighted loss follows it up to the boundary, the unweighted one does not",
+        "custom_loss.png": "Scores learned with and without the weight, beside the true score, which is constant",
     }
 
 

@@ -15,6 +15,8 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import pytest
 
+from bench import gallery
+from bench.harness import read
 from tests import browser
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +42,7 @@ FORMULAS = {  # pages that are opened, and the least number of formulas on each
 }
 WIDER = """
 [...document.querySelectorAll(".md-content *")]
-  .filter(e => !e.closest(".katex-display, .md-typeset__scrollwrap, .md-typeset__table, pre, code, details:not([open]) > :not(summary)"))
+  .filter(e => !e.closest(".katex-display, .md-typeset__scrollwrap, pre, details:not([open]) > :not(summary)"))
   .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5)
   .map(e => e.outerHTML.slice(0, 120) + " " + e.getBoundingClientRect().right)
 """
@@ -120,6 +122,16 @@ def test_every_picture_has_a_description_and_every_page_a_card(pages: dict[str, 
         assert (SITE / urlparse(image).path.removeprefix(AT)).is_file(), image
     titles = [page.properties["og:title"] for page in pages.values()]
     assert len(set(titles)) > 0.9 * len(titles)
+
+
+def test_the_gallery_has_every_example() -> None:
+    examples = {
+        path.relative_to(ROOT / "examples").with_suffix("").as_posix() for path in (ROOT / "examples").rglob("*.py")
+    }
+    assert set(gallery.NAMES) == examples
+    assert {row["example"] for row in read(gallery.OUT)} == examples
+    drawn = {name for name in examples if "savefig" in (ROOT / gallery.source(name)).read_text()}
+    assert {name for name in examples if gallery.figure(name)} == drawn
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
