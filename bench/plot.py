@@ -1,4 +1,4 @@
-"""Draw the figures of docs/benchmarks.md from the CSV files: ``python -m bench.plot``."""
+"""Draw the figures of docs/benchmarks.md and docs/benchmarks/ from the CSV files: ``python -m bench.plot``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from bench import cpu, torch_path
+from bench import cpu, summary_plots, torch_path
 from bench.contenders import GEMMS
 from bench.harness import read
 from bench.measure import Row
@@ -133,3 +133,4 @@ if __name__ == "__main__":
         if rows := read(module.OUT):
             name = module.__name__.rpartition(".")[2]
             draw(rows, FIGURES / f"{name}.png", styles, module is cpu)
+    summary_plots.draw(FIGURES)

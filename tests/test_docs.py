@@ -68,7 +68,7 @@ def test_the_code_of_each_page_runs(page, monkeypatch, request):
 
 def test_the_commands_of_the_readme_run(measurements, capsys):
     """From a file to scores and samples, in the order of the page."""
-    part = (ROOT / "README.md").read_text().partition("## From a table to scores and samples")[2]
+    part = (ROOT / "README.md").read_text().partition("## From a CSV file to anomaly scores")[2]
     commands = [line.partition("#")[0].split() for line in part.split("```")[1].splitlines()[1:]]
     assert len(commands) == 3
     commands[0] += ["--steps", "20", "--hidden", "8"]

@@ -31,6 +31,7 @@ last bar, which contenders:
     <!-- table: installs -->                               from installs.csv
     <!-- table: gallery -->                                the examples, their figures and times, from gallery.csv
     <!-- table: rules -->                                  the functions that jets know, from fastssm.jets.table
+    <!-- table: summary | processors | SSM-VR -->          speed-ups by processor; also: kinds | SSM, missed
     <!-- table: gpu | time | gpu_nvidia_h200 | event | SSM --> from gpu_<device>.csv; also: checks, ceilings, kernels
     <!-- end -->
 """
@@ -62,6 +63,7 @@ from bench import (  # noqa: E402
     outliers_table,
     scaling,
     score,
+    summary,
     table,
     tables,
     torch_path,
@@ -78,7 +80,8 @@ USUAL = {"kind": "energy", "activation": "softplus"}
 def figure(rows: Sequence[Row]) -> Iterator[str]:
     """Yield the link to what `python -m bench.plot` draws from the rows, if there are any."""
     if rows:
-        yield "![Speed-up over autograd, share of the peak, and memory](figures/cpu.png)"
+        seen = "The CPU engine: speed-up over autograd and share of the peak by network, and peak memory by batch"
+        yield f"![{seen}](../figures/cpu.png)"
 
 
 WHOLE: dict[str, Callable[[Sequence[Row]], Iterator[str]]] = {
@@ -111,6 +114,7 @@ MADE: dict[str, Callable[..., Iterator[str]]] = {
     "dispatched": lambda: dispatched.markdown(read(dispatched.OUT)),
     "scaling": lambda part: scaling.TABLES[part](read(scaling.OUT)),
     "gpu": lambda *which: gpu_table.markdown(which),
+    "summary": lambda which, *arguments: summary.TABLES[which](*arguments),
 }
 
 
