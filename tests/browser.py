@@ -57,9 +57,13 @@ class Page:
 
     def open(self, address: Path | str, width: int) -> None:
         """Open a file or an address in a window of this width."""
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.resize(width)
         url = address.as_uri() if isinstance(address, Path) else address
         self.ask("Page.navigate", until="Page.loadEventFired", url=url)
+
+    def resize(self, width: int) -> None:
+        """Give the window this width."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
 
     def prefer(self, scheme: str) -> None:
         """Prefer light or dark pages from now on."""
