@@ -109,14 +109,14 @@ def cards(rows: Sequence[Row]) -> Iterator[str]:
             yield from ('<div class="card" markdown>', "")
             if file := figure(name):
                 yield from (f"[![{texts[file]}](figures/{file}){{ loading=lazy }}](#{anchor})", "")
-            took = f" {duration(times[name])}." if name in times else ""
-            yield from (f"**[{title}](#{anchor})**{took} {sentence(name)}", "", "</div>", "")
+            took = f" · {duration(times[name])}" if name in times else ""
+            yield from (f"**[{title}](#{anchor})**{took}", "", sentence(name), "", "</div>", "")
         yield from ("</div>", "")
     yield "## The programs"
     for name in NAMES:
         path = source(name)
-        yield from ("", f"### {path} {{ #{name.rpartition('/')[2]} }}", "")
-        yield from (f'??? example "{path}"', "", "    ```python", f'    --8<-- "{path}"', "    ```")
+        yield from ("", f'??? example "{path}"', "", f'    <a id="{name.rpartition("/")[2]}"></a>', "")
+        yield from ("    ```python", f'    --8<-- "{path}"', "    ```")
 
 
 def seconds(name: str, draw: bool) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import pytest
@@ -204,16 +205,21 @@ def test_pages_in_a_browser(shown: browser.Page, address: str, subtests) -> None
             keep(shown, f"{name.strip('/').replace('/', '-') or 'home'}-1280-light")
 
 
+def wait(page: browser.Page, expression: str) -> Any:
+    """Return the value of an expression, as soon as there is one."""
+    end = time.monotonic() + 20
+    while not (found := page.value(expression)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
 def test_the_search_finds_a_word(shown: browser.Page, address: str) -> None:
     shown.requests.clear()
     shown.open(address, 1280)
     shown.value("document.querySelector('.md-search__button').click()")
+    wait(shown, "document.activeElement.shadowRoot?.activeElement?.tagName == 'INPUT'")
     shown.ask("Input.insertText", text="preconditioned")
-    found: list[str] = []
-    end = time.monotonic() + 10
-    while not found and time.monotonic() < end:
-        time.sleep(0.1)
-        found = shown.value(FOUND)
+    found = wait(shown, FOUND)
     assert any("losses/preconditioned/" in link for link in found[:3])
     assert any("api/losses/" in link for link in found[:3])
     assert faults(shown, address, 1280) == []
