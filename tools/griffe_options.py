@@ -1,6 +1,7 @@
 """An extension of griffe, which reads the sources: show the signatures and docstrings that are made at import.
 
-Those of the functions that `fastssm.options.takes` gives their options, and of the losses as modules.
+Those of the functions that `fastssm.options.takes` gives their options, and of the losses as modules. Examples are shown
+as code, for which griffe wants their heading in the plural.
 """
 
 from __future__ import annotations
@@ -53,14 +54,16 @@ class Options(griffe.Extension):
         """Visit a package that has been read."""
         self._visit(pkg)
 
-    def _visit(self, module: griffe.Module) -> None:
-        for member in module.members.values():
+    def _visit(self, parent: Any) -> None:
+        for member in parent.members.values():
             if member.is_alias:
                 continue
-            if member.is_module:
-                self._visit(member)  # type: ignore[arg-type]
-            elif member.is_function or (member.is_class and "__init__" in member.members):
+            if parent.is_module and (member.is_function or (member.is_class and "__init__" in member.members)):
                 self._replace(member)
+            if member.docstring:
+                member.docstring.value = re.sub(r"^Example:$", "Examples:", member.docstring.value, flags=re.MULTILINE)
+            if member.is_module or member.is_class:
+                self._visit(member)
 
     def _replace(self, member: Any) -> None:
         found = griffe.dynamic_import(member.path)
