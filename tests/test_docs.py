@@ -130,7 +130,7 @@ def test_commands_and_files_that_pages_name_exist():
 def test_the_benchmark_tables_are_those_of_the_file():
     rows = read(OUT)
     assert rows
-    texts = {page.name: page.read_text() for page in fill_tables.PAGES}
+    texts = {page: page.read_text() for page in fill_tables.PAGES}
     assert [name for name, text in texts.items() if filled(text, rows) != text] == []
     assert len([name for name, text in texts.items() if "<!-- table:" in text]) >= 12
     examples = [row["example"] for row in read(RESULTS / "examples.csv")]
