@@ -17,7 +17,7 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all recipes lint format docs site-check gallery bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel pure-wheel fuzz mutants kernels \
+.PHONY: help train test test-all notebooks recipes lint format docs site-check gallery bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel release-check pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-verify cuda-static clean
 
 help:  ## list the commands
@@ -32,16 +32,21 @@ test: $(VENV)/.test  ## run every test on a covering set of its parameters (ARGS
 test-all: $(VENV)/.test  ## run every test on every combination of its parameters
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal --full $(ARGS)
 
-lint: $(VENV)/.test  ## ruff check, ruff format --check, mypy --strict; the workflows and CITATION.cff against their schemas
+lint: $(VENV)/.test  ## ruff check, ruff format --check, mypy --strict; workflows, issue forms and CITATION.cff against their schemas
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 
 format: $(VENV)/.test  ## let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+notebooks: $(VENV)/.notebooks  ## run the notebooks, and write their pages in docs/notebooks (ARGS=--smoke only runs them, with small numbers)
+	$(BIN)/python -m bench.notebooks $(ARGS)
 
 recipes: $(VENV)/.recipes  ## run the recipes for other trainers and loggers, with their packages (215 MB)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_recipes.py tests/test_following.py $(ARGS)
@@ -63,8 +68,9 @@ bench: $(VENV)/.bench  ## measure: rewrite bench/results/*.csv and the tables of
 	$(BIN)/python -m bench.plot
 	$(BIN)/python tools/fill_tables.py
 
-generate: $(VENV)/.test  ## rewrite csrc/maths/activations.h from src/fastssm/activations.py (ARGS=--check compares)
+generate: $(VENV)/.test  ## rewrite csrc/maths/activations.h from src/fastssm/activations.py, and CITATION.cff's papers from papers.bib (ARGS=--check compares)
 	$(BIN)/python tools/generate.py $(ARGS)
+	$(BIN)/python tools/citation.py $(ARGS)
 
 ctest: build/ctest/plain  ## the C++ unit tests, without torch
 sanitize: build/ctest/address,undefined build/ctest/thread  ## the same under ASan and UBSan, and under TSan
@@ -111,6 +117,11 @@ wheel: $(VENV)/.wheel  ## build dist/*.whl (BUILD=cuda: with the CUDA engine), a
 	cd build/wheel/tests && export PATH=$(abspath build/wheel/venv/bin) OMP_NUM_THREADS=1 && \
 	  python -m fastssm && \
 	  pytest -p no:cacheprovider --numprocesses $(JOBS) --dist worksteal --ignore tests/cuda -k "not inductor" $(ARGS)
+
+release-check: $(VENV)/.release  ## build the source distribution beside the wheels of `make wheel`, and check all that dist/ has
+	mkdir -p build
+	FASTSSM_BUILD=none $(BIN)/python setup.py --quiet egg_info --egg-base build sdist --dist-dir dist
+	$(BIN)/python tools/release.py dist
 
 pure-wheel: $(VENV)/.torch  ## build dist/*.whl without the compiled module, and test it in a fresh venv
 	rm -rf build/pure dist

@@ -73,6 +73,7 @@ list(JOIN FASTSSM_LEVELS "\", \"" levels)
 file(WRITE ${CMAKE_BINARY_DIR}/facts.json "{
   \"torch\": \"${TORCH_VERSION}\",
   \"python\": \"${Python_VERSION_MAJOR}.${Python_VERSION_MINOR}\",
+  \"pybind11\": \"${pybind11_VERSION}\",
   \"compiler\": \"${compiler}\",
   \"levels\": [\"${levels}\"],
   \"cuda\": {${cuda_facts}}

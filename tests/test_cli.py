@@ -18,9 +18,9 @@ import torch
 
 from fastssm import nn as fnn
 from fastssm import plots
-from fastssm.cli import COMMANDS, bench, main, progress
+from fastssm.cli import COMMANDS, bench, main
 from fastssm.cli.threads import threads
-from fastssm.training import Ranks, TrainConfig, checkpoint, train
+from fastssm.training import Ranks, TrainConfig, checkpoint, progress, train
 from tests.covering import each
 
 REPOSITORY = Path(__file__).parents[1]

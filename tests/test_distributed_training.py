@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastssm.cli.progress import Silent
 from fastssm.data import load, prepare
 from fastssm.training import EXACT, Ranks, TrainConfig, Training, checkpoint, train
 from fastssm.training.distributed import join
+from fastssm.training.progress import Silent
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 

@@ -23,6 +23,7 @@ from tools.fill_tables import filled
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+OTHERS = [ROOT / name for name in ("CHANGELOG.md", "RELEASING.md", "SECURITY.md", "THIRD_PARTY.md")]
 LIBRARY = "fastssm._cuda"  # which looks like a module, and is none
 SUBMODULES = {found.name for found in pkgutil.walk_packages(fastssm.__path__, "fastssm.")} - {LIBRARY}
 MODULES = sorted({"fastssm", *SUBMODULES} - {"fastssm.__main__"})
@@ -55,7 +56,11 @@ def code_of(page):
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("page", [p for p in [*PAGES, CONTRIBUTING] if code_of(p).strip()], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page",
+    [p for p in [*PAGES, CONTRIBUTING] if code_of(p).strip() and p.parent.name != "notebooks"],
+    ids=lambda p: p.name,
+)
 @pytest.mark.usefixtures("one_process_group")
 def test_the_code_of_each_page_runs(page, monkeypatch, request):
     torch.manual_seed(0)
@@ -118,7 +123,7 @@ def test_the_architecture_names_every_module():
 
 def test_commands_and_files_that_pages_name_exist():
     makefile, wrong = (ROOT / "Makefile").read_text(), []
-    for page in [*PAGES, CONTRIBUTING]:
+    for page in [*PAGES, CONTRIBUTING, *OTHERS]:
         text = page.read_text()
         commands = set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)", text, re.MULTILINE))
         missing = [c for pair in commands for c in pair if c and not re.search(rf"^{c}:", makefile, re.MULTILINE)]

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src/fastssm"
 
 # A module may import from the rows above its own, never from its own row or below.
 ROWS = [
-    {"activations", "compiling", "domains", "errors", "graphs", "options", "text"},
+    {"activations", "citations", "compiling", "domains", "errors", "graphs", "options", "text"},
     {"directions", "native", "nn"},
     {"recognition"},
     {"checks", "sweeps"},

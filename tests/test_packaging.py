@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -18,6 +19,7 @@ from fastssm import data
 from fastssm.cli import info
 from fastssm.data import builtin
 from fastssm.native import extension
+from tests.covering import each
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,12 +38,33 @@ def test_version_agrees_with_the_installed_metadata():
     assert installed == fastssm.__version__
 
 
-VERSIONS = [("CITATION.cff", r"^version: (.+)$"), ("CHANGELOG.md", r"^## \[([\d.]+)\]")]
+VERSIONS = [
+    (Path(fastssm.__file__).with_name("papers.bib"), r"^  note = \{Version (.+)\},$"),
+    ("CITATION.cff", r"^version: (.+)$"),
+    ("CHANGELOG.md", r"^## \[([\d.]+)\]"),
+    ("CHANGELOG.md", r"^\[Unreleased\]: \S+/compare/v([\d.]+)\.\.\.HEAD$"),
+]
 
 
-@pytest.mark.parametrize(("file", "pattern"), VERSIONS)
-def test_version_agrees_with(file, pattern):
+@each("place", VERSIONS)
+def test_version_agrees_with(place):
+    file, pattern = place
     assert re.search(pattern, (ROOT / file).read_text(), re.MULTILINE)[1] == fastssm.__version__
+
+
+def test_the_release_has_its_date_and_a_link():
+    changelog, citation = ((ROOT / name).read_text() for name in ("CHANGELOG.md", "CITATION.cff"))
+    versions = dict(re.findall(r"^## \[([\d.]+)\] - (.*)$", changelog, re.MULTILINE))
+    assert "## [Unreleased]\n" in changelog
+    assert versions[fastssm.__version__] == re.search(r"^date-released: (.+)$", citation, re.MULTILINE)[1]
+    links = "https://github.com/fastssm/fastssm/releases/tag/v"
+    assert [version for version in versions if f"[{version}]: {links}{version}\n" not in changelog] == []
+
+
+def test_a_tag_names_the_version():
+    git = ["git", "-C", str(ROOT), "tag", "--points-at", "HEAD", "v*"]
+    tags = subprocess.run(git, capture_output=True, text=True).stdout.split() if shutil.which("git") else []
+    assert set(tags) <= {f"v{fastssm.__version__}"}
 
 
 def test_types_are_shipped(project):
@@ -105,6 +128,15 @@ def test_the_module_that_was_built_is_loaded(load):
         sentence
         == f"The compiled module fastssm._C is loaded: baseline, avx2, by c++ 1.2, for torch {torch.__version__}."
     )
+
+
+@each("built", ["cpu", "cu130", "rocm6.4", "xpu"])
+def test_a_module_fits_the_same_torch_for_another_device(load, monkeypatch, built):
+    monkeypatch.setattr(torch, "__version__", "2.99.1+cu999")
+    record = {**THIS, "torch": f"2.99.1+{built}"}
+    assert load(record, lambda name: SimpleNamespace(__file__=__file__))[0]
+    for other in (f"2.99.0+{built}", "2.99.1+git1234"):
+        assert load({**THIS, "torch": other})[0] is None
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.covering import each
+
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 REPOSITORY = "https://github.com/fastssm/fastssm"
@@ -20,7 +22,7 @@ PYPROJECT = (ROOT / "pyproject.toml").read_text()
 CHECKER = shutil.which("check-jsonschema", path=str(Path(sys.executable).parent))
 
 
-def workflow(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
     yaml = pytest.importorskip("ruamel.yaml", reason="the [test] extra has check-jsonschema, which needs it")
     return yaml.YAML(typ="safe").load(path.read_text())
 
@@ -31,31 +33,51 @@ def checked(*command: str | Path) -> int:
     return subprocess.run([CHECKER, "--builtin-schema", *map(str, command)], capture_output=True, timeout=60).returncode
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_fits_its_schema(path: Path) -> None:
-    assert checked("vendor.github-workflows", path) == 0
+TEMPLATES = ROOT / ".github" / "ISSUE_TEMPLATE"
+FORMS = [path for path in sorted(TEMPLATES.glob("*.yml")) if path.name != "config.yml"]
+SCHEMAS = {  # the files of each
+    "vendor.github-workflows": WORKFLOWS,
+    "vendor.citation-file-format": [ROOT / "CITATION.cff"],
+    "vendor.github-issue-forms": FORMS,
+    "vendor.github-issue-config": [TEMPLATES / "config.yml"],
+}
 
 
-BREAKS = [("runs-on:", "run-on:"), ("steps:", "step:"), ("    strategy:", "   strategy:"), ("uses: ", "use: ")]
+@each("schema", SCHEMAS)
+def test_what_github_reads_fits_its_schema(schema: str) -> None:
+    """And `make lint` checks it."""
+    assert SCHEMAS[schema]
+    assert checked(schema, *SCHEMAS[schema]) == 0
+    assert f"--builtin-schema {schema} " in MAKEFILE
 
 
-@pytest.mark.parametrize(("old", "new"), BREAKS, ids=str)
-def test_a_broken_workflow_is_noticed(tmp_path: Path, old: str, new: str) -> None:
-    broken = tmp_path / "broken.yml"
-    broken.write_text(WORKFLOWS[0].read_text().replace(old, new, 1))
-    assert broken.read_text() != WORKFLOWS[0].read_text()
-    assert checked("vendor.github-workflows", broken) == 1
+BREAKS = [
+    *((WORKFLOWS[0], old, new) for old, new in [("runs-on:", "run-on:"), ("    strategy:", "   strategy:")]),
+    *((FORMS[0], old, new) for old, new in [("type: textarea", "type: text"), ("render: python", "render: 3")]),
+]
 
 
-def test_make_lint_runs_both_schemas() -> None:
-    assert "--builtin-schema vendor.github-workflows .github/workflows/*.yml" in MAKEFILE
-    assert "--builtin-schema vendor.citation-file-format CITATION.cff" in MAKEFILE
-    assert checked("vendor.citation-file-format", ROOT / "CITATION.cff") == 0
+@each("broken", BREAKS)
+def test_a_broken_file_is_noticed(tmp_path: Path, broken: tuple[Path, str, str]) -> None:
+    path, old, new = broken
+    (tmp_path / path.name).write_text(path.read_text().replace(old, new, 1))
+    assert old in path.read_text()
+    assert checked(next(name for name, paths in SCHEMAS.items() if path in paths), tmp_path / path.name) == 1
+
+
+def test_each_issue_form_asks_what_a_maintainer_needs() -> None:
+    assert [path.stem for path in FORMS] == ["bug", "feature", "slow", "wrong_number"]
+    for path in FORMS:
+        questions = {part["id"]: part for part in read_yaml(path)["body"]}
+        if path.stem != "feature":
+            assert all(questions[name]["validations"]["required"] for name in ("info", "program")), path.name
+        programs = questions["program"]["attributes"]["placeholder"]
+        compile(programs, path.name, "exec")
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_the_jobs_of_a_workflow_run_make_targets_that_exist(path: Path) -> None:
-    jobs = workflow(path)["jobs"]
+    jobs = read_yaml(path)["jobs"]
     for name, job in jobs.items():
         assert set(job.get("needs", ())) <= set(jobs), f"{name} needs a job that does not exist"
         for command in (step["run"] for step in job["steps"] if "run" in step):
@@ -65,7 +87,7 @@ def test_the_jobs_of_a_workflow_run_make_targets_that_exist(path: Path) -> None:
 
 
 def test_the_tests_run_on_every_python_and_on_the_oldest_and_newest_torch() -> None:
-    matrix = workflow(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]["tests"]["strategy"]["matrix"]
+    matrix = read_yaml(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]["tests"]["strategy"]["matrix"]
     script = (ROOT / "tools" / "venvs.sh").read_text()
     assert matrix["python"] == re.findall(r'"Programming Language :: Python :: (3\.\d+)"', PYPROJECT)
     assert matrix["torch"] == [re.search(rf"{which}:-([\d.]+)", script)[1] for which in ("OLDEST", "NEWEST")]  # type: ignore[index]

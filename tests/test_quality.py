@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from fastssm import data, plots
-from fastssm.cli import main, progress
+from fastssm.cli import main
 from fastssm.data import quality
-from fastssm.training import Ranks, TrainConfig, train
+from fastssm.training import Ranks, TrainConfig, progress, train
 
 REPOSITORY = Path(__file__).parents[1]
 QUICK = ["--steps", "4", "--hidden", "4", "--batch", "8"]

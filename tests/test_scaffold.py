@@ -14,6 +14,7 @@ import torch
 import fastssm
 import fastssm.diffusion
 from fastssm.activations import TABLE, Activation
+from fastssm.citations import CITED
 from fastssm.directions import PROJECTIONS
 from fastssm.nn import make_activation
 from tests import covering
@@ -113,6 +114,8 @@ def missing_of_loss(package: str, name: str) -> list[str]:
     pages = [str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "api"]
     if not any(names(name, page) for page in pages):
         found.append(f"no page describes {name}: add docs/losses/{name.removesuffix('_loss')}.md")
+    if name not in CITED:
+        found.append(f"src/fastssm/citations.py names no paper of {name}: add it to CITED, and the paper to papers.bib")
     if not names(name, "CHANGELOG.md"):
         found.append(f"CHANGELOG.md does not mention {name}")
     tests = [str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_*.py")]
@@ -165,7 +168,7 @@ def test_the_sentences_name_the_file_and_the_step() -> None:
     ]
     loss = missing_of_loss("fastssm", "cauchy_loss")
     assert loss[0] == "src/fastssm/__init__.py does not export CauchyLoss, the module twin of cauchy_loss"
-    assert len(loss) == 9
+    assert len(loss) == 10
     assert len(missing_of_direction("cauchy")) == 2
 
 

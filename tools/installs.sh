@@ -13,9 +13,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/venvs.sh
 table=$PWD/bench/results/installs.csv
-columns=python,pip,torch,processor,way,engine,tests
+columns=python,pip,torch,processor,date,way,engine,tests,seconds
 ways=${WAYS:-sdist no-isolation wheel}
-tests=${TESTS:-tests/test_contract.py tests/test_equivalence.py tests/test_native.py tests/test_packaging.py}
+tests=${TESTS:-tests/test_contract.py tests/test_equivalence.py tests/test_native.py tests/test_packaging.py tests/test_citations.py}
 stock=$folder/stock venv=$folder/venv python=$folder/venv/bin/python
 failed=0
 
@@ -41,12 +41,15 @@ make_stock() {
 
 # Install, ask what there is, test, and write a row: try WAY PATH ARGUMENTS OF PIP...
 try() {
-  local way=$1 path=$2 engine closing="not run"
+  local way=$1 path=$2 engine closing="not run" began installed=yes seconds
   shift 2
   step "Python $version, torch $torch, $way"
   rm -rf "$venv"
   cp --archive --link "$stock" "$venv"  # no way sees what another installed
-  if (cd "$folder/sdist" && PATH=$path "$python" -m pip install --quiet "$@") &>"$folder/pip"; then
+  began=$SECONDS
+  (cd "$folder/sdist" && PATH=$path "$python" -m pip install --quiet "$@") &>"$folder/pip" || installed=no
+  seconds=$((SECONDS - began))
+  if [ $installed = yes ]; then
     "$python" -m pip install --quiet pytest pytest-xdist hypothesis
     engine=$(cd "$folder/outside" && "$python" -m fastssm | grep -E "^ *(cuda|The compiled module|CUDA engine:) " | xargs -d '\n' echo | tr --squeeze-repeats ' ' | sed 's/^ //')
     run_tests "$folder/outside" $tests || failed=1
@@ -58,7 +61,7 @@ try() {
 import csv, importlib.metadata as installed, platform, sys
 row = platform.python_version(), *map(installed.version, ("pip", "torch")), *sys.argv[1:]
 csv.writer(sys.stdout, lineterminator="\n").writerow(row)
-' "$processor" "$way" "$engine" "$closing" >>"$table"
+' "$processor" "$(date +%F)" "$way" "$engine" "$closing" "$seconds" >>"$table"
   tail -n 1 "$table"
 }
 

@@ -1,6 +1,6 @@
-"""Run programs with --smoke, each in a process of its own forked from one that has imported torch.
+"""Run programs with --smoke, or notebooks with small numbers, each in a process forked from one that imported torch.
 
-    python tools/smoke.py examples/*.py experiments/*.py
+    python tools/smoke.py examples/*.py experiments/*.py notebooks/*.ipynb
 
 It prints the names of those that ran and all that the others printed, and exits with 1 if there are others.
 """
@@ -11,9 +11,10 @@ import multiprocessing
 import runpy
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
-import matplotlib.pyplot  # noqa: F401
+import matplotlib.pyplot
 import torch._dynamo  # noqa: F401  # what torch.optim imports, a second
 
 import fastssm  # noqa: F401
@@ -24,7 +25,10 @@ def run(program: str) -> tuple[str, str, bool]:
     sys.argv = [program, "--smoke"]
     with io.StringIO() as printed, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
-            runpy.run_path(program, run_name="__main__")
+            if program.endswith(".ipynb"):
+                run_notebook(Path(program))
+            else:
+                runpy.run_path(program, run_name="__main__")
         except SystemExit as end:
             well = not end.code
         except BaseException:
@@ -33,6 +37,19 @@ def run(program: str) -> tuple[str, str, bool]:
         else:
             well = True
         return program, printed.getvalue(), well
+
+
+def run_notebook(path: Path) -> None:
+    """Run the code of a notebook with the small numbers of a smoke run; a warning is an error."""
+    from bench.notebooks import cells_of
+
+    matplotlib.pyplot.show = lambda: None
+    names = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for number, cell in enumerate(cells_of(path, smoke=True)):
+            if cell["cell_type"] == "code":
+                exec(compile(cell["source"], f"{path.name}, cell {number}", "exec"), names)
 
 
 def main(programs: list[str]) -> int:

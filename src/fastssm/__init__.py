@@ -62,6 +62,7 @@ from fastssm.recognition import Network, Refusal, recognize
 
 if TYPE_CHECKING:  # what follows is imported on first use, by `__getattr__`
     from fastssm import data, diagnostics, diffusion, graphical, integrations, sampling, training
+    from fastssm.citations import cite
     from fastssm.training import Model, load
 
 __version__ = "0.1.0"
@@ -72,6 +73,7 @@ _LAZY = {  # names by the module that is imported on their first use
         for name in ("data", "diagnostics", "diffusion", "graphical", "integrations", "sampling", "training")
     },
     "Model": "fastssm.training",
+    "cite": "fastssm.citations",
     "load": "fastssm.training",
 }
 
@@ -108,6 +110,7 @@ __all__ = [
     "backend",
     "basis_coefficients",
     "basis_terms",
+    "cite",
     "composite_log_prob",
     "composite_loss",
     "composite_sample",

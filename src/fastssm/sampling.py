@@ -150,7 +150,7 @@ def annealed_langevin(
         torch.Size([16, 2])
 
     Source: Song and Ermon 2019, "Generative modeling by estimating gradients of the data distribution", algorithm 1;
-    Jolicoeur-Martineau et al. 2020 (the denoising step).
+    Jolicoeur-Martineau et al. 2021 (the denoising step).
     """
     checks.check_data(x)
     checks.check_choice("condition", condition, CONDITIONS)

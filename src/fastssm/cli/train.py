@@ -14,7 +14,6 @@ from fastssm import plots
 from fastssm.activations import BY_NAME
 from fastssm.cli.importing import find
 from fastssm.cli.options import add_backend, add_command, integers, join_integers
-from fastssm.cli.progress import reporter
 from fastssm.cli.reading import FORMATS, add_reading
 from fastssm.cli.threads import threads
 from fastssm.data import NAMES, SCALES, STANDARD_INPUT, base_name
@@ -33,6 +32,7 @@ from fastssm.training import (
     join,
     train,
 )
+from fastssm.training.progress import reporter
 
 DESCRIPTION = f"""\
 Train an energy or score network on a data set by score matching, and compare its exact score matching loss on

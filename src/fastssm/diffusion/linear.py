@@ -237,7 +237,7 @@ class ReciprocalVE(_Exploding):
         >>> ReciprocalVE(0.01, 50.0).std(torch.tensor([1e-5, 1.0], dtype=torch.float64))
         tensor([1.0000e-02, 5.0000e+01], dtype=torch.float64)
 
-    Source: Kim et al. 2022, "Soft truncation", and 2021, "Score matching model for unbounded data score" (UDM).
+    Source: Kim et al. 2022, "Soft truncation" (called UDM in an earlier version of the paper).
     """
 
     sigma_min: float = 0.01

@@ -226,7 +226,7 @@ class Simplex(Domain):
         >>> Simplex().sections(parts[:, :-1]).phi
         tensor([[0.2000, 0.2000]])
 
-    Source: Yu, Drton, Shojaie 2021, "Interaction models and generalized score matching for compositional data".
+    Source: Yu, Drton, Shojaie 2023, "Interaction models and generalized score matching for compositional data".
     """
 
     advice = "omit the last part of each composition, x[:, :-1]"

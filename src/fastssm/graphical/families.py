@@ -48,7 +48,7 @@ class Interaction:
         9
 
     Source: Yu, Drton, Shojaie 2019, "Generalized score matching for non-negative data"; on the simplex: Yu,
-        Drton, Shojaie 2021, "Interaction models and generalized score matching for compositional data".
+        Drton, Shojaie 2023, "Interaction models and generalized score matching for compositional data".
     """
 
     a: float

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from fastssm.errors import FastSSMWarning
 OFF = "FASTSSM_NO_NATIVE"
 RECORD = Path(__file__).parents[1] / "_build.json"  # setup.py writes there what it built, or why nothing
 SOURCES = Path(__file__).parents[3] / "csrc"  # there in an editable install alone
+DEVICE = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")  # of a torch for a device, whose part for the CPU is the same
 AGAIN = "run `pip install --force-reinstall --no-deps .` in its source"
 
 
@@ -66,7 +68,11 @@ def _open(built: dict[str, Any]) -> tuple[ModuleType | None, str]:
     if "reason" in built:
         return None, f"The compiled module fastssm._C was not built: {built['reason']}."
     running = {"torch": str(torch.__version__), "python": ".".join(platform.python_version_tuple()[:2])}
-    unfit = [f"{name} {built[name]}, but {ours} is running" for name, ours in running.items() if built[name] != ours]
+    unfit = [
+        f"{name} {built[name]}, but {ours} is running"
+        for name, ours in running.items()
+        if DEVICE.sub("", built[name]) != DEVICE.sub("", ours)
+    ]
     if unfit:  # loading it would fail with an undefined symbol, or crash
         return None, f"The compiled module fastssm._C was built for {' and '.join(unfit)}; {AGAIN}."
     loaded = importlib.import_module("fastssm._C")

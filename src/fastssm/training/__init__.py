@@ -11,6 +11,7 @@ from fastssm.training.loop import Outcome, Reporter, fit, train
 from fastssm.training.model import Model
 from fastssm.training.model_files import load, save
 from fastssm.training.objectives import KINDS, LOSSES, OBJECTIVES, Objective
+from fastssm.training.progress import Progress
 from fastssm.training.trainer import DivergedError, Training
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Model",
     "Objective",
     "Outcome",
+    "Progress",
     "Ranks",
     "Reporter",
     "StepRecord",

@@ -35,7 +35,7 @@ class Reporter(Protocol):
     def message(self, text: str) -> None:
         """Report a message to the user."""
 
-    def step(self, step: int, loss: Tensor) -> None:
+    def step(self, step: int, loss: Tensor | float) -> None:
         """Report that `step` steps are done, with the loss (on the device) of the last one."""
 
     def evaluation(self, row: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Progress of a training run: a bar in a terminal with rich, otherwise one line per evaluation."""
+"""Progress of a training run: a bar in a notebook or in a terminal with rich, otherwise one line per evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any, TextIO
 
 from torch import Tensor
 
-from fastssm.training import Reporter
+from fastssm.training.following import StepRecord
+from fastssm.training.loop import Reporter
+
+EVERY = 0.25  # seconds between two pictures of a bar, because reading the loss synchronises the device
 
 
 class Silent:
@@ -20,7 +23,7 @@ class Silent:
     def message(self, text: str) -> None:
         """Do nothing."""
 
-    def step(self, step: int, loss: Tensor) -> None:
+    def step(self, step: int, loss: Tensor | float) -> None:
         """Do nothing."""
 
     def evaluation(self, row: dict[str, Any]) -> None:
@@ -38,7 +41,7 @@ class Lines:
         """Print the message."""
         print(text, file=self.stream, flush=True)
 
-    def step(self, step: int, loss: Tensor) -> None:
+    def step(self, step: int, loss: Tensor | float) -> None:
         """Count the step; the clock starts after the first, which also imports and compiles."""
         if self.first < 0:
             self.first, self.began = step, time.perf_counter()
@@ -72,19 +75,77 @@ class Bar:
         """Print the message above the bar."""
         self.progress.console.print(text, markup=False, highlight=False)
 
-    def step(self, step: int, loss: Tensor) -> None:
-        """Update the bar at most four times per second, because reading the loss synchronises the device."""
+    def step(self, step: int, loss: Tensor | float) -> None:
+        """Update the bar at most four times per second."""
         now = time.perf_counter()
-        if now - self.shown < 0.25:
+        if now - self.shown < EVERY:
             return
         taken = step - self.shown_step if self.shown_step else 0
         rate = f"{taken / (now - self.shown):.0f} steps/s" if taken else ""
-        self.progress.update(self.task, completed=step, loss=f"loss {loss.item():.2f}", rate=rate)
+        self.progress.update(self.task, completed=step, loss=f"loss {float(loss):.2f}", rate=rate)
         self.shown, self.shown_step = now, step
 
     def evaluation(self, row: dict[str, Any]) -> None:
         """Show the validation loss."""
         self.progress.update(self.task, completed=row["step"], validation=f"validation {row['validation_loss']:.3f}")
+
+
+class Notebook:
+    """Shows a bar in a notebook, by the element that browsers have for it, so that no package is needed."""
+
+    def __init__(self, steps: int) -> None:
+        from IPython.display import display
+
+        self.steps, self.loss, self.validation, self.shown = steps, "", "", time.perf_counter()
+        self.handle: Any = display(self._picture(0), raw=True, display_id=True)
+
+    def message(self, text: str) -> None:
+        """Print the message below the bar."""
+        print(text, flush=True)
+
+    def step(self, step: int, loss: Tensor | float) -> None:
+        """Draw the bar anew, at most four times per second and after the last step."""
+        now = time.perf_counter()
+        if now - self.shown >= EVERY or step == self.steps:
+            self.loss, self.shown = f"loss {float(loss):.3f}", now
+            self.handle.update(self._picture(step), raw=True)
+
+    def evaluation(self, row: dict[str, Any]) -> None:
+        """Show the losses of an evaluation."""
+        self.loss, self.validation = f"loss {row['train_loss']:.3f}", f"validation {row['validation_loss']:.3f}"
+        self.handle.update(self._picture(row["step"]), raw=True)
+
+    def _picture(self, step: int) -> dict[str, str]:
+        """Return the bar for browsers, and a line for what shows text alone."""
+        text = "  ".join(part for part in (f"step {step}/{self.steps}", self.loss, self.validation) if part)
+        bar = f'<progress value="{step}" max="{self.steps}" style="width: 20em"></progress>'
+        return {"text/plain": text, "text/html": f"<div>{bar} <code>{text}</code></div>"}
+
+
+class Progress:
+    """A callback that shows the progress of a training: a bar in a notebook, elsewhere one line per evaluation.
+
+    Example:
+        >>> from fastssm.training import Progress, TrainConfig, fit
+        >>> model = fit(TrainConfig("moons", steps=10, hidden=(16,)), callbacks=[Progress()])
+        step 10/10  loss ...
+    """
+
+    def __init__(self) -> None:
+        self.reporter: Reporter = Silent()
+
+    def __call__(self, record: StepRecord) -> None:
+        """Show a step; the first one begins a new bar."""
+        if record.step == 1 or isinstance(self.reporter, Silent):
+            self.reporter = Notebook(record.steps) if _in_notebook() else Lines(record.steps, sys.stdout)
+        self.reporter.step(record.step, record.loss)
+        if record.validation_loss is not None:
+            self.reporter.evaluation(vars(record))
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
 
 
 @contextmanager
