@@ -57,7 +57,7 @@ docs: $(VENV)/.docs docs/assets/katex  ## build the documentation into site/, ev
 site-check: docs $(VENV)/.test  ## build the documentation, and look at its pages in headless Chromium
 	$(BIN)/pytest -p no:cacheprovider tests/test_site.py $(ARGS)
 
-gallery: $(VENV)/.bench  ## time every example, draw the figures that only the gallery shows, lay it out (20 minutes)
+gallery: $(VENV)/.recipes  ## time every example, draw the figures that only the gallery shows, lay it out (ARGS="name" picks)
 	$(BIN)/python -m bench.gallery --figures $(ARGS)
 	$(BIN)/python tools/fill_tables.py
 

@@ -121,7 +121,7 @@ def cards(rows: Sequence[Row]) -> Iterator[str]:
 
 def seconds(name: str, draw: bool) -> float:
     """Run an example, and return the seconds of processor time that it took."""
-    variables = {"OMP_NUM_THREADS": str(THREADS), "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT / "src")}
+    variables = {"OMP_NUM_THREADS": str(THREADS), "MPLBACKEND": "Agg"}
     command = [sys.executable, str(ROOT / source(name))]
     if draw and name in DRAWN:
         command += ["--figure", str(DOCS / "figures" / DRAWN[name])]
