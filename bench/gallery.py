@@ -102,6 +102,8 @@ def duration(seconds: float) -> str:
 def cards(rows: Sequence[Row]) -> Iterator[str]:
     """Yield the lines of the gallery: pictures with their titles, then the programs."""
     times, texts = {row["example"]: float(row["seconds"]) for row in rows}, descriptions()
+    machines = sorted({row["machine"].partition(",")[0] for row in rows})
+    yield from (f"Times are processor time, on one thread of: {', '.join(machines)}.", "")
     for heading, titles in GALLERY.items():
         yield from (f"## {heading}", "", '<div class="gallery" markdown>', "")
         for name, title in titles.items():
