@@ -103,7 +103,7 @@ def cards(rows: Sequence[Row]) -> Iterator[str]:
     """Yield the lines of the gallery: pictures with their titles, then the programs."""
     times, texts = {row["example"]: float(row["seconds"]) for row in rows}, descriptions()
     machines = sorted({row["machine"].partition(",")[0] for row in rows})
-    yield from (f"Times are processor time, on one thread of: {', '.join(machines)}.", "")
+    yield from (f"Times are processor time on one thread ({', '.join(machines)}).", "")
     for heading, titles in GALLERY.items():
         yield from (f"## {heading}", "", '<div class="gallery" markdown>', "")
         for name, title in titles.items():
