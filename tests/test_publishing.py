@@ -87,10 +87,13 @@ def test_the_jobs_of_a_workflow_run_make_targets_that_exist(path: Path) -> None:
 
 
 def test_the_tests_run_on_every_python_and_on_the_oldest_and_newest_torch() -> None:
-    matrix = read_yaml(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]["tests"]["strategy"]["matrix"]
+    jobs = read_yaml(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
+    matrix = jobs["tests"]["strategy"]["matrix"]
     script = (ROOT / "tools" / "venvs.sh").read_text()
     assert matrix["python"] == re.findall(r'"Programming Language :: Python :: (3\.\d+)"', PYPROJECT)
     assert matrix["torch"] == [re.search(rf"{which}:-([\d.]+)", script)[1] for which in ("OLDEST", "NEWEST")]  # type: ignore[index]
+    assert jobs["wheels"]["env"]["TORCH"] == f"torch=={matrix['torch'][1]}"
+    assert jobs["wheels"]["strategy"]["matrix"]["python"] == matrix["python"]
     assert matrix["torch"][0].startswith(re.search(r'"torch>=([\d.]+)"', PYPROJECT)[1])  # type: ignore[index]
 
 

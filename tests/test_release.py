@@ -51,6 +51,18 @@ def wheel(path: Path, files: dict[str, str]) -> Path:
     return path
 
 
+def test_a_wheel_for_linux_has_both_engines(tmp_path: Path) -> None:
+    whole = {"fastssm/_C.cpython-312-x86_64-linux-gnu.so": "", "fastssm/_cuda.so": ""}
+    linux = tmp_path / "fastssm-0.1.0-cp312-cp312-manylinux_2_28_x86_64.whl"
+    assert release.wrong_contents(wheel(linux, whole)) == []
+    assert release.wrong_contents(wheel(linux, {})) == [
+        f"{linux.name} has no {what}" for what in ("CPU engine", "CUDA library")
+    ]
+    assert release.wrong_contents(wheel(tmp_path / "fastssm-0.1.0-py3-none-any.whl", {})) == []
+    arm = tmp_path / "fastssm-0.1.0-cp312-cp312-manylinux_2_28_aarch64.whl"
+    assert len(release.wrong_contents(wheel(arm, {}))) == 1
+
+
 def test_a_bill_lists_what_of_others_a_wheel_contains(tmp_path: Path) -> None:
     pytest.importorskip("cyclonedx", reason="the [test] extra has it")
     from tools import sbom

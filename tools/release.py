@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +29,16 @@ def wrong_names(names: list[str], number: str) -> list[str]:
     unrepaired = [name for name in names if "-linux_" in name]
     wrong += [f"there is no file *{kind}" for kind in missing]
     return wrong + [f"{name} is for this machine alone: `make wheel` repairs it" for name in unrepaired]
+
+
+def wrong_contents(wheel: Path) -> list[str]:
+    """Return what a wheel for a platform lacks of what is compiled; the CUDA library is for x86-64."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    wanted = {} if "-none-any" in wheel.name else {"fastssm/_C.": "CPU engine"}
+    wanted |= {"fastssm/_cuda.so": "CUDA library"} if "x86_64" in wheel.name else {}
+    missing = [what for start, what in wanted.items() if not any(name.startswith(start) for name in names)]
+    return [f"{wheel.name} has no {what}" for what in missing]
 
 
 def absent(sdist: Path, tracked: list[str]) -> list[str]:
@@ -57,6 +68,8 @@ def main(dist: Path) -> None:
     )
     for sdist in dist.glob("*.tar.gz"):
         wrong += [f"{sdist.name} lacks {name}" for name in absent(sdist, list(filter(None, tracked)))]
+    for wheel in dist.glob("*.whl"):
+        wrong += wrong_contents(wheel)
     if wrong:
         sys.exit("\n".join(wrong))
     run(sys.executable, "-m", "twine", "check", "--strict", *map(str, files))
