@@ -65,7 +65,7 @@ class Size(NamedTuple):
     points: int
 
 
-FULL, SMOKE = Size(400, 64, 256, 24, 16, 179, 200, 128), Size(3, 8, 16, 4, 4, 10, 8, 32)
+FULL, SMOKE = Size(800, 64, 256, 24, 16, 179, 200, 128), Size(3, 8, 16, 4, 4, 10, 8, 32)
 
 
 class Digits(NamedTuple):

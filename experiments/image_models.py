@@ -42,7 +42,7 @@ class Size(NamedTuple):
     langevin: int
 
 
-FULL = Size({"NICE": 300, "energy": 200, "annealed energy": 200}, 6, 128, 1000, 20)
+FULL = Size({"NICE": 700, "energy": 500, "annealed energy": 600}, 6, 128, 1000, 20)
 SMOKE = Size({"NICE": 4, "energy": 4, "annealed energy": 4}, 2, 8, 20, 2)
 
 

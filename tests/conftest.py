@@ -35,9 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # so that -k and -m pick from what runs without them
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run each test on a covering set of its parameters, unless every combination or one case is asked for."""
+    """Run each test on a covering set of its parameters, unless every combination or one case is asked for.
+
+    Slow tests run where one is asked for by its name.
+    """
     if not config.getoption("full") and not any("[" in argument for argument in config.args):
-        items[:], rest = thinned(items, FIRST)
+        items[:], rest = thinned(items, FIRST, slow=any("::" in argument for argument in config.args))
         config.hook.pytest_deselected(items=rest)
 
 

@@ -123,18 +123,21 @@ def chosen(cases: Sequence[Mapping[str, Any]], first: Mapping[str, Sequence[str]
     return sorted(found)
 
 
-def thinned(items: Sequence[Any], first: Mapping[str, Sequence[str]]) -> tuple[list[Any], list[Any]]:
-    """Divide pytest's items into those to run and the rest; cases marked `slow` are among the
-    rest, where a test has others. The marker `covering` names a strength, and with
-    `alike=True` makes a parameter that says what runs a test one like any other.
+def thinned(
+    items: Sequence[Any], first: Mapping[str, Sequence[str]], slow: bool = False
+) -> tuple[list[Any], list[Any]]:
+    """Divide pytest's items into those to run and the rest.
+
+    The marker `covering` names a strength, and with `alike=True` makes a parameter that says what runs a test one
+    like any other. Cases marked `slow` are among the rest, unless `slow` allows them.
     """
     groups = defaultdict[Any, list[Any]](list)
     for item in items:
         groups[item.parent.nodeid, getattr(item, "originalname", item.name)].append(item)
     kept = set[Any]()
     for every in groups.values():
-        group = [item for item in every if not item.get_closest_marker("slow")] or every
-        if len(group) == 1 or not all(hasattr(item, "callspec") for item in group):
+        group = [item for item in every if slow or not item.get_closest_marker("slow")]
+        if len(group) < 2 or not all(hasattr(item, "callspec") for item in group):
             kept.update(group)
             continue
         mark = group[0].get_closest_marker("covering")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.covering import chosen, combinations, cover
+from tests.covering import chosen, combinations, cover, thinned
 
 FACTORS = {"machine": ["emulator", "race", "ptx"], "kind": [0, 1], "shape": list("abcdefg"), "flag": [True, False]}
 
@@ -71,3 +73,21 @@ def test_a_group_of_parameters_counts_as_one() -> None:
     together = [(1, "a"), (2, "b"), (3, "c")]
     cases = [{"x": x, "y": y, "z": z} for (x, y) in together for z in (True, False)]
     assert len(chosen(cases, {})) == 3
+
+
+@dataclass(eq=False)
+class Item:
+    """What `thinned` reads of an item of pytest."""
+
+    name: str
+    slow: bool
+    parent: Any = field(default_factory=lambda: SimpleNamespace(nodeid="file"))
+
+    def get_closest_marker(self, name: str) -> Any:
+        return name if name == "slow" and self.slow else None
+
+
+def test_slow_tests_are_left_out_unless_they_are_allowed() -> None:
+    items = [Item("quick", False), Item("slow", True)]
+    assert thinned(items, {}) == (items[:1], items[1:])
+    assert thinned(items, {}, slow=True) == (items, [])

@@ -57,6 +57,7 @@ def test_the_kernels_compile_for_every_architecture(capability: int) -> None:
 
 
 @needs_nvrtc
+@pytest.mark.slow
 def test_the_kernels_compile_as_they_do_at_run_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(nvrtc.CACHE, str(tmp_path))
     assert nvrtc.kernels(amalgamate(KERNELS, ROOT), 75).read_bytes().startswith(b"\x7fELF")

@@ -176,7 +176,6 @@ def compiled_inside(net: nn.Module) -> nn.Module:
     return nn.Sequential(torch.compile(net))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_dynamo")
 @pytest.mark.parametrize("compiled", [compiled_outside, compiled_in_place, compiled_inside])
 def test_a_compiled_network_is_differentiated_as_it_is_written(compiled) -> None:
@@ -194,11 +193,11 @@ NETS = {
     "layer norm score": (lambda: norms(nn.LayerNorm(8), out=5), (5,)),
     "attention": (Attention, (4, 3)),
 }
+QUICK = "layer norm score"  # to compile
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_dynamo")
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in NETS if name != QUICK)])
 def test_inductor_compiles_a_step(name: str) -> None:
     torch.manual_seed(0)
     make, shape = NETS[name]

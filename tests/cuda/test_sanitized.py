@@ -10,12 +10,13 @@ import pytest
 
 from tests.cuda.harness import libraries, machines
 
-TESTS = ("test_rows.py", "test_pointwise.py", "test_tops.py", "test_engine.py", "test_small.py", "test_gemm.py")
+TESTS = ("test_rows.py", "test_pointwise.py", "test_tops.py", "test_small.py")
+SLOW = ("test_engine.py", "test_gemm.py")  # minutes
 OPTIONS = ("-q", "-p", "no:cacheprovider", "--capture=sys")
 
 
 @pytest.mark.skipif(machines.FLAVOUR != "", reason="this is such a run")
-@pytest.mark.parametrize("name", TESTS)
+@pytest.mark.parametrize("name", [*TESTS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_no_access_out_of_bounds_and_nothing_undefined(name: str) -> None:
     command = [sys.executable, "-m", "pytest", *OPTIONS, f"tests/cuda/{name}"]
     done = subprocess.run(command, env=libraries.sanitized(), cwd=libraries.ROOT, capture_output=True, text=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tests.cuda.harness.ptx.operands import C_TYPES, Scope, identifier, members, width
 from tests.cuda.harness.ptx.syntax import Instruction, Unknown
 
+NEAREST = {"add": "({} + {})", "multiply": "({} * {})", "divide": "({} / {})", "multiply_add": "std::fma({}, {}, {})"}
 ROUNDINGS = {"rn": "nearest", "rz": "to_zero", "rm": "down", "rp": "up"}
 INTEGER_ROUNDINGS = {"rni": "nearbyint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
 COMPARISONS = {
@@ -70,7 +71,7 @@ class Writer:
         return self.into(self.at.operands[0], expression)
 
     def into(self, operand: str, expression: str) -> str:
-        return f"ptx::write({identifier(operand)}, {expression});" if operand != "_" else f"(void)({expression});"
+        return f"{identifier(operand)} = ptx::raw({expression});" if operand != "_" else f"(void)({expression});"
 
     def predicate(self, operand: str, expression: str) -> str:
         return f"{identifier(operand)} = {expression};"
@@ -155,8 +156,11 @@ class Writer:
     # ---- arithmetic ----
 
     def real(self, function: str, *operands: str) -> str:
-        rounding = ROUNDINGS[self.has(*ROUNDINGS) or "rn"]
-        value = f"ptx::{function}<{self.type}>(ptx::{rounding}, {', '.join(operands)})"
+        how = ROUNDINGS[self.has(*ROUNDINGS) or "rn"]
+        if how == "nearest":
+            value = NEAREST[function].format(*operands)
+        else:
+            value = f"ptx::{function}<{self.type}>(ptx::{how}, {', '.join(operands)})"
         value = f"ptx::flushed({value})" if self.has("ftz") else value
         return self.result(f"ptx::saturated({value})" if self.has("sat") else value)
 

@@ -12,6 +12,7 @@ C_TYPES = {
     **{f"b{8 * n}": f"uint{8 * n}_t" for n in (1, 2, 4, 8)},
     **{"f32": "float", "f64": "double", "pred": "bool"},
 }
+FLOATS = {"f32": "uint32_t", "f64": "uint64_t"}  # and what holds their bits
 PLACES = {"%tid": "thread", "%ctaid": "block", "%ntid": "threads", "%nctaid": "grid"}
 SPACES = ("param", "global", "shared", "local", "const")
 LANE = "(emulator::machine.thread.x % 32)"
@@ -20,6 +21,13 @@ LANE = "(emulator::machine.thread.x % 32)"
 def identifier(name: str) -> str:
     """Return a name of PTX as one of C++."""
     return "r_" + name.lstrip("%").replace("$", "_")
+
+
+def content(register: str, kind: str) -> str:
+    """Return what a register holds as a value of a type of PTX: no call, which takes compilers longer."""
+    if kind in FLOATS:
+        return f"__builtin_bit_cast({C_TYPES[kind]}, {register})"
+    return register if kind == "pred" else f"(({C_TYPES[kind]}){register})"
 
 
 class Scope:
@@ -46,9 +54,9 @@ class Scope:
         if text == "%laneid":
             return LANE
         if found := re.fullmatch(r"0[fF]([0-9A-Fa-f]{8})", text):
-            return f"ptx::bits<float>(0x{found[1]}u)"
+            return f"__builtin_bit_cast(float, uint32_t(0x{found[1]}))"
         if found := re.fullmatch(r"0[dD]([0-9A-Fa-f]{16})", text):
-            return f"ptx::bits<double>(uint64_t(0x{found[1]}))"
+            return f"__builtin_bit_cast(double, uint64_t(0x{found[1]}))"
         if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+|\d+)U?", text):
             return (
                 f"({C_TYPES[kind]})({text.rstrip('U')}ll)"
@@ -66,7 +74,7 @@ class Scope:
             return f"(uint64_t)(uintptr_t)(parameters + {self.parameters[text]})"
         if not re.fullmatch(r"%?\w+", text):
             raise Unknown(f"line {at.line}: the operand {text!r} of {at.name}")
-        return identifier(text) if kind == "pred" else f"ptx::read<{C_TYPES[kind]}>({identifier(text)})"
+        return content(identifier(text), kind)
 
     def address(self, text: str, at: Instruction) -> str:
         """Return `[base+offset]` as a pointer, in the state space that the instruction names."""

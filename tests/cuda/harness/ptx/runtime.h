@@ -29,21 +29,23 @@ struct Parameters {
   alignas(align) unsigned char bytes[size];
 };
 
-// A register's content as the type that an instruction gives it, and back; wider registers are filled with zeros,
-// or with the sign of a signed value.
-template <class T, class R>
-T read(R r) {
-  static_assert(sizeof(T) <= sizeof(R));
-  return bits<T>(r);
-}
-template <class R, class T>
-void write(R& r, T value) {
-  static_assert(sizeof(T) == sizeof(R) || std::is_integral_v<T>);
-  if constexpr (sizeof(T) == sizeof(R))
-    r = bits<R>(value);
-  else
-    r = R(value);
-}
+// What a register holds of a value: the bits of a float, or an integer, which a wider register fills up by its sign.
+// No templates: calls of these are half of what there is to compile.
+inline uint32_t raw(float x) { return bits<uint32_t>(x); }
+inline uint64_t raw(double x) { return bits<uint64_t>(x); }
+#define FASTSSM_RAW(T) \
+  inline T raw(T x) { return x; }
+FASTSSM_RAW(uint8_t)
+FASTSSM_RAW(int8_t)
+FASTSSM_RAW(uint16_t)
+FASTSSM_RAW(int16_t)
+FASTSSM_RAW(uint32_t)
+FASTSSM_RAW(int32_t)
+FASTSSM_RAW(unsigned long)
+FASTSSM_RAW(long)
+FASTSSM_RAW(unsigned long long)
+FASTSSM_RAW(long long)
+#undef FASTSSM_RAW
 
 // Memory, by an address that must be a multiple of the size.
 template <class T>
@@ -64,7 +66,7 @@ using Vector = typename VectorOf<T, count>::type;
 
 // ---- floating point ----
 
-enum Rounding : unsigned { nearest = 0, down = 0x2000, up = 0x4000, to_zero = 0x6000 };
+enum Rounding : unsigned { down = 0x2000, up = 0x4000, to_zero = 0x6000 };
 
 class Rounded {
  public:
@@ -86,19 +88,19 @@ __attribute__((noinline)) T rounded(Rounding how, Operation operation, T a, T b,
 
 template <class T>
 T add(Rounding how, T a, T b) {
-  return how == nearest ? a + b : rounded(how, [](T x, T y, T) { return x + y; }, a, b, T());
+  return rounded(how, [](T x, T y, T) { return x + y; }, a, b, T());
 }
 template <class T>
 T multiply(Rounding how, T a, T b) {
-  return how == nearest ? a * b : rounded(how, [](T x, T y, T) { return x * y; }, a, b, T());
+  return rounded(how, [](T x, T y, T) { return x * y; }, a, b, T());
 }
 template <class T>
 T multiply_add(Rounding how, T a, T b, T c) {
-  return how == nearest ? std::fma(a, b, c) : rounded(how, [](T x, T y, T z) { return std::fma(x, y, z); }, a, b, c);
+  return rounded(how, [](T x, T y, T z) { return std::fma(x, y, z); }, a, b, c);
 }
 template <class T>
 T divide(Rounding how, T a, T b) {
-  return how == nearest ? a / b : rounded(how, [](T x, T y, T) { return x / y; }, a, b, T());
+  return rounded(how, [](T x, T y, T) { return x / y; }, a, b, T());
 }
 template <class T>
 T root(T a) {

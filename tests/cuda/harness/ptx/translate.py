@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from tests.cuda.harness.ptx.instructions import Writer
-from tests.cuda.harness.ptx.operands import C_TYPES, Scope, identifier
+from tests.cuda.harness.ptx.operands import C_TYPES, Scope, identifier, width
 from tests.cuda.harness.ptx.syntax import Function, Module, Statement, Unknown, Variable, instruction, parse, variable
 
 IGNORED = ".pragma"
@@ -95,7 +95,8 @@ def registers(at: Statement) -> str:
     for part in found[2].split(","):
         name, _, count = part.strip().rstrip(">").partition("<")
         names += [identifier(f"{name}{i}") for i in range(int(count))] if count else [identifier(name)]
-    return f"{C_TYPES[found[1]]} {', '.join(names)};"
+    kind = "bool" if found[1] == "pred" else f"uint{width(found[1])}_t"
+    return f"{kind} {', '.join(names)};"
 
 
 def files(text: str, count: int) -> list[str]:
