@@ -77,6 +77,8 @@ def test_the_data_sets_are_shipped(tmp_path, monkeypatch):
     command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path / "lib")]
     environment = {**os.environ, "FASTSSM_BUILD": "none"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if "to build it takes setuptools" in done.stderr:
+        pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr
     sets = tmp_path / "lib" / "fastssm" / "data" / "sets"
     for path in (ROOT / "data").iterdir():

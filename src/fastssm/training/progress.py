@@ -104,9 +104,9 @@ class Notebook:
         print(text, flush=True)
 
     def step(self, step: int, loss: Tensor | float) -> None:
-        """Draw the bar anew, at most four times per second and after the last step."""
+        """Draw the bar anew, at most four times per second; an evaluation follows the last step."""
         now = time.perf_counter()
-        if now - self.shown >= EVERY or step == self.steps:
+        if now - self.shown >= EVERY:
             self.loss, self.shown = f"loss {float(loss):.3f}", now
             self.handle.update(self._picture(step), raw=True)
 
