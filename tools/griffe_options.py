@@ -1,7 +1,7 @@
 """An extension of griffe, which reads the sources: show the signatures and docstrings that are made at import.
 
-Those of the functions that `fastssm.options.takes` gives their options, and of the losses as modules. Examples are shown
-as code, for which griffe wants their heading in the plural.
+Those of the functions that `fastssm.options.takes` gives their options, and of the losses as modules. Examples are
+shown as code, for which griffe wants their heading in the plural.
 """
 
 from __future__ import annotations
