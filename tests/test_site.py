@@ -44,6 +44,10 @@ WIDER = """
   .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5)
   .map(e => e.outerHTML.slice(0, 120) + " " + e.getBoundingClientRect().right)
 """
+UNDRAWN = """
+[...document.querySelectorAll(".katex-error, .katex [style*='rgb(204, 0, 0)'], .arithmatex:not(:has(.katex))")]
+  .map(e => e.textContent)
+"""
 BACKGROUND = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
 FOUND = """
 [...document.querySelectorAll("*")].filter(e => e.shadowRoot)
@@ -176,9 +180,7 @@ def faults(page: browser.Page, address: str, width: int) -> list[object]:
         *(url for url in page.requests if not url.startswith((address, "data:", "blob:"))),
         *([f"{wide} px"] if (wide := page.value("document.documentElement.scrollWidth")) > width else []),
         *page.value(WIDER),
-        *page.value(
-            "[...document.querySelectorAll('.katex-error, .arithmatex:not(:has(.katex))')].map(e => e.innerHTML)"
-        ),
+        *page.value(UNDRAWN),
         *page.value("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"),
     ]
 
@@ -227,8 +229,10 @@ def test_a_fault_is_noticed(shown: browser.Page, address: str) -> None:
     shown.complaints.clear()
     assert faults(shown, address, 400) == []
     shown.value("console.error('seen'); document.querySelector('.md-content p').style.width = '500px'")
-    shown.value("katex.render('\\\\frac{', document.querySelector('.md-content p'), {throwOnError: false})")
+    shown.value("document.querySelectorAll('.md-content p')[1].innerHTML = '<i></i><i></i>'")
+    for place, formula in enumerate((r"\\frac{", r"\\nothing")):  # one that cannot be read, and an unknown command
+        shown.value(f"katex.render('{formula}', document.querySelectorAll('p > i')[{place}], {{throwOnError: false}})")
     shown.value("new Image().src = 'https://example.com/x.png'")
     found = "\n".join(map(str, faults(shown, address, 400)))
-    for fault in ("seen", "500", "frac", "example.com"):
+    for fault in ("seen", "500", "frac", "nothing", "example.com"):
         assert fault in found
