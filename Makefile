@@ -17,7 +17,7 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all notebooks recipes lint format docs bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel release-check pure-wheel fuzz mutants kernels \
+.PHONY: help train test test-all notebooks recipes lint format docs site-check gallery bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel release-check pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-verify cuda-static clean
 
 help:  ## list the commands
@@ -51,8 +51,15 @@ notebooks: $(VENV)/.notebooks  ## run the notebooks, and write their pages in do
 recipes: $(VENV)/.recipes  ## run the recipes for other trainers and loggers, with their packages (215 MB)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_recipes.py tests/test_following.py $(ARGS)
 
-docs: $(VENV)/.docs  ## build the documentation into site/, every warning an error
+docs: $(VENV)/.docs docs/assets/katex  ## build the documentation into site/, every warning an error (needs npm)
 	$(BIN)/zensical build --clean --strict
+
+site-check: docs $(VENV)/.test  ## build the documentation, and look at its pages in headless Chromium
+	$(BIN)/pytest -p no:cacheprovider tests/test_site.py $(ARGS)
+
+gallery: $(VENV)/.recipes  ## time every example, draw the figures that only the gallery shows, lay it out (ARGS="name" picks)
+	$(BIN)/python -m bench.gallery --figures $(ARGS)
+	$(BIN)/python tools/fill_tables.py
 
 bench: $(VENV)/.bench  ## measure: rewrite bench/results/*.csv and the tables of the documentation
 	$(BIN)/python -m bench.torch_path $(ARGS)
@@ -148,7 +155,7 @@ cuda-verify: $(VENV)/.test $(VENV)/.cuda-test  ## have a static verifier look fo
 	$(BIN)/python tools/cuda_verify.py $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
-	rm -rf $(VENV) .cache build dist site runs src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .cache build dist site docs/assets/katex runs src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	rm -f $(addprefix src/fastssm/,_C*.so _cuda.so _kernels.* _build.json)
 
 # The working tree without what git ignores, copied to $(1); $(2) picks.
@@ -158,6 +165,14 @@ COPY = rm -rf $(1) && mkdir -p $(1) && git ls-files -z --cached --others --exclu
 REPAIR := auditwheel repair --exclude 'libtorch*' --exclude 'libc10*'
 SANITIZE := -g1 -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined \
   --param=asan-instrumentation-with-call-threshold=150  # beyond, checks are calls, which GCC compiles faster
+
+# What draws the formulas of the documentation, by the hash of its package.
+docs/assets/katex: tools/site/package-lock.json
+	mkdir -p build/katex && cp tools/site/package*.json build/katex
+	cd build/katex && npm ci --ignore-scripts --no-audit --no-fund --silent
+	rm -rf $@ && mkdir -p $@/fonts
+	cp $(addprefix build/katex/node_modules/katex/,LICENSE dist/katex.min.js dist/katex.min.css) $@
+	cp build/katex/node_modules/katex/dist/fonts/*.woff2 $@/fonts
 
 # The C++ tests in a build folder of their own for each sanitizer, which is what the folder is called.
 build/ctest/%: $(VENV)/.builds FORCE

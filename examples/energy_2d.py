@@ -1,6 +1,6 @@
 """Learn the energy of a two-dimensional ring by sliced score matching, and plot it in the terminal.
 
-Run `python examples/energy_2d.py`.
+Run `python examples/energy_2d.py`, and with `--figure ring.png` (needs matplotlib) to plot data and density.
 """
 
 import argparse
@@ -39,11 +39,29 @@ def picture(net: torch.nn.Module, size: int = 24) -> str:
     return "\n".join("".join(" .:-=+*#%@"[int(9 * p)] * 2 for p in row) for row in density.tolist())
 
 
+def draw(net: torch.nn.Module, data: torch.Tensor, path: str) -> None:
+    """Plot the data, and the learned density."""
+    from matplotlib.figure import Figure
+
+    axis = torch.linspace(-3, 3, 200)
+    with torch.no_grad():
+        energy = net(torch.cartesian_prod(axis, axis)).reshape(200, 200)
+    figure = Figure(figsize=(7, 3.5), layout="constrained", dpi=100)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    left.scatter(*data.T, s=1.5, color="#0072B2", alpha=0.5, linewidths=0)
+    right.imshow((energy.min() - energy).exp().T, origin="lower", extent=(-3, 3, -3, 3), cmap="Blues")
+    left.set(title="data", aspect="equal")
+    right.set(title="learned density")
+    figure.savefig(path)
+
+
 def main() -> None:
     """Train, evaluate the exact loss, and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
-    steps = 20 if parser.parse_args().smoke else 1000
+    parser.add_argument("--figure", help="path of the figure (default: no figure)")
+    options = parser.parse_args()
+    steps = 20 if options.smoke else 1000
 
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -54,6 +72,8 @@ def main() -> None:
         exact = fastssm.exact_loss(net, ring(4096, generator))
     print(f"exact score matching loss on fresh samples: {exact.item():.3f}\n")
     print(picture(net))
+    if options.figure:
+        draw(net, ring(3000, generator), options.figure)
 
 
 if __name__ == "__main__":

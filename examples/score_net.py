@@ -1,6 +1,6 @@
 """Learn the score of a Gaussian mixture with a score network, then sample by Langevin dynamics.
 
-Run `python examples/score_net.py`.
+Run `python examples/score_net.py`, and with `--figure scores.png` (needs matplotlib) to plot scores and samples.
 """
 
 import argparse
@@ -33,11 +33,30 @@ def langevin(net: torch.nn.Module, x: torch.Tensor, steps: int, size: float = 0.
     return x
 
 
+def draw(net: torch.nn.Module, samples: torch.Tensor, path: str) -> None:
+    """Plot data with the learned scores, and Langevin samples."""
+    from matplotlib.figure import Figure
+
+    axis = torch.linspace(-3.2, 3.2, 17)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        arrows = net(grid)
+    figure = Figure(figsize=(7, 3.5), layout="constrained", dpi=100)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    for panel, rows, title in ((left, mixture(2000), "data and learned scores"), (right, samples, "Langevin samples")):
+        panel.scatter(*rows.T, s=1.5, color="#0072B2", alpha=0.5, linewidths=0)
+        panel.set(title=title, aspect="equal", xlim=(-3.4, 3.4), ylim=(-3.4, 3.4))
+    left.quiver(*grid.T, *arrows.T, color="#D55E00", width=0.004)
+    figure.savefig(path)
+
+
 def main() -> None:
     """Train, compare with the true score, and sample."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
-    steps = 20 if parser.parse_args().smoke else 1500
+    parser.add_argument("--figure", help="path of the figure (default: no figure)")
+    options = parser.parse_args()
+    steps = 20 if options.smoke else 1500
 
     torch.manual_seed(0)
     net = fastssm.nn.MLP(2, [64, 64], out_features=2, activation="silu")
@@ -59,6 +78,8 @@ def main() -> None:
     samples = langevin(net, 2 * torch.randn(2000, 2), steps=min(steps, 300))
     shares = torch.cdist(samples, CENTRES).argmin(1).bincount(minlength=len(CENTRES)) / len(samples)
     print(f"share of Langevin samples near each centre: {[round(share, 2) for share in shares.tolist()]}")
+    if options.figure:
+        draw(net, samples, options.figure)
 
 
 if __name__ == "__main__":

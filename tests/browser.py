@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-OPTIONS = (  # no host has an address
+OPTIONS = (  # no host but this one has an address
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
     *("--no-first-run", "--disable-extensions", "--disable-background-networking", "--remote-debugging-pipe"),
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
 
@@ -55,10 +55,19 @@ class Page:
         elif method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
             self.complaints.append(json.dumps(event))
 
-    def open(self, path: Path, width: int) -> None:
-        """Open a file in a window of this width."""
+    def open(self, address: Path | str, width: int) -> None:
+        """Open a file or an address in a window of this width."""
+        self.resize(width)
+        url = address.as_uri() if isinstance(address, Path) else address
+        self.ask("Page.navigate", until="Page.loadEventFired", url=url)
+
+    def resize(self, width: int) -> None:
+        """Give the window this width."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        self.ask("Page.navigate", until="Page.loadEventFired", url=path.as_uri())
+
+    def prefer(self, scheme: str) -> None:
+        """Prefer light or dark pages from now on."""
+        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def value(self, expression: str) -> Any:
         """Return the value of an expression in JavaScript."""

@@ -183,8 +183,12 @@ def test_the_documentation_shows_every_option() -> None:
     for name, function in OPTIONS.items():
         shown = package[f"{function.__module__.removeprefix('fastssm.')}.{name}"]
         assert [p.name for p in shown.parameters] == list(inspect.signature(function).parameters)
-        assert shown.docstring.value == inspect.getdoc(function)
-    assert package["losses.sliced.SlicedScoreLoss"].docstring.value == inspect.getdoc(fastssm.SlicedScoreLoss)
+        assert shown.docstring.value == (inspect.getdoc(function) or "").replace("\nExample:", "\nExamples:")
+    twin = package["losses.sliced.SlicedScoreLoss"]
+    assert twin.docstring.value == (inspect.getdoc(fastssm.SlicedScoreLoss) or "").replace("\nExample:", "\nExamples:")
+    parameters = package["losses.sliced.sliced_loss"].parameters
+    assert [str(parameters[name].annotation) for name in ("model", "cond", "kind")] == ["Model", "Cond", "Kind"]
+    assert str(package["diffusion.likelihood.elbo_loss"].parameters["times"].annotation) == "TimeSampling | None"
 
 
 # --- twins ---

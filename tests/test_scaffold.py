@@ -103,14 +103,15 @@ def missing_of_loss(package: str, name: str) -> list[str]:
     twin = TWINS.get(name, name.title().replace("_", ""))
     root = package.replace(".", "/")
     found = []
+    api = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
     if not hasattr(fastssm.diffusion if package == "fastssm.diffusion" else fastssm, twin):
         found.append(f"src/{root}/__init__.py does not export {twin}, the module twin of {name}")
     found += [
-        f"docs/api.md has no entry for {public}: add `::: {package}.{public}`"
+        f"docs/api/ has no entry for {public}: add `::: {package}.{public}` to the page of its topic"
         for public in (name, twin)
-        if f"::: {package}.{public}\n" not in text("docs/api.md")
+        if f"::: {package}.{public}\n" not in api
     ]
-    pages = [str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md") if page.name != "api.md"]
+    pages = [str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "api"]
     if not any(names(name, page) for page in pages):
         found.append(f"no page describes {name}: add docs/losses/{name.removesuffix('_loss')}.md")
     if name not in CITED:

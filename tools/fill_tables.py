@@ -29,6 +29,7 @@ last bar, which contenders:
     <!-- table: outliers -->                               from outliers.csv
     <!-- table: reading -->                                from tables.csv
     <!-- table: installs -->                               from installs.csv
+    <!-- table: gallery -->                                the examples, their figures and times, from gallery.csv
     <!-- table: rules -->                                  the functions that jets know, from fastssm.jets.table
     <!-- table: summary | processors | SSM-VR -->          speed-ups by processor; also: kinds | SSM, missed
     <!-- table: gpu | time | gpu_nvidia_h200 | event | SSM --> from gpu_<device>.csv; also: checks, ceilings, kernels
@@ -52,6 +53,7 @@ from bench import (  # noqa: E402
     dispatched,
     examples,
     experiments,
+    gallery,
     gpu_table,
     installs_table,
     networks,
@@ -103,6 +105,7 @@ MADE: dict[str, Callable[..., Iterator[str]]] = {
     "choice": lambda: choice.markdown(read(choice.OUT)),
     "limits": cpu_attempts.markdown,
     "attempts": lambda: networks_attempts.markdown(read(networks_attempts.OUT)),
+    "gallery": lambda: gallery.cards(read(gallery.OUT)),
     "examples": lambda name: examples.markdown(read(examples.OUT), name),
     "experiments": lambda name, *which: experiments.markdown(read(experiments.file_of(name)), *which),
     "cuda": lambda which: cuda_table.TABLES[which](read(cuda_table.OUT)),

@@ -207,11 +207,12 @@ class ScoreMatchingDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
 class OutlierDetector(OutlierMixin, ScoreMatchingDensity):  # type: ignore[misc]
     """A detector of outliers: rows of low density, by an energy network trained by score matching.
 
+    All arguments but these two are those of `ScoreMatchingDensity`.
+
     Args:
         contamination: the share of the training rows that are taken for outliers, from 0 to 0.5.
         loss: as for `ScoreMatchingDensity`; "annealed-denoising" learns the density far from the rows too, where the
             outliers are.
-        options: as for `ScoreMatchingDensity`.
 
     Attributes:
         offset_: log density, up to the constant, below which a row is an outlier.
