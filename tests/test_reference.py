@@ -197,7 +197,9 @@ QUICK = "layer norm score"  # to compile
 
 
 @pytest.mark.usefixtures("_fresh_dynamo")
-@pytest.mark.parametrize("name", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in NETS if name != QUICK)])
+@pytest.mark.parametrize(
+    "name", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in NETS if name != QUICK)]
+)
 def test_inductor_compiles_a_step(name: str) -> None:
     torch.manual_seed(0)
     make, shape = NETS[name]
