@@ -17,7 +17,7 @@ SANITIZED ?= tests/test_cpu_engine.py tests/test_cpu_threads.py tests/test_nativ
 PURE ?= tests/test_contract.py tests/test_equivalence.py tests/test_sweeps.py tests/test_directions.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all notebooks recipes lint format docs site-check gallery bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel release-check pure-wheel fuzz mutants kernels \
+.PHONY: help train test test-all cuda-tools notebooks recipes lint format docs site-check gallery bench generate ctest sanitize aarch64 aarch64-tools sanitize-extension gpu-check device-build device-rehearsal torches installs wheel release-check pure-wheel fuzz mutants kernels \
   cuda-mutants cuda-verify cuda-static clean
 
 help:  ## list the commands
@@ -31,6 +31,8 @@ test: $(VENV)/.test  ## run every test on a covering set of its parameters (ARGS
 
 test-all: $(VENV)/.test  ## run every test on every combination of its parameters
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal --full $(ARGS)
+
+cuda-tools: $(VENV)/.cuda-test  ## install nvcc, NVRTC and the disassembler, which tests of the CUDA kernels use if they are there (no GPU)
 
 lint: $(VENV)/.test  ## ruff check, ruff format --check, mypy --strict; workflows, issue forms and CITATION.cff against their schemas
 	$(BIN)/ruff check
