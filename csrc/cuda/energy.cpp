@@ -26,7 +26,7 @@ void Pass<T>::sliced_down() {
   const int64_t samples = tile_.samples, tangents = tile_.tangents;
   const T *c1 = coefficients_ + samples, *c2 = coefficients_ + (tangents + 1) * samples;
   if (given_readout_ && gradients_.layers)
-    weighted_sum(readout_sum_, (tangents + (depth() > 0)) * samples, {top().p + samples * top().ld, top().ld}, c1);
+    weighted_sum(readout_sum_, (tangents + (depth() > 0)) * samples, top().from(samples), c1);
   for (int64_t l = depth() - 1; l >= 0; l--) {
     const bool last = l == depth() - 1;
     Down<T> down{};
@@ -61,11 +61,12 @@ void Pass<T>::chain_step(int64_t l, bool sums) {
   chain.g = last ? nullptr : s.g, chain.readout = readout_.weight;
   chain.d1 = s.d1, chain.d2 = s.d2, chain.q = s.q;
   chain.scale = of_tile(layer.scale, layer.out);
-  chain.adjoint = s.adjoints + chain.shape.curvature_offset();
+  const Rows adjoint = adjoints(s).from((tile_.tangents + 1) * tile_.samples);
+  chain.adjoint = narrow_ ? nullptr : adjoint.p, chain.narrow = adjoint.narrow;
   chain.kept = layer.skip ? below.p : nullptr;
   chain.e2 = sums ? e2_ : nullptr, chain.add = !last;
   over_samples(runtime_, "chain", tile_.samples, divided_up(s.ld, kLanes<T> * kWarp), chain);
-  product_down(layer, tile_.samples, {chain.adjoint, s.ld}, below, layer.skip);
+  product_down(l, tile_.samples, adjoint, below, layer.skip);
 }
 
 // Carries k <- f' zk + c2 f'' q up, from k = dLoss/du = -dLoss/ds.
@@ -73,16 +74,17 @@ template <class T>
 void Pass<T>::curvature_step(int64_t l) {
   const Layer<T>& layer = hidden_[l];
   const Stage& s = stages_[l];
-  const Rows in = entering(l), entered{in.p + (tile_.tangents + 1) * tile_.samples * in.ld, in.ld};
+  const int64_t carried = (tile_.tangents + 1) * tile_.samples;
+  const Rows entered = entering(l).from(carried), left = out(s).from(carried);
   Curve<T> curve{};
   curve.shape = shape(l);
   T* zk = s.z + curve.shape.curvature_offset();
-  product_up(layer, tile_.samples, entered, {zk, s.ld});
+  product_up(l, tile_.samples, entered, {zk, s.ld});
   curve.zk = zk, curve.d1 = s.d1, curve.d2 = s.d2, curve.q = s.q;
   curve.c2 = coefficients_;
   curve.scale = of_tile(layer.scale, layer.out);
   curve.entered = layer.skip ? entered.p : nullptr;
-  curve.out = s.out + curve.shape.curvature_offset();
+  curve.out = left.p, curve.narrow = left.narrow;
   over_rows(runtime_, "curve", tile_.samples, tile_.samples, s.ld, curve, curve.walk);
 }
 
@@ -92,7 +94,7 @@ void Pass<T>::merged_down() {
   const int64_t samples = tile_.samples, tangents = tile_.tangents;
   for (int64_t l = 0; l < depth(); l++) curvature_step(l);
   if (given_readout_ && gradients_.layers)
-    weighted_sum(readout_sum_, samples, {top().p + (tangents + 1) * samples * top().ld, top().ld}, nullptr);
+    weighted_sum(readout_sum_, samples, top().from((tangents + 1) * samples), nullptr);
   for (int64_t l = depth() - 1; l >= 0; l--) {
     const bool last = l == depth() - 1;
     Down<T> down{};

@@ -17,15 +17,14 @@ constexpr size_t kShared = 2 * 2 * kProductTile * (kProductDepth + 4) * sizeof(f
 constexpr size_t kSplitShared = 2 * size_t(kSplitTile) * kSplitDepth *  // stages, and two sets of parts, of either side
                                 (kSplitStages * sizeof(float) + 2 * kSplitParts * sizeof(uint16_t));
 constexpr int64_t kSliceDepth = 128;  // of a split product at least, for which a block is worth while
-// Narrowing takes a launch for each operand; a kernel of fewer multiplications, which rounds them itself, takes less.
-constexpr int64_t kNarrowed = int64_t(1) << 25;
 
 // A product whose C has contiguous rows: C^T = B^T A^T where its columns are.
+template <class T>
 struct Operands {
-  View<const float> a, b;
+  View<const T> a, b;
   View<float> c;
 
-  Operands(View<const float> left, View<const float> right, View<float> out) : a(left), b(right), c(out) {
+  Operands(View<const T> left, View<const T> right, View<float> out) : a(left), b(right), c(out) {
     if (c.column_stride == 1) return;
     c = transposed(c);
     std::swap(a, b);
@@ -40,7 +39,7 @@ Side side(const View<const float>& v) {
   return {.p = v.p, .stride = along_depth ? v.row_stride : v.column_stride, .along_depth = along_depth};
 }
 
-Product product(const Operands& of, bool accumulate) {
+Product product(const Operands<float>& of, bool accumulate) {
   return {.a = side(of.a),
           .b = side(transposed(of.b)),
           .c = of.c.p,
@@ -106,35 +105,12 @@ Operand operand(const View<T>& v) {
           .ld = std::max(ld, length)};
 }
 
-Narrowed narrowed(const Operand& of) {
-  return {.from = static_cast<const float*>(of.p),
-          .to = nullptr,
-          .lines = of.lines,
-          .length = of.length,
-          .stride = of.ld,
-          .padded = divided_up(of.length, 8) * 8};
-}
-
-// Writes both operands in bfloat16.
-void narrow(const Runtime<float>& runtime, Operand& a, Operand& b) {
-  Narrowed left = narrowed(a), right = narrowed(b);
-  const int64_t size = left.lines * left.padded;
-  left.to = static_cast<uint16_t*>(runtime.scratch(sizeof(uint16_t) * (size + right.lines * right.padded)));
-  right.to = left.to + size;
-  for (auto [parameters, operand] : {std::pair{left, &a}, {right, &b}}) {
-    const Grid grid{static_cast<unsigned>(divided_up(parameters.lines * parameters.padded / 8, kThreads))};
-    runtime.launcher("product_narrow", {.grid = grid, .threads = kThreads}, parameters, runtime.stream);
-    operand->p = parameters.to;
-    operand->ld = parameters.padded;
-  }
-}
-
 // C^T = B^T A^T, as cuBLAS sees it.
-void cublas_product(const Runtime<float>& runtime, const Operands& of, bool accumulate) {
-  Operand a = operand(of.a), b = operand(of.b);
-  const bool narrow_them = runtime.precision == Precision::bf16;
-  if (narrow_them) narrow(runtime, a, b);
-  const int type = narrow_them ? kBfloat16 : kFloat32, compute = narrow_them ? kComputeFloat32 : kComputeTf32;
+template <class T>
+void cublas_product(const Runtime<float>& runtime, const Operands<T>& of, bool accumulate) {
+  constexpr bool narrow = sizeof(T) < sizeof(float);
+  constexpr int type = narrow ? kBfloat16 : kFloat32, compute = narrow ? kComputeFloat32 : kComputeTf32;
+  const Operand a = operand(of.a), b = operand(of.b);
   const float one = 1, before = accumulate;
   const auto size = [](int64_t n) { return static_cast<int>(n); };
   const int failed = runtime.cublas.gemm(
@@ -144,23 +120,28 @@ void cublas_product(const Runtime<float>& runtime, const Operands& of, bool accu
   if (failed) throw std::runtime_error("cublasGemmEx failed with status " + std::to_string(failed));
 }
 
-// Whether cuBLAS takes a product of rounded operands: its sizes are of 32 bits.
-bool suits_cublas(const Runtime<float>& runtime, const Operands& of) {
-  if (!runtime.cublas.gemm) return false;
+// Whether cuBLAS takes a product of operands that it rounds to tf32: its sizes are of 32 bits.
+bool suits_cublas(const Runtime<float>& runtime, const Operands<float>& of) {
+  if (runtime.precision != Precision::tf32 || !runtime.cublas.gemm) return false;
   const int64_t m = of.c.rows, n = of.c.columns, k = of.a.columns;
   for (int64_t size : {m, n, k, operand(of.a).ld, operand(of.b).ld, of.c.row_stride})
     if (size > std::numeric_limits<int>::max()) return false;
-  return runtime.precision == Precision::tf32 || m * n * k > kNarrowed;
+  return true;
 }
 
 }  // namespace
 
+void bfloat16_product(const Runtime<float>& runtime, View<const uint16_t> a, View<const uint16_t> b, View<float> c,
+                      bool accumulate) {
+  require(runtime.launcher.limits().capability, runtime.precision);
+  cublas_product(runtime, Operands<uint16_t>(a, b, c), accumulate);
+}
+
 void tensor_product(const Runtime<float>& runtime, View<const float> a, View<const float> b, View<float> c,
                     bool accumulate) {
   require(runtime.launcher.limits().capability, runtime.precision);
-  const Operands operands(a, b, c);
-  if (runtime.precision != Precision::split && suits_cublas(runtime, operands))
-    return cublas_product(runtime, operands, accumulate);
+  const Operands<float> operands(a, b, c);
+  if (suits_cublas(runtime, operands)) return cublas_product(runtime, operands, accumulate);
   const Product p = product(operands, accumulate);
   if (runtime.precision == Precision::split) return split_product(runtime, p);
   const int64_t tiles = divided_up(p.m, kProductTile) * divided_up(p.n, kProductTile);

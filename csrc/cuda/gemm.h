@@ -16,11 +16,21 @@ View<T> transposed(const View<T>& v) {
   return {.p = v.p, .rows = v.columns, .columns = v.rows, .row_stride = v.column_stride, .column_stride = v.row_stride};
 }
 
-// c = a b, or += with `accumulate`, on the tensor cores: of operands rounded to tf32 or bfloat16 and accumulated in
-// float32, by cuBLAS where the runtime has it, or of float32 numbers split in three. Views are as for Runtime::product.
+// c = a b, or += with `accumulate`, on the tensor cores: of operands rounded to tf32 (by cuBLAS where the runtime has it)
+// or bfloat16 and accumulated in float32, or of float32 numbers split in three. Views are as for Runtime::product.
 // Raises std::runtime_error where the device has no such tensor cores.
 void tensor_product(const Runtime<float>& runtime, View<const float> a, View<const float> b, View<float> c,
                     bool accumulate);
+
+// Whether a call's operands are kept in bfloat16, for products by cuBLAS.
+template <class T>
+bool keeps_bfloat16(const Runtime<T>& runtime) {
+  return sizeof(T) == sizeof(float) && runtime.precision == Precision::bf16 && runtime.cublas.gemm;
+}
+
+// c = a b, or +=, of operands in bfloat16 by the runtime's cuBLAS, accumulated in float32. No size exceeds 32 bits.
+void bfloat16_product(const Runtime<float>& runtime, View<const uint16_t> a, View<const uint16_t> b, View<float> c,
+                      bool accumulate);
 
 // c = a b, or +=, in the precision of the call.
 template <class T>

@@ -8,6 +8,8 @@
 
 #include "../engine/network.h"
 #include "../engine/tile.h"
+#include "gemm.h"
+#include "kernels/gemm_params.h"
 #include "kernels/params.h"
 #include "runtime.h"
 
@@ -53,9 +55,11 @@ class Pass {
   // A hidden layer's stacks in a tile, and its rows of the value alone.
   struct Stage {
     int64_t ld;
-    T* z;  // before a scale; without a scale, f' overwrites its value row
-    T* out;
+    T* z;    // before a scale; without a scale, f' overwrites its value row
+    T* out;  // null where only products read it
+    uint16_t* narrow_out;
     T* adjoints;
+    uint16_t* narrow_adjoints;
     T* d1;
     T* d2;
     T* d3;
@@ -65,6 +69,13 @@ class Pass {
   struct Rows {
     T* p;
     int64_t ld;
+    uint16_t* narrow = nullptr;  // the same in bfloat16, where the call keeps that
+    Rows from(int64_t row) const { return {p ? p + row * ld : p, ld, narrow ? narrow + row * ld : narrow}; }
+  };
+  // One side of a product.
+  struct Operand {
+    View<const T> wide;
+    View<const uint16_t> narrow;
   };
   // A row that adds up over samples: first one partial row for each block.
   struct Sum {
@@ -75,11 +86,14 @@ class Pass {
   int64_t depth() const { return static_cast<int64_t>(hidden_.size()); }
   bool energy() const { return problem_.kind == Kind::energy; }
   T count() const { return problem_.directions.averaged(); }
-  Rows entering(int64_t l) const { return l == 0 ? first_ : Rows{stages_[l - 1].out, stages_[l - 1].ld}; }
+  const Layer<T>& layer(int64_t l) const { return l < depth() ? hidden_[l] : readout_; }
+  Rows entering(int64_t l) const { return l == 0 ? first_ : out(stages_[l - 1]); }
   Rows adjoints_below(int64_t l) const { return l == 0 ? entry_ : Rows{stages_[l - 1].adjoints, stages_[l - 1].ld}; }
+  static Rows out(const Stage& s) { return {s.out, s.ld, s.narrow_out}; }
+  static Rows adjoints(const Stage& s) { return {s.adjoints, s.ld, s.narrow_adjoints}; }
   Rows top() const { return entering(depth()); }
-  T* direction(int64_t m) const { return first_.p + (m + 1) * tile_.samples * first_.ld; }
-  Rows on_score() const { return {direction(tile_.tangents), first_.ld}; }  // an energy's with the sign of dE/dx
+  Rows direction(int64_t m) const { return first_.from((m + 1) * tile_.samples); }
+  Rows on_score() const { return direction(tile_.tangents); }  // an energy's with the sign of dE/dx
   Shape shape(int64_t width, int64_t ld) const {
     return {.samples = tile_.samples, .tangents = tile_.tangents, .width = width, .ld = ld};
   }
@@ -96,12 +110,16 @@ class Pass {
   // Buffers (buffers.cpp): the largest tile whose buffers fit, and the buffers themselves.
   void split();
   void choose_tile();
+  void narrow_weights();
   size_t bytes(int64_t samples);
   void lay_out(BumpAllocator& allocator, int64_t samples);
 
   // Products and steps common to all sweeps (steps.cpp).
-  void product_up(const Layer<T>& layer, int64_t rows, Rows in, Rows out);
-  void product_down(const Layer<T>& layer, int64_t rows, Rows adjoints, Rows out, bool accumulate);
+  Operand operand(Rows rows, int64_t count, int64_t width) const;
+  Operand weight(int64_t layer) const;
+  void product(const Operand& a, const Operand& b, View<T> c, bool accumulate);
+  void product_up(int64_t layer, int64_t rows, Rows in, Rows out);
+  void product_down(int64_t layer, int64_t rows, Rows adjoints, Rows out, bool accumulate);
   void product_outer(int64_t layer, int64_t rows, Rows adjoints, Rows entered, bool more);
   void weighted_sum(Sum& sum, int64_t rows, Rows a, const T* coefficients);
   void enter(const Tile& tile);
@@ -135,6 +153,8 @@ class Pass {
   std::vector<Layer<T>> hidden_;
   Layer<T> readout_;
   bool given_readout_;  // false: the network ends in an activation, and the readout is the identity
+  bool narrow_;         // whether operands of products are kept in bfloat16
+  std::vector<Narrowed> weights_;  // of the layers, the readout last, where they are
   Tile largest_{}, tile_{};
   bool begun_ = false;  // whether sums hold anything
   std::vector<Stage> stages_;

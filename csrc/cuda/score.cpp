@@ -10,8 +10,8 @@ template <class T>
 void Pass<T>::score_up(bool with_score) {
   for (int64_t l = 0; l < depth(); l++) layer_up(l, options_.gradients ? 2 : 1, false, false);
   if (tile_.tangents > 0)
-    product_down(readout_, tile_.tangents * tile_.samples, {direction(0), first_.ld}, pullback_, false);
-  if (with_score) product_up(readout_, tile_.samples, top(), score_);
+    product_down(depth(), tile_.tangents * tile_.samples, direction(0), pullback_, false);
+  if (with_score) product_up(depth(), tile_.samples, top(), score_);
 }
 
 // Sliced score matching without computing the score.
@@ -22,7 +22,7 @@ void Pass<T>::score_sliced(const Objective<T>& objective) {
   top.shape = top_shape();
   top.h = this->top().p;
   top.pullback = pullback_.p, top.pullback_ld = pullback_.ld;
-  top.v = direction(0), top.v_ld = first_.ld;
+  top.v = direction(0).p, top.v_ld = first_.ld;
   top.bias = readout_.bias, top.dim = problem_.dim;
   top.count = count(), top.add = !tile_.leading();
   top.weight = weight(objective);
@@ -37,14 +37,14 @@ template <class T>
 void Pass<T>::score_down(bool with_score) {
   const int64_t samples = tile_.samples, tangents = tile_.tangents;
   const T* along = coefficients_ + samples;  // dLoss/d(v_m . s)
-  const Rows directions{direction(0), first_.ld}, adjoints = adjoints_below(depth());
-  if (with_score && (depth() > 0 || gradients_.x)) product_down(readout_, samples, on_score(), adjoints, false);
+  const Rows directions = direction(0), adjoints = adjoints_below(depth());
+  if (with_score && (depth() > 0 || gradients_.x)) product_down(depth(), samples, on_score(), adjoints, false);
   if (with_score && given_readout_) product_outer(depth(), samples, on_score(), top(), false);
   ScoreSeed<T> seed{};
   seed.shape = top_shape();
   seed.h = top().p;
   seed.share = coefficients_, seed.along = with_score ? nullptr : along;
-  seed.pullback = pullback_.p, seed.adjoints = adjoints.p;
+  seed.pullback = pullback_.p, seed.narrow = pullback_.narrow, seed.adjoints = adjoints.p;
   seed.tangents = depth() > 0;
   if (tangents > 0) over_rows(runtime_, "score_seed", samples, samples, pullback_.ld, seed, seed.walk);
   if (given_readout_ && tangents > 0) product_outer(depth(), tangents * samples, directions, pullback_, with_score);

@@ -3,7 +3,6 @@
 
 #include "../maths/activations.h"
 #include "../maths/philox.h"
-#include "gemm.h"
 #include "launch.h"
 #include "pass.h"
 
@@ -11,29 +10,52 @@ namespace fastssm::cuda {
 
 // ---- products --------------------------------------------------------------------------------------------------
 
+template <class T>
+typename Pass<T>::Operand Pass<T>::operand(Rows rows, int64_t count, int64_t width) const {
+  return {matrix<const T>(rows.p, count, width, rows.ld), matrix<const uint16_t>(rows.narrow, count, width, rows.ld)};
+}
+
+template <class T>
+typename Pass<T>::Operand Pass<T>::weight(int64_t l) const {
+  const Layer<T>& w = layer(l);
+  if (!narrow_) return {matrix(w.weight, w.out, w.in, w.in), {}};
+  return {{}, matrix<const uint16_t>(weights_[l].to, w.out, w.in, weights_[l].padded)};
+}
+
+template <class T>
+void Pass<T>::product(const Operand& a, const Operand& b, View<T> c, bool accumulate) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (narrow_) return bfloat16_product(runtime_, a.narrow, b.narrow, c, accumulate);
+  }
+  multiply<T>(runtime_, a.wide, b.wide, c, accumulate);
+}
+
+template <class Operand>
+Operand turned(const Operand& of) {
+  return {transposed(of.wide), transposed(of.narrow)};
+}
+
 // out = in W^T
 template <class T>
-void Pass<T>::product_up(const Layer<T>& layer, int64_t rows, Rows in, Rows out) {
-  multiply<T>(runtime_, matrix<const T>(in.p, rows, layer.in, in.ld),
-              transposed(matrix(layer.weight, layer.out, layer.in, layer.in)), matrix(out.p, rows, layer.out, out.ld),
-              false);
+void Pass<T>::product_up(int64_t l, int64_t rows, Rows in, Rows out) {
+  const Layer<T>& w = layer(l);
+  product(operand(in, rows, w.in), turned(weight(l)), matrix(out.p, rows, w.out, out.ld), false);
 }
 
 // out (+)= adjoints W
 template <class T>
-void Pass<T>::product_down(const Layer<T>& layer, int64_t rows, Rows adjoints, Rows out, bool accumulate) {
-  multiply<T>(runtime_, matrix<const T>(adjoints.p, rows, layer.out, adjoints.ld),
-              matrix(layer.weight, layer.out, layer.in, layer.in), matrix(out.p, rows, layer.in, out.ld), accumulate);
+void Pass<T>::product_down(int64_t l, int64_t rows, Rows adjoints, Rows out, bool accumulate) {
+  const Layer<T>& w = layer(l);
+  product(operand(adjoints, rows, w.out), weight(l), matrix(out.p, rows, w.in, out.ld), accumulate);
 }
 
 // dW += adjoints^T entered, where dW is wanted; `more`: not the first of this tile.
 template <class T>
 void Pass<T>::product_outer(int64_t l, int64_t rows, Rows adjoints, Rows entered, bool more) {
   if (!gradients_.layers) return;
-  const Layer<T>& layer = problem_.layers[l];
-  multiply<T>(runtime_, transposed(matrix<const T>(adjoints.p, rows, layer.out, adjoints.ld)),
-              matrix<const T>(entered.p, rows, layer.in, entered.ld),
-              matrix(gradients_.layers[l].weight, layer.out, layer.in, layer.in), begun_ || more);
+  const Layer<T>& w = layer(l);
+  product(turned(operand(adjoints, rows, w.out)), operand(entered, rows, w.in),
+          matrix(gradients_.layers[l].weight, w.out, w.in, w.in), begun_ || more);
 }
 
 // ---- up --------------------------------------------------------------------------------------------------------
@@ -52,12 +74,13 @@ void Pass<T>::enter(const Tile& tile) {
   rows.v = given.v ? given.v + (tile.direction * problem_.samples + tile.first) * dim : nullptr;
   rows.v_stride = problem_.samples * dim;
   rows.direction = tile.direction, rows.unit = std::sqrt(T(dim));
-  rows.out = first_.p;
+  rows.out = first_.p, rows.narrow = first_.narrow;
   const int64_t count = rows.kinds * tile.samples;
   over_rows(runtime_, "enter", count, count, first_.ld, rows, rows.walk);
   if (!given.seeded || tile.tangents == 0) return;
   const int64_t counters = tile.tangents * tile.samples * divided_up(first_.ld, signs_per_counter);
   const Grid grid{static_cast<unsigned>(divided_up(counters, kThreads))};
+  const Rows to = direction(0);
   const Rademacher signs{.seed = seed_,
                          .first_sample = tile.first,
                          .samples = tile.samples,
@@ -65,7 +88,8 @@ void Pass<T>::enter(const Tile& tile) {
                          .projections = tile.tangents,
                          .dim = dim,
                          .ld = first_.ld,
-                         .out = direction(0)};
+                         .out = to.p,
+                         .narrow = to.narrow};
   start(runtime_, "rademacher", {.grid = grid, .threads = kThreads}, signs);
 }
 
@@ -74,7 +98,7 @@ void Pass<T>::layer_up(int64_t l, int order, bool curvature, bool squares) {
   const Layer<T>& layer = hidden_[l];
   const Stage& s = stages_[l];
   const bool fresh = l == 0;
-  product_up(layer, (tile_.tangents + 1 + (curvature && !fresh)) * tile_.samples, entering(l), {s.z, s.ld});
+  product_up(l, (tile_.tangents + 1 + (curvature && !fresh)) * tile_.samples, entering(l), {s.z, s.ld});
   Up<T> up{};
   up.shape = shape(l);
   std::copy_n(layer.constants, activation_parameters[layer.activation], up.constants);
@@ -82,7 +106,7 @@ void Pass<T>::layer_up(int64_t l, int order, bool curvature, bool squares) {
   up.bias = layer.bias;
   up.scale = of_tile(layer.scale, layer.out), up.shift = of_tile(layer.shift, layer.out);
   up.entered = layer.skip ? entering(l).p : nullptr;
-  up.z = s.z, up.out = s.out, up.d1 = s.d1;
+  up.z = s.z, up.out = s.out, up.narrow = s.narrow_out, up.d1 = s.d1;
   up.d2 = order > 1 ? s.d2 : nullptr, up.d3 = order > 2 ? s.d3 : nullptr;
   up.q = squares ? s.q : nullptr;
   over_rows(runtime_, std::string("up_") + activation_names[layer.activation], tile_.samples, tile_.samples, s.ld, up,
@@ -101,7 +125,7 @@ Back<T> Pass<T>::back(int64_t l, bool anything_above) const {
   back.shape = shape(l);
   back.z = s.z, back.d1 = s.d1, back.d2 = s.d2;
   back.scale = of_tile(layer.scale, layer.out);
-  back.adjoints = s.adjoints;
+  back.adjoints = s.adjoints, back.narrow = s.narrow_adjoints;
   back.kept = layer.skip && down && anything_above ? adjoints_below(l).p : nullptr;
   back.kept_all = l > 0;
   back.add_partial = begun_, back.add_samples = !tile_.leading();
@@ -116,11 +140,11 @@ Back<T> Pass<T>::back(int64_t l, bool anything_above) const {
 // the product that passes `passed` of them to the layer below.
 template <class T>
 void Pass<T>::layer_down(int64_t l, const Back<T>& back, int64_t height, int64_t kinds, int64_t passed) {
-  const Rows adjoints{stages_[l].adjoints, stages_[l].ld};
   if (!begun_) bias_sums_[l].rows = height;
-  product_outer(l, kinds * tile_.samples, adjoints, entering(l), false);
+  const Rows from = adjoints(stages_[l]);
+  product_outer(l, kinds * tile_.samples, from, entering(l), false);
   if (l > 0 || gradients_.x)
-    product_down(hidden_[l], passed * tile_.samples, adjoints, adjoints_below(l), back.kept != nullptr);
+    product_down(l, passed * tile_.samples, from, adjoints_below(l), back.kept != nullptr);
 }
 
 template <class T>

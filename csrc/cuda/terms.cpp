@@ -57,7 +57,7 @@ void Pass<T>::objective(const Objective<T>& objective) {
   top.projected_jacobian = of_tile(objective.projected_jacobian, 1), top.square = of_tile(objective.square, 1);
   if (options_.gradients) {
     top.weight = weight(objective);
-    top.on_score = on_score().p, top.coefficients = coefficients_;
+    top.on_score = on_score().p, top.narrow = on_score().narrow, top.coefficients = coefficients_;
   }
   over_samples(runtime_, "terms_top", tile_.samples, tile_.tangents + 1, top);
   if (options_.gradients) terms_down();
@@ -80,12 +80,12 @@ void Pass<T>::terms_backward(const Terms<T>& cotangents) {
   given.shape = shape(problem_.dim + problem_.extra, first_.ld);
   given.dim = problem_.dim;
   given.sign = T(energy() ? -1 : 1), given.count = count();
-  given.v = direction(0);
+  given.v = direction(0).p;
   given.projected = cotangents.projected + tile_.direction * problem_.samples + tile_.first;
   given.projected_stride = problem_.samples;
   given.projected_jacobian = of_tile(cotangents.projected_jacobian, 1);
   given.score = tile_.leading() ? of_tile(cotangents.score, problem_.dim) : nullptr;
-  given.rows = on_score().p, given.coefficients = coefficients_;
+  given.rows = on_score().p, given.narrow = on_score().narrow, given.coefficients = coefficients_;
   over_rows(runtime_, "given", tile_.samples, tile_.samples, first_.ld, given, given.walk);
   terms_down();
 }

@@ -40,11 +40,17 @@ struct SplitProduct {
   int slices;
 };
 
-// A matrix in bfloat16: its lines, `padded` apart and filled with zeros.
+// A weight in bfloat16: its lines, `padded` apart and filled with zeros.
 struct Narrowed {
   const float* from;
   uint16_t* to;
-  int64_t lines, length, stride, padded;
+  int64_t lines, length, padded;
+};
+
+constexpr int kNarrowed = 32;  // weights for one launch
+
+struct NarrowedWeights {
+  Narrowed weights[kNarrowed];
 };
 
 }  // namespace fastssm::cuda

@@ -224,22 +224,4 @@ FASTSSM_DEVICE void sum_slices(const SplitProduct& s) {
   *out = p.accumulate ? *out + total : total;
 }
 
-// One 16-byte pack of a line in bfloat16.
-FASTSSM_DEVICE void narrow_lines(const Narrowed& s) {
-  const int64_t packs = s.padded / 8, at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (at >= s.lines * packs) return;
-  const int64_t line = at / packs, column = at % packs * 8;
-  const float* from = s.from + line * s.stride + column;
-  const bool wide = s.stride % 4 == 0 && reinterpret_cast<uintptr_t>(s.from) % 16 == 0;
-  uint32_t words[4];
-  FASTSSM_UNROLL
-  for (int half = 0; half < 2; half++) {
-    const int64_t left = s.length - column - 4 * half;
-    const Pack<float> x = wide && left >= 4 ? load(from + 4 * half) : load_unaligned(from + 4 * half, left);
-    words[2 * half] = Bf16::packed(x.lane[0], x.lane[1]);
-    words[2 * half + 1] = Bf16::packed(x.lane[2], x.lane[3]);
-  }
-  *reinterpret_cast<uint4*>(s.to + line * s.padded + column) = make_uint4(words[0], words[1], words[2], words[3]);
-}
-
 }  // namespace fastssm::cuda

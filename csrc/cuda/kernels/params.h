@@ -2,6 +2,8 @@
 //
 // engine/tile.h defines the layout of a stack. Here each row starts at a multiple of 16 bytes, and no result depends on
 // what lies between width and ld. The caller's tensors have no padding, and are aligned to their type alone.
+//
+// `narrow` is where a kernel writes what products read in bfloat16, at the same places, or null.
 #pragma once
 
 #include "../../engine/tile.h"
@@ -40,6 +42,7 @@ struct Rademacher {
   int64_t dim;
   int64_t ld;
   void* out;  // [projections, samples, ld]
+  uint16_t* narrow;
 };
 
 // The input of the first layer: x and the conditioning columns after it; with v or a basis also the directions.
@@ -54,6 +57,7 @@ struct Enter {
   int64_t direction;  // the first one
   T unit;
   T* out;
+  uint16_t* narrow;
 };
 
 // The adjoints of the first layer's input, to the caller's gradients.
@@ -86,7 +90,8 @@ struct Up {
   const T* shift;    // [samples, width], or null
   const T* entered;  // stack to add where the layer skips, or null
   T* z;              // stack
-  T* out;            // stack
+  T* out;            // stack, or null where only products read it
+  uint16_t* narrow;
   T* d1;             // rows, perhaps those of z's value
   T* d2;             // rows, or null where not kept; so d3 and q
   T* d3;
@@ -103,6 +108,7 @@ struct Back {
   const T* d2;
   const T* scale;
   T* adjoints;    // stack
+  uint16_t* narrow;  // written in place of adjoints
   T* kept;        // stack for a copy of the incoming adjoints, where the layer skips, or null
   bool kept_all;  // copy all kinds, not only the value
   T* partial;     // a row for each y of the grid: sums over its samples of the value's adjoints, or null
@@ -136,7 +142,8 @@ struct Chain {
   const T* d2;
   const T* q;
   const T* scale;
-  T* adjoint;
+  T* adjoint;  // rows, or null where only products read them
+  uint16_t* narrow;
   T* kept;  // rows for g where the layer skips, or null
   T* e2;    // [samples], or null
   bool add;
@@ -154,7 +161,8 @@ struct Curve {
   const T* c2;  // [samples]
   const T* scale;
   const T* entered;
-  T* out;
+  T* out;  // null where only products read it
+  uint16_t* narrow;
 };
 
 // The top of an energy's stacked sweep: E1_m and E2, the loss's terms, and its cotangents.
@@ -223,6 +231,7 @@ struct TermsTop {
   // cotangents of the loss: sign weight s as rows like v's, and sign weight / count
   Weight<T> weight;
   T* on_score;
+  uint16_t* narrow;
   T* coefficients;
 };
 
@@ -240,6 +249,7 @@ struct Given {
   const T* projected_jacobian;
   const T* score;  // [samples, dim], or null
   T* rows;
+  uint16_t* narrow;
   T* coefficients;
 };
 
@@ -252,6 +262,7 @@ struct ScoreSeed {
   const T* share;
   const T* along;  // null where the value's adjoints are given
   T* pullback;     // [tangents, samples] rows
+  uint16_t* narrow;  // written in place of pullback
   T* adjoints;     // stack
   bool tangents;   // whether the adjoints of the tangents are needed
 };

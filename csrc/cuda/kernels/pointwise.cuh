@@ -3,6 +3,7 @@
 
 #include "../../maths/activations.h"
 #include "../../maths/sweep.h"
+#include "narrow.cuh"
 #include "reduce.cuh"
 
 namespace fastssm::cuda {
@@ -35,7 +36,7 @@ FASTSSM_DEVICE void up_rows(const Up<T>& a) {
       f.lane[i] = found.f, d1.lane[i] = found.d1, d2.lane[i] = found.d2, d3.lane[i] = found.d3;
     }
     f = add_inner(f, z, all(T(0)));  // NaN where z is not finite: an activation that saturates would hide it
-    store(a.out + at, a.entered ? f + load(a.entered + at) : f);
+    store_operand(a.out, a.narrow, at, a.entered ? f + load(a.entered + at) : f);
     store(a.d1 + at, d1);
     if (a.d2) store(a.d2 + at, d2);
     if (a.d3) store(a.d3 + at, d3);
@@ -46,14 +47,14 @@ FASTSSM_DEVICE void up_rows(const Up<T>& a) {
           const int64_t mine = m * s.kind_stride() + at;
           const Pack<T> zd = raw * scale, hd = tangent(d1, zd);
           q = add_square(q, zd);
-          store(a.out + mine, a.entered ? hd + load(a.entered + mine) : hd);
+          store_operand(a.out, a.narrow, mine, a.entered ? hd + load(a.entered + mine) : hd);
         });
     if (a.q) store(a.q + at, q);
     if (!a.curvature) continue;
     const int64_t mine = s.curvature_offset() + at;
     Pack<T> k = a.fresh ? curvature(d2, q) : curvature(d1, load(a.z + mine) * scale, d2, q);
     if (a.entered && !a.fresh) k = k + load(a.entered + mine);
-    store(a.out + mine, k);
+    store_operand(a.out, a.narrow, mine, k);
   }
 }
 
@@ -66,6 +67,12 @@ FASTSSM_DEVICE void modulation_down(const Back<T>& a, const Place& place, int64_
   const int64_t of = row * a.shape.width + place.column, left = a.shape.width - place.column;
   if (a.on_scale) store_unaligned(a.on_scale + of, left, on_scale, a.add_samples);
   if (a.on_shift) store_unaligned(a.on_shift + of, left, zb, a.add_samples);
+}
+
+// Stores adjoints of the product: in place, or in bfloat16 elsewhere.
+template <class T>
+FASTSSM_DEVICE void store_adjoint(const Back<T>& a, int64_t at, const Pack<T>& adjoint) {
+  store_operand(a.narrow ? nullptr : a.adjoints, a.narrow, at, adjoint);
 }
 
 template <class T>
@@ -108,7 +115,7 @@ FASTSSM_DEVICE void down_rows(const Down<T>& down) {
           const bool none = down.above == Above::none;
           const Pack<T> zdb = none ? curved_tangent_down(d2_cg, zd) : curved_tangent_down(d1, given.hdb, d2_cg, zd);
           on_scale = add_inner(on_scale, zdb, given.raw);
-          store(a.adjoints + mine, zdb * scale);
+          store_adjoint(a, mine, zdb * scale);
           if (a.kept && a.kept_all) store(a.kept + mine, given.hdb);
         });
     const Pack<T> hb = stack ? load(a.adjoints + at) : all(T(0));
@@ -117,11 +124,11 @@ FASTSSM_DEVICE void down_rows(const Down<T>& down) {
     if (a.scale) on_scale = add_inner(on_scale, zb, load(a.z + at));
     modulation_down(a, place, row, zb, on_scale);
     const Pack<T> adjoint = zb * scale;
-    store(a.adjoints + at, adjoint);
+    store_adjoint(a, at, adjoint);
     total = total + adjoint;
     if (a.kept) store(a.kept + at, hb);
     if (down.merged || down.fresh) continue;
-    store(a.adjoints + curve, tangent(d1, g) * scale);
+    store_adjoint(a, curve, tangent(d1, g) * scale);
     if (a.kept && a.kept_all) store(a.kept + curve, g);
   }
   if (a.partial) leave_partial(total, place, a.walk.row_threads, s.ld, a.partial, a.add_partial);
@@ -152,13 +159,13 @@ FASTSSM_DEVICE void down_score_rows(const Back<T>& a) {
           const Pack<T> zdb = tangent(d1, given.hdb);
           inner = add_inner(inner, given.hdb, given.raw * scale);
           on_scale = add_inner(on_scale, zdb, given.raw);
-          store(a.adjoints + mine, zdb * scale);
+          store_adjoint(a, mine, zdb * scale);
           if (a.kept && a.kept_all) store(a.kept + mine, given.hdb);
         });
     const Pack<T> zb = value_down(d1, hb, d2, inner), adjoint = zb * scale;
     if (a.scale) on_scale = add_inner(on_scale, zb, load(a.z + at));
     modulation_down(a, place, row, zb, on_scale);
-    store(a.adjoints + at, adjoint);
+    store_adjoint(a, at, adjoint);
     total = total + adjoint;
     if (a.kept) store(a.kept + at, hb);
   }
@@ -175,7 +182,8 @@ FASTSSM_DEVICE void chain_rows(const Chain<T>& a) {
   for (int64_t j = threadIdx.x * kLanes<T>; j < a.shape.width; j += blockDim.x * kLanes<T>) {
     const int64_t at = row * a.shape.ld + j, left = a.shape.width - j;
     const Pack<T> g = a.g ? load_partial(a.g + at, left) : load_unaligned(a.readout + j, left);
-    store(a.adjoint + at, tangent(load(a.d1 + at), g) * scale_of(a.scale, row, a.shape.width, j));
+    const Pack<T> adjoint = tangent(load(a.d1 + at), g) * scale_of(a.scale, row, a.shape.width, j);
+    store_operand(a.adjoint, a.narrow, at, adjoint);
     if (a.kept) store(a.kept + at, g);
     if (a.e2) e2 = add_inner(e2, curvature(load_partial(a.d2 + at, left), load_partial(a.q + at, left)), g);
   }
@@ -193,7 +201,7 @@ FASTSSM_DEVICE void curve_rows(const Curve<T>& a) {
     const int64_t at = row * s.ld + place.column;
     const Pack<T> zk = load(a.zk + at) * scale_of(a.scale, row, s.width, place.column);
     const Pack<T> k = curvature(load(a.d1 + at), zk, all(a.c2[row]) * load(a.d2 + at), load(a.q + at));
-    store(a.out + at, a.entered ? k + load(a.entered + at) : k);
+    store_operand(a.out, a.narrow, at, a.entered ? k + load(a.entered + at) : k);
   }
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../../maths/philox.h"
-#include "pack.cuh"
+#include "narrow.cuh"
 
 namespace fastssm::cuda {
 
@@ -50,7 +50,9 @@ FASTSSM_DEVICE void rademacher_rows(const Rademacher& a) {
     Pack<S> pack;
     FASTSSM_UNROLL
     for (int j = 0; j < kLanes<S>; j++) pack.lane[j] = j < filled ? sign_of<S>(word >> (at % 32 + j) & 1) : S{};
-    store(static_cast<S*>(a.out) + to, pack);
+    S* out = static_cast<S*>(a.out);
+    if constexpr (sizeof(S) == sizeof(float)) store_operand(out, a.narrow, to, pack);
+    else store(out + to, pack);
   }
 }
 

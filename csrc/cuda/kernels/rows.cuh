@@ -1,7 +1,7 @@
 // A tile's input and output: the rows of the first layer, and the gradients of x and the conditioning columns.
 #pragma once
 
-#include "pack.cuh"
+#include "narrow.cuh"
 
 namespace fastssm::cuda {
 
@@ -17,7 +17,8 @@ FASTSSM_DEVICE void enter_rows(const Enter<T>& a) {
       if (a.v) return a.v[(kind - 1) * a.v_stride + sample * a.dim + j];
       return a.direction + kind - 1 == j ? a.unit : T(0);
     };
-    store(a.out + row * a.ld + place.column, pack_of<T>([&](int i) { return entry(place.column + i); }));
+    const Pack<T> entries = pack_of<T>([&](int i) { return entry(place.column + i); });
+    store_operand(a.out, a.narrow, row * a.ld + place.column, entries);
   }
 }
 

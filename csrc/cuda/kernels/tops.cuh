@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../../maths/sweep.h"
+#include "narrow.cuh"
 #include "reduce.cuh"
 
 namespace fastssm::cuda {
@@ -114,7 +115,7 @@ FASTSSM_DEVICE void terms_top_rows(const TermsTop<T>& a) {
   for (int64_t j = threadIdx.x * kLanes<T>; j < a.v_ld; j += blockDim.x * kLanes<T>) {
     const Pack<T> found = s(j, a.dim - j);
     if (a.score) store_unaligned(a.score + row * a.dim + j, a.dim - j, found, false);
-    if (a.on_score) store(a.on_score + row * a.v_ld + j, all(a.add ? T(0) : a.sign * weight) * found);
+    if (a.on_score) store_operand(a.on_score, a.narrow, row * a.v_ld + j, all(a.add ? T(0) : a.sign * weight) * found);
   }
   if (a.coefficients && threadIdx.x == 0) a.coefficients[row] = a.sign * weight / a.count;
   leave_terms(jacobian, square, a.projected_jacobian, a.square, a.add);
@@ -134,7 +135,7 @@ FASTSSM_DEVICE void given_rows(const Given<T>& a) {
         [&](int64_t m, const Pack<T>& v) {
           sum = add_inner(sum, all(a.projected[(m - 1) * a.projected_stride + row]), v);
         });
-    store(a.rows + at, all(a.sign) * sum);
+    store_operand(a.rows, a.narrow, at, all(a.sign) * sum);
     if (place.column == 0) a.coefficients[row] = a.sign * a.projected_jacobian[row] / a.count;
   }
 }
@@ -163,7 +164,7 @@ FASTSSM_DEVICE void score_seed_rows(const ScoreSeed<T>& a) {
             on_u = add_inner(on_u, along, h);
             adjoint = add_inner(adjoint, along, given.u);
           }
-          store(a.pullback + (m - 1) * s.kind_stride() + at, on_u);
+          store_operand(a.narrow ? nullptr : a.pullback, a.narrow, (m - 1) * s.kind_stride() + at, on_u);
           if (a.tangents) store(a.adjoints + m * s.kind_stride() + at, share * given.u);
         });
     if (a.along) store(a.adjoints + at, adjoint);
