@@ -49,8 +49,8 @@ struct Found {
   Blocks<T> gradients;
 };
 
-template <class T>
-std::vector<T> as(const std::vector<double>& values) {
+template <class T, class S>
+std::vector<T> as(const std::vector<S>& values) {
   return {values.begin(), values.end()};
 }
 

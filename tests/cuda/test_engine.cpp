@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 
+#include "cublas.h"
 #include "cuda/engine.h"
 #include "naive.h"
 #include "tests/cases.h"
@@ -50,6 +51,8 @@ struct CudaEngine {
   Counter& launcher;
   bool whole_net;
   size_t workspace = cuda::kWorkspace;
+  cuda::Cublas library{};  // with one, products are of bfloat16
+  bool rounded = false;    // products round their operands to bfloat16
   mutable int products = 0;
   mutable size_t allocated = 0;  // bytes that the last call took first, for its buffers
 
@@ -91,9 +94,13 @@ struct CudaEngine {
     };
     const auto product = [&](cuda::View<const T> a, cuda::View<const T> b, cuda::View<T> c, bool accumulate) {
       products++;
+      if constexpr (sizeof(T) == sizeof(float)) {
+        if (rounded) return cublas::rounded(a, b, c, accumulate);
+      }
       naive::multiply(a, b, c, accumulate);
     };
-    call({launcher, nullptr, product, allocate, cuda::Precision::full, whole_net, workspace});
+    const auto precision = library.gemm ? cuda::Precision::bf16 : cuda::Precision::full;
+    call({launcher, nullptr, product, allocate, precision, whole_net, workspace, library});
   }
 };
 
@@ -116,6 +123,44 @@ void test_tiles(const Device& device) {
     }
 }
 
+// Whether two calls gave the same bits.
+bool same(const Found<float>& a, const Found<float>& b) {
+  const auto equal = [](const std::vector<float>& a, const std::vector<float>& b) {
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+  };
+  bool all = equal(a.first, b.first) && equal(a.second, b.second) && equal(a.third, b.third);
+  for (size_t k = 0; k < a.gradients.size(); k++) all = all && equal(a.gradients[k], b.gradients[k]);
+  return all;
+}
+
+// Whether they gave nearly the same numbers.
+bool close(const Found<float>& a, const Found<float>& b, double tolerance) {
+  Found<double> wanted{as<double>(b.first), as<double>(b.second), as<double>(b.third), {}};
+  for (const auto& block : b.gradients) wanted.gradients.push_back(as<double>(block));
+  const int before = failures;
+  compare(a, wanted, tolerance, "in bfloat16");
+  return failures == before;
+}
+
+// Products of bfloat16 read what kernels rounded to it: the bits of products that round float32 operands themselves.
+// Their rows lie further apart, so long sums over rows run in another order.
+void test_narrow(const Device& device) {
+  Counter launcher(device);
+  const cuda::Cublas library{&cublas::handle, cublas::gemm_ex};
+  for (const Case& c : cases::cases()) {
+    const reference::Problem p = reference::problem(c.network, c.samples, c.count, 3);
+    const Cotangents on = cotangents(p, 4);
+    for (Loss loss : kLosses)
+      for (size_t workspace : {cuda::kWorkspace, size_t(1)}) {
+        const CudaEngine narrow{launcher, false, workspace, library}, wide{launcher, false, workspace, {}, true};
+        const Found<float> found = evaluate<float>(narrow, p, loss, on), wanted = evaluate<float>(wide, p, loss, on);
+        const bool few = c.samples * c.count < 100;
+        if (narrow.products == 0 && (few ? same(found, wanted) : close(found, wanted, 2e-6))) continue;
+        if (failures++ < 20) std::printf("%s, %s: other numbers in bfloat16\n", c.network.name, name(loss));
+      }
+  }
+}
+
 // The same bits again, in whatever order blocks and threads run.
 void test_determinism(const Device& device) {
   Counter launcher(device);
@@ -128,15 +173,7 @@ void test_determinism(const Device& device) {
         device.schedule(order == 1, 5);
         found[order] = evaluate<float>(CudaEngine{launcher, false}, p, loss, on);
       }
-      const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
-        if (a.empty() || b.empty()) return a.size() == b.size();
-        return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-      };
-      bool equal = same(found[0].first, found[1].first) && same(found[0].second, found[1].second) &&
-                   same(found[0].third, found[1].third);
-      for (size_t k = 0; k < found[0].gradients.size(); k++)
-        equal = equal && same(found[0].gradients[k], found[1].gradients[k]);
-      if (!equal && failures++ < 20) std::printf("%s: other bits in another order\n", name(loss));
+      if (!same(found[0], found[1]) && failures++ < 20) std::printf("%s: other bits in another order\n", name(loss));
     }
 }
 
@@ -183,6 +220,15 @@ extern "C" int fastssm_test_engine(Device device, uint64_t seed, bool whole_net)
     failures++;
     std::printf("%s\n", raised.what());
   }
+  std::fflush(stdout);
+  return failures;
+}
+
+// The same for operands in bfloat16.
+extern "C" int fastssm_test_narrow(Device device, uint64_t seed) {
+  failures = 0;
+  device.schedule(seed > 0, seed);
+  test_narrow(device);
   std::fflush(stdout);
   return failures;
 }

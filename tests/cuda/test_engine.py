@@ -40,6 +40,14 @@ def test_every_value_and_gradient(name: str, whole_net: bool, capfd: pytest.Capt
     machine.judge()
 
 
+@pytest.mark.parametrize("name", machines.MACHINES)
+def test_operands_in_bfloat16(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Products get the bits that they would round operands of float32 to: in every sweep, tile and chunk."""
+    machine = machines.machine_named(name)
+    assert program().fastssm_test_narrow(entries(machine), ctypes.c_uint64(SEEDS.get(name, 0))) == 0, capfd.readouterr()
+    machine.judge()
+
+
 def test_tiles_determinism_and_launches(capfd: pytest.CaptureFixture[str]) -> None:
     machine = machines.machine_named(machines.FLAVOUR or "emulator")
     assert program().fastssm_test_launches(entries(machine)) == 0, capfd.readouterr().out

@@ -49,6 +49,6 @@ FASTSSM_KERNEL(kProductThreads, product_tf32, Product) { product<Tf32>(parameter
 FASTSSM_KERNEL(kProductThreads, product_bf16, Product) { product<Bf16>(parameters); }
 FASTSSM_KERNEL(kSplitThreads, product_split, SplitProduct) { split_product(parameters); }
 FASTSSM_LAYER_KERNEL(product_sum, SplitProduct) { sum_slices(parameters); }
-FASTSSM_LAYER_KERNEL(narrow_weights, NarrowedWeights) { narrow_weights(parameters); }
+FASTSSM_LAYER_KERNEL(narrow_weights, NarrowedWeights) { narrow_lines(parameters); }
 
 }  // namespace fastssm::cuda

@@ -19,7 +19,7 @@ FASTSSM_DEVICE void store_operand(T* wide, uint16_t* narrow, int64_t at, const P
 }
 
 // Block (x, y) writes 16-byte packs of the y-th weight.
-FASTSSM_DEVICE void narrow_weights(const NarrowedWeights& a) {
+FASTSSM_DEVICE void narrow_lines(const NarrowedWeights& a) {
   Narrowed s = a.weights[0];
   FASTSSM_UNROLL
   for (int i = 1; i < kNarrowed; i++)

@@ -40,6 +40,7 @@ class Case:
         dim: D.
         count: M; for the basis, D.
         source: of the directions: "given", "seed" or "basis".
+        library: whether there is a cuBLAS.
         skips: the hidden layers that skip.
     """
 
@@ -57,6 +58,7 @@ class Case:
     of_layers: bool = True
     bias: bool = True
     precision: str = "full"
+    library: bool = False
     kind: str = "energy"
 
     def with_(self, **changes: Any) -> Case:
@@ -237,7 +239,7 @@ class WholeNet(Host):
         key = copied(p.seed.numpy(), np.int64)
         seed, loss = (ctypes.c_void_p(array.ctypes.data) for array in (key, given.loss))
         function, precision = f"fastssm_objective_{given.real}", PRECISIONS.index(case.precision)
-        done = self.call(function, problem, seed, objective, loss, gradients, precision, small)
+        done = self.call(function, problem, seed, objective, loss, gradients, precision, small, case.library)
         return Result(done, given.results())
 
     def check(self, case: Case, seed: int = 0) -> Result:
