@@ -139,7 +139,7 @@ def check_up(machine: Machine, real: str, name: str) -> None:
             f"up_{name}_{real}", f"Up<{real}>", blocks, THREADS,
             shape=case.shape, walk=walk, constants=constants, curvature=curved, fresh=fresh, bias=bias,
             scale=case.optional(case.scale, case.modulated), shift=case.optional(case.shift, case.modulated),
-            entered=case.optional(entered.memory, skips), z=case.z.memory, out=out.memory,
+            entered=case.optional(entered.memory, skips), z=case.z.memory, out=out.memory, narrow=None,
             d1=case.z.memory if not case.modulated else d1.memory, d2=case.optional(d2.memory, kept),
             d3=case.optional(d3.memory, kept), q=case.optional(q.memory, kept),
         )  # fmt: skip
@@ -212,7 +212,8 @@ def back(
     d1, d2, d3 = (Rows(d.detach().numpy(), case.dtype, case.ld) for d in here.jet[1:])
     arguments = {
         "shape": case.shape, "walk": walk, "z": case.z.memory, "d1": d1.memory, "d2": d2.memory,
-        "scale": case.optional(case.scale, case.modulated), "adjoints": bars.memory, "kept": kept.memory,
+        "scale": case.optional(case.scale, case.modulated), "adjoints": bars.memory, "narrow": None,
+        "kept": kept.memory,
         "kept_all": index % 2 == 1, "partial": partial.memory, "add_partial": index % 3 == 0,
         "on_scale": case.optional(samples["on_scale"], case.modulated),
         "on_shift": case.optional(samples["on_shift"], case.modulated), "add_samples": index % 4 == 1,
@@ -269,8 +270,8 @@ def test_chain(machine: Machine, real: str) -> None:
         machine.launch(
             f"chain_{real}", f"Chain<{real}>", (case.samples,), THREADS, THREADS * 16,
             shape=case.shape, g=None if outer else g.memory, readout=readout, d1=d1.memory, d2=d2.memory, q=q.memory,
-            scale=case.optional(case.scale, case.modulated), adjoint=adjoint.memory, kept=kept.memory, e2=e2,
-            add=index % 3 == 0,
+            scale=case.optional(case.scale, case.modulated), adjoint=adjoint.memory, narrow=None, kept=kept.memory,
+            e2=e2, add=index % 3 == 0,
         )  # fmt: skip
         above = np.broadcast_to(wide, g.values[0].shape) if outer else g.values[0]
         what = f"chain {real} outer={outer} {SHAPES[index // 2]}"
@@ -289,7 +290,7 @@ def test_curve(machine: Machine, real: str) -> None:
             f"curve_{real}", f"Curve<{real}>", blocks, THREADS,
             shape=case.shape, walk=walk, zk=zk.memory, d1=d1.memory, d2=d2.memory, q=q.memory, c2=c2,
             scale=case.optional(case.scale, case.modulated), entered=case.optional(entered.memory, index % 3 == 0),
-            out=out.memory,
+            out=out.memory, narrow=None,
         )  # fmt: skip
         k = d1.values * zk.values * case.modulation["scale"] + wide_c2[:, None] * d2.values * q.values
         close(out.values, k + entered.values * (index % 3 == 0), dtype, f"curve {real} {SHAPES[index]}")

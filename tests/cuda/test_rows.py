@@ -40,7 +40,7 @@ def test_rademacher_has_the_bits_of_the_library(machine: Machine, kind: str, see
         machine.launch(
             f"rademacher_{kind}", "Rademacher", (parts(draws, THREADS),), THREADS,
             seed=aligned(1, np.int64, seed), first_sample=first, samples=samples, first_projection=projection,
-            projections=directions, dim=dim, ld=ld, out=out,
+            projections=directions, dim=dim, ld=ld, out=out, narrow=None,
         )  # fmt: skip
         numbers = (out.astype(np.uint32) << 16).view(np.float32) if kind == "bfloat16" else out
         places = {"first_projection": projection, "first_sample": first}
@@ -64,6 +64,7 @@ def test_enter(machine: Machine, real: str, directions: str) -> None:
             f"enter_{real}", f"Enter<{real}>", blocks_for(kinds * samples, ld, dtype, walk), THREADS,
             walk=walk, samples=samples, kinds=kinds, dim=dim, extra=extra, ld=ld, x=x, columns=columns,
             v=v if directions == "v" else None, v_stride=(samples + 1) * dim, direction=dim - 1, unit=1.5, out=out,
+            narrow=None,
         )  # fmt: skip
         expected = np.zeros((1 + count, samples, ld))
         expected[0, :, :dim], expected[0, :, dim : dim + extra] = wide_x, wide_columns

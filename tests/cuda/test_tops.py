@@ -122,7 +122,8 @@ def test_terms_top(machine: Machine, real: str, shape: tuple[int, int, int], kin
         count=case.count, h=h.memory, h_ld=h.ld, h_width=case.width, readout=readout if energy else None,
         constant=None, e2=e2 if kind == "energy" else None, pullback=None if energy else pullback.memory,
         pullback_ld=pullback.ld, add=bool(case.added), projected=projected, projected_stride=case.samples + 1,
-        score=score, weight=case.weight, on_score=on_score, coefficients=coefficients, **case.results,
+        score=score, weight=case.weight, on_score=on_score, narrow=None, coefficients=coefficients,
+        **case.results,
     )  # fmt: skip
     s = np.broadcast_to(rows.values, (case.samples, case.dim))
     s, sign = (-s, -1) if energy else (s + wide_bias, 1)
@@ -155,7 +156,7 @@ def test_given(machine: Machine, real: str, shape: tuple[int, int, int]) -> None
     machine.launch(
         f"given_{real}", f"Given<{real}>", blocks, THREADS, shape=case.shape(v), walk=walk, dim=dim, sign=sign,
         count=case.count, v=v.memory, projected=projected, projected_stride=case.samples, projected_jacobian=jacobian,
-        score=given, rows=rows, coefficients=coefficients,
+        score=given, rows=rows, narrow=None, coefficients=coefficients,
     )  # fmt: skip
     expected = sign * ((wide[..., None] * v.values).sum(0) + wide_score * case.added)
     close(rows[:, :dim], expected, case.dtype, f"given {real} {shape}", 4)
@@ -173,7 +174,7 @@ def test_score_seed(machine: Machine, real: str, shape: tuple[int, int, int], al
     walk, blocks = case.walk(h.ld)
     machine.launch(
         f"score_seed_{real}", f"ScoreSeed<{real}>", blocks, THREADS, shape=case.shape(h), walk=walk, h=h.memory,
-        share=share, along=weights if along else None, pullback=pullback.memory, adjoints=bars.memory,
+        share=share, along=weights if along else None, pullback=pullback.memory, narrow=None, adjoints=bars.memory,
         tangents=tangents,
     )  # fmt: skip
     wide = wide[..., None] * along

@@ -119,8 +119,9 @@ def library(
     jobs = [(source, (*own, *flags)) for source in sources]
     jobs += [(HERE / "emulator" / f"{part}.cpp", machine) for part in parts]
     jobs += [(HERE / "observers" / f"{flavour}.cpp", ())] if flavour in ("race", "profile") else []
+    observed = "observed" if own == INSTRUMENTED else flavour  # which flavours of an observer have in common
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda job: compiled(*job, f"{job[0].stem}-{flavour}"), jobs))
+        objects = list(pool.map(lambda job: compiled(*job, f"{job[0].stem}-{observed}"), jobs))
     link = [*COMPILER, "-shared", *machine, *objects, "-ldl"]
     return made(f"{name}-{flavour}", objects, link, ".so")
 
