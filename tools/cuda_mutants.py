@@ -73,7 +73,9 @@ CHANGES = (
     ("mask", "gemm_split.cuh", "if (r >= p.m || c >= p.n) continue;", "if (r > p.m || c >= p.n) continue;"),
     ("mask", "gemm_split.cuh", "if (wide && c + 1 < p.n)", "if (wide)"),
     ("mask", "gemm_split.cuh", "if (e >= entries) return;", "if (e > entries) return;"),
-    ("mask", "gemm_split.cuh", "if (at >= s.lines * packs) return;", "if (at > s.lines * packs) return;"),
+    ("mask", "narrow.cuh", "if (at >= s.lines * packs) return;", "if (at > s.lines * packs) return;"),
+    ("mask", "narrow.cuh", "const int64_t left = s.length - column - 4 * i;", "const int64_t left = 4;"),
+    ("swap", "narrow.cuh", "Bf16::packed(a.lane[0], a.lane[1])", "Bf16::packed(a.lane[1], a.lane[0])"),
     ("sum", "small_steps.cuh", "for (int apart = 1; apart < n;", "for (int apart = 2; apart < n;"),
     ("sum", "small.cuh", "for (int other = 1; other < kReducers", "for (int other = 2; other < kReducers"),
     ("sum", "gemm_split.cuh", "slice < s.slices", "slice + 1 < s.slices"),
@@ -134,14 +136,16 @@ EQUIVALENT = {
 # mutants are compiled in float64 alone, but for the products, which have no other type.
 JUDGES = {"barrier": "race", "mask": "address"} | dict.fromkeys(("rule", "swap", "sum", "term"), "emulator")
 TESTED = {
-    "gemm_split": (("test_gemm.py",), "layouts_of_split or slices or cublas or accurate"),
+    "narrow": (("test_narrow.py",), "padded"),
+    "gemm_split": (("test_gemm.py",), "layouts_of_split or slices or accurate"),
     "gemm": (("test_gemm.py",), "layout"),
     "small_score": (("test_small.py",), "score and (f64 or finite)"),
     "small": (("test_small.py",), "f64"),
     "": (("test_tops.py", "test_rows.py", "test_pointwise.py"), "(double or int8)"),
 }
 NEEDED = {
-    "gemm_split": "product_(split|sum|narrow|bf16)",
+    "narrow": "narrow_weights",
+    "gemm_split": "product_(split|sum)",
     "gemm": "product_",
     "small_score": "small_",
     "small": "small_",

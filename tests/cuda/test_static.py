@@ -31,7 +31,8 @@ PRODUCTS = {"product_tf32": 36864, "product_bf16": 36864, "product_split": 98304
 PRODUCT = PRODUCTS["product_tf32"]
 TENSOR_CAPABILITY = 80  # of a device that runs them
 LOADS = rf"(up_\w+|down|down_score|chain|curve|score_seed|given|weighted_sum|finish|\w+_top|leave)_|{FITTED}"
-STORES = r"(rademacher|enter|up_\w+|down|down_score|chain|curve|given|score_seed|weighted_sum|terms_top)_"
+OPERANDS = r"(rademacher|enter|up_\w+|down|down_score|chain|curve|given|score_seed|terms_top)_"  # of products
+STORES = rf"{OPERANDS}|weighted_sum_"
 TRIGONOMETRIC = rf"up_sin_|{FITTED}"  # reducing a large argument of the sine takes a table in local memory
 
 
@@ -99,6 +100,16 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(architecture: Architecture
     code = instructions(architecture.name)
     assert {n for n, kernel in code.items() if re.match(LOADS, n) and not count(kernel, "LDG", "128")} == set()
     assert {n for n, kernel in code.items() if re.match(STORES, n) and not count(kernel, "STG", "128")} == set()
+
+
+@DISASSEMBLES
+@EACH
+def test_operands_in_bfloat16_are_written_in_whole_packs(architecture: Architecture) -> None:
+    code = instructions(architecture.name)
+    rows = {n for n in code if re.match(rf"{OPERANDS}float", n) and not n.startswith("rademacher_b")}
+    assert {n for n in rows if not count(code[n], "STG", "64")} == set()
+    assert {"up_softplus_float", "rademacher_float"} <= rows
+    assert count(code["narrow_weights"], "STG", "128") >= 1
 
 
 @DISASSEMBLES

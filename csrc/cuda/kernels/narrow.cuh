@@ -15,7 +15,7 @@ template <class T>
 FASTSSM_DEVICE void store_operand(T* wide, uint16_t* narrow, int64_t at, const Pack<T>& a) {
   if (wide) store(wide + at, a);
   if constexpr (sizeof(T) == sizeof(float))
-    if (narrow) *reinterpret_cast<uint2*>(narrow + at) = narrowed(a);
+    if (narrow) __stwb(reinterpret_cast<uint2*>(narrow + at), narrowed(a));
 }
 
 // Block (x, y) writes 16-byte packs of the y-th weight.
