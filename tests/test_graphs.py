@@ -44,7 +44,12 @@ class Graph:
     """A stand-in for a CUDA graph: a capture leaves no trace but memory, and a replay runs the step into that."""
 
     captures = 0
+    captured_with: tuple[torch.Generator, ...] = ()
     step: graphs.GraphedStep
+    generators: tuple[torch.Generator, ...] = ()  # registered before the capture began
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        self.generators = (*self.generators, generator)
 
     def replay(self) -> None:
         step, places = self.step, dict(self.step._gradients)
@@ -61,6 +66,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> None:
     def capture(graph: Graph, capture_error_mode: str) -> Iterator[None]:
         step = Graph.step
         Graph.captures += 1
+        Graph.captured_with = graph.generators
         parameters = step._parameters()
         before = [p.detach().clone() for p in parameters], copy.deepcopy(step.optimizer), torch.get_rng_state()
         yield
@@ -222,6 +228,18 @@ def test_the_generator_of_a_loss_is_known() -> None:
     assert fastssm.graphed(fastssm.SlicedScoreLoss(net, generator=generator)).generator is generator
     other = torch.Generator()
     assert fastssm.graphed(fastssm.SlicedScoreLoss(net), generator=other).generator is other
+
+
+def test_a_capture_registers_its_generator(simulated: type[Graph]) -> None:
+    """Without that a replay would draw the directions of the capture again."""
+    net, batches = problem()
+    generator = torch.Generator()
+    step = watched(fastssm.graphed(fastssm.SlicedScoreLoss(net, generator=generator)))
+    step.prepare((batches[0],))
+    assert simulated.captured_with == (generator,)
+    assert len({step(batches[0]).item() for _ in range(5)}) == 5
+    watched(fastssm.graphed(fastssm.SlicedScoreLoss(net))).prepare((batches[0],))
+    assert simulated.captured_with == ()  # torch registers its default generator itself
 
 
 def test_bad_arguments() -> None:

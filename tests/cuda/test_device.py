@@ -81,6 +81,20 @@ def test_rounded_products_are_close(precision: str) -> None:
     oracle.assert_close(rounded, [t.double() for t in full], 5e-2)
 
 
+@pytest.mark.parametrize("setting", [("allow_tf32", True), ("fp32_precision", "tf32")])
+def test_what_torch_allows_governs_full_precision_alone(
+    setting: tuple[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("no such tensor cores")
+    net, x = problem("wide energy", torch.float32)
+    precisions = ("full", "tf32", "bf16", "split")
+    before = {p: value_and_gradients(net, x, precision=p) for p in precisions}
+    monkeypatch.setattr(torch.backends.cuda.matmul, *setting)
+    for p in precisions:
+        assert all(map(torch.equal, value_and_gradients(net, x, precision=p), before[p])) == (p != "full"), p
+
+
 def test_nothing_waits_for_the_device() -> None:
     net, x = problem("wide energy", torch.float32)
     value_and_gradients(net, x)

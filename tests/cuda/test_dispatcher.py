@@ -56,6 +56,14 @@ def test_the_matrix_of_the_score_alone() -> None:
     assert passed(operators(), "tests/test_score.py", "--full", "-k", "ops or opcheck or direction") >= 80
 
 
+def test_one_output_of_several(tmp_path: Path) -> None:
+    """`component=` of operators, by kernels: layer by layer, since a term of its own is no loss."""
+    file = tmp_path / "launches"
+    options = "--full", "-k", "ops or eager"
+    assert passed(operators(), "tests/test_component.py", *options, FASTSSM_LAUNCHES=str(file)) >= 16
+    assert int(dict(line.split() for line in file.read_text().splitlines())["chain_double"]) >= 40
+
+
 @pytest.mark.parametrize("file", ["test_contract.py", "test_contract_autograd.py", "test_compile.py"])
 def test_the_contract_opcheck_and_gradcheck_on_the_emulator(file: str) -> None:
     assert passed(operators(), f"tests/{file}", "-k", OPERATORS) >= 8
@@ -226,6 +234,45 @@ for out, kind in ((1, "energy"), (16, "score")):
 
 def test_rounded_products() -> None:
     assert run(operators(), ROUNDED) == "tf32 False\nbf16 False\nsplit False\n" * 2
+
+
+ALLOWED = """
+from bench.dispatched import counted
+from fastssm.backends.entries.flat import Form, Inputs, Static
+from fastssm.sweeps import read
+torch.manual_seed(0)
+net = fastssm.nn.MLP(8, [136, 24])
+structure, tensors, _ = read(fastssm.recognize(net), "energy", ())
+x, v = torch.randn(8, 8), torch.randn(1, 8, 8)
+def step(precision):
+    static, form = Static(structure, 1, precision), Form(True, True)
+    return dispatcher.objective(Inputs(x, None, v, None), None, tensors, static, form)
+def gradients(precision):
+    loss = step(precision)[0]
+    return [loss.detach(), *torch.autograd.grad(loss, tensors)]
+def same(a, b):
+    return all(map(torch.equal, a, b))
+matmul = torch.backends.cuda.matmul
+precisions = "full", "tf32", "bf16", "split"
+products = {p: counted(lambda: step(p))[1]["fastssm::objective > aten::mm"] for p in precisions}
+assert products == {"full": 9, "tf32": 0, "bf16": 0, "split": 0}, products
+before = {p: gradients(p) for p in precisions}
+weight = tensors[2].detach()
+torchs_own = weight @ weight.t()
+for allowed in ("medium", "highest"):  # on a CPU with such units, "medium" is bfloat16
+    torch.set_float32_matmul_precision(allowed)
+    assert matmul.allow_tf32 == (allowed == "medium")
+    assert matmul.fp32_precision == ("tf32" if matmul.allow_tf32 else "ieee"), matmul.fp32_precision
+    alike = torch.equal(weight @ weight.t(), torchs_own)
+    for p in precisions:
+        assert same(gradients(p), before[p]) == (alike or p != "full"), (p, allowed)
+print("right")
+"""
+
+
+def test_what_torch_allows_governs_full_precision_alone() -> None:
+    """Products of "full" are all torch's, so its flags reach them; others say to cuBLAS, or compute, what they are."""
+    assert run(operators(), ALLOWED) == "right\n"
 
 
 LEAK = """

@@ -81,7 +81,7 @@ def test_no_pass_of_its_own_narrows_a_stack(call: tuple[str, bool]) -> None:
 
 
 def test_weights_are_rounded_and_padded(machine: Machine) -> None:
-    """Ties to even, zeros up to whole packs, and nothing beyond: of aligned and other lines, of one and many weights."""
+    """Ties to even, zeros up to whole packs, and nothing beyond: of lines that are aligned or not."""
     shapes = [(1, 1), (3, 8), (5, 12), (2, 130), (7, 9), (33, 16)]
     random = np.random.default_rng(0)
     given, found, structs = [], [], []

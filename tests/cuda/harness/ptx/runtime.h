@@ -102,10 +102,6 @@ template <class T>
 T divide(Rounding how, T a, T b) {
   return rounded(how, [](T x, T y, T) { return x / y; }, a, b, T());
 }
-template <class T>
-T root(T a) {
-  return std::sqrt(a);
-}
 
 // Without subnormal numbers, and clamped to [0, 1] with NaN as 0.
 template <class T>
