@@ -31,6 +31,12 @@ constexpr int kSplitDepth = 16;  // staged at a time
 constexpr int kSplitStages = 3;  // of float32 numbers, most of them on their way
 constexpr int kSplitParts = 3;   // bfloat16 numbers that add up to one of float32
 
+// wgmma reads shared memory in matrices of 8 lines of 16 bytes: `apart` along C, and `deep` along the depth, in bfloat16
+// numbers. These distances, 16 bytes and 64 bytes off multiples of 128, keep stores in different banks.
+constexpr int kCoreApart = 8 * 8 + 8;
+constexpr int kCoreDeep = kSplitTile / 8 * kCoreApart + 32;
+constexpr int kCoreRoom = kSplitDepth / 8 * kCoreDeep;  // of a side's part
+
 // A product whose depth is split between `slices` rows of blocks, each `depth` of it. With more than one, each writes
 // its sums to its own [m, n] of `partials`, and a second kernel adds them up.
 struct SplitProduct {

@@ -41,8 +41,19 @@ FASTSSM_DEVICE void split(float low, float high, uint32_t (&pair)[kSplitParts]) 
   pair[2] = upper(rest_of_low(low, pair[1]), rest_of_high(high, pair[1]));
 }
 
-// A tile of one side: the lines along which the side is contiguous, in float32 and in parts.
+// Where a part has its number `along` of a line, for ldmatrix. 16-byte pieces trade places, so that the eight that are
+// loaded together lie in different banks.
 template <bool along_depth>
+struct SwappedPieces {
+  static constexpr int room = kSplitStage;  // numbers
+  FASTSSM_DEVICE static int at(int line, int along) {
+    const int swap = along_depth ? line / 4 % 2 : line % 8;
+    return line * (along_depth ? kSplitDepth : kSplitTile) + ((along / 8 ^ swap) * 8 + along % 8);
+  }
+};
+
+// A tile of one side: the lines along which the side is contiguous, in float32 and in parts.
+template <bool along_depth, class Places = SwappedPieces<along_depth>>
 struct SplitSide {
   static constexpr int length = along_depth ? kSplitDepth : kSplitTile;  // of a line
 
@@ -61,21 +72,14 @@ struct SplitSide {
         parts(reinterpret_cast<uint16_t*>(memory + kSplitStages * kSplitStage)) {}
 
   // Numbers of shared memory.
-  static constexpr int room = kSplitStages * kSplitStage + 2 * kSplitParts * kSplitStage / 2;
+  static constexpr int room = kSplitStages * kSplitStage + 2 * kSplitParts * Places::room / 2;
 
   FASTSSM_DEVICE float* place(int stage, int q) const {
     return stages + ((stage * kSplitQuads + q) * kSplitThreads + threadIdx.x) * 4;
   }
-  FASTSSM_DEVICE uint16_t* part(int set, int i) const { return parts + (set * kSplitParts + i) * kSplitStage; }
+  FASTSSM_DEVICE uint16_t* part(int set, int i) const { return parts + (set * kSplitParts + i) * Places::room; }
   FASTSSM_DEVICE int line(int q) const { return (threadIdx.x + q * kSplitThreads) * 4 / length; }
   FASTSSM_DEVICE int along(int q) const { return (threadIdx.x + q * kSplitThreads) * 4 % length; }
-
-  // Where a part has its number `along` of a line. 16-byte pieces trade places, so that the eight that are loaded
-  // together lie in different banks.
-  FASTSSM_DEVICE static int at(int line, int along) {
-    const int swap = along_depth ? line / 4 % 2 : line % 8;
-    return line * length + ((along / 8 ^ swap) * 8 + along % 8);
-  }
 
   // Starts copying the tile from depth k on, with zeros beyond the matrix.
   FASTSSM_DEVICE void fetch(int64_t k, int64_t depth, int stage) const {
@@ -105,7 +109,7 @@ struct SplitSide {
       split(x.z, x.w, high);
       FASTSSM_UNROLL
       for (int i = 0; i < kSplitParts; i++)
-        *reinterpret_cast<uint2*>(part(set, i) + at(line(q), along(q))) = make_uint2(low[i], high[i]);
+        *reinterpret_cast<uint2*>(part(set, i) + Places::at(line(q), along(q))) = make_uint2(low[i], high[i]);
     }
   }
 
@@ -115,14 +119,23 @@ struct SplitSide {
     const int lane = threadIdx.x % 32;
     const int row = begin + (along_depth ? lane % 16 : lane / 8 % 2 * 8);
     const int deep = along_depth ? lane / 16 * 8 : lane % 8 + lane / 16 * 8;
-    load_matrices<!along_depth>(words, part(set, i) + (along_depth ? at(row, deep) : at(deep, row)));
+    load_matrices<!along_depth>(words, part(set, i) + (along_depth ? Places::at(row, deep) : Places::at(deep, row)));
   }
 };
+
+// The parts of A and B whose product is term t: the small ones first.
+struct Term {
+  int a, b;
+};
+constexpr int kSplitTerms = 6;
+FASTSSM_DEVICE Term term_of(int t) {
+  constexpr Term terms[kSplitTerms] = {{2, 0}, {1, 1}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};
+  return terms[t];
+}
 
 // A warp's 64 x 32 entries from one stage.
 template <class A, class B>
 FASTSSM_DEVICE void multiply_parts(const A& a, const B& b, int set, int down, int right, float (&sum)[4][4][4]) {
-  constexpr int terms[6][2] = {{2, 0}, {1, 1}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};  // the small ones first
   uint32_t left[4][kSplitParts][4];
   FASTSSM_UNROLL
   for (int i = 0; i < 4; i++)
@@ -135,12 +148,12 @@ FASTSSM_DEVICE void multiply_parts(const A& a, const B& b, int set, int down, in
     FASTSSM_UNROLL
     for (int part = 0; part < kSplitParts; part++) b.load(both[part], set, part, right + 16 * pair);
     FASTSSM_UNROLL
-    for (int t = 0; t < 6; t++)
+    for (int t = 0; t < kSplitTerms; t++)
       FASTSSM_UNROLL
       for (int i = 0; i < 4; i++)
         FASTSSM_UNROLL
         for (int j = 0; j < 2; j++)
-          Bf16::multiply(term[i][j], left[i][terms[t][0]], {both[terms[t][1]][j], both[terms[t][1]][j + 2]});
+          Bf16::multiply(term[i][j], left[i][term_of(t).a], {both[term_of(t).b][j], both[term_of(t).b][j + 2]});
     FASTSSM_UNROLL
     for (int i = 0; i < 4; i++)
       FASTSSM_UNROLL
@@ -148,6 +161,36 @@ FASTSSM_DEVICE void multiply_parts(const A& a, const B& b, int set, int down, in
         FASTSSM_UNROLL
         for (int e = 0; e < 4; e++) sum[i][2 * pair + j][e] += term[i][j][e];
   }
+}
+
+// Stores a warp's entries from (row, column) on: `down` x `right` fragments of 16 x 8, as mma.cuh has them.
+template <int down, int right>
+FASTSSM_DEVICE void store_entries(const SplitProduct& s, int64_t row, int64_t column,
+                                  const float (&sum)[down][right][4]) {
+  const Product& p = s.product;
+  float* const to = s.slices > 1 ? s.partials + blockIdx.y * p.m * p.n : p.c;
+  const int64_t stride = s.slices > 1 ? p.n : p.c_stride;
+  const bool add = s.slices == 1 && p.accumulate;
+  const bool wide = stride % 2 == 0 && reinterpret_cast<uintptr_t>(to) % 8 == 0;
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  FASTSSM_UNROLL
+  for (int i = 0; i < down; i++)
+    FASTSSM_UNROLL
+    for (int half = 0; half < 2; half++)
+      FASTSSM_UNROLL
+      for (int j = 0; j < right; j++) {
+        const int64_t r = row + 16 * i + g + 8 * half, c = column + 8 * j + 2 * t;
+        if (r >= p.m || c >= p.n) continue;
+        const float x = sum[i][j][2 * half], y = sum[i][j][2 * half + 1];
+        float* out = to + r * stride + c;
+        if (wide && c + 1 < p.n) {
+          const float2 before = add ? *reinterpret_cast<float2*>(out) : make_float2(0, 0);
+          *reinterpret_cast<float2*>(out) = make_float2(before.x + x, before.y + y);
+        } else {
+          out[0] = add ? out[0] + x : x;
+          if (c + 1 < p.n) out[1] = add ? out[1] + y : y;
+        }
+      }
 }
 
 template <bool a_along_depth, bool b_along_depth>
@@ -179,29 +222,7 @@ FASTSSM_DEVICE void product_split(const SplitProduct& s) {
     stage = (stage + 1) % kSplitStages;
     set ^= 1;
   }
-  float* const to = s.slices > 1 ? s.partials + blockIdx.y * p.m * p.n : p.c;
-  const int64_t stride = s.slices > 1 ? p.n : p.c_stride;
-  const bool add = s.slices == 1 && p.accumulate;
-  const bool wide = stride % 2 == 0 && reinterpret_cast<uintptr_t>(to) % 8 == 0;
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  FASTSSM_UNROLL
-  for (int i = 0; i < 4; i++)
-    FASTSSM_UNROLL
-    for (int half = 0; half < 2; half++)
-      FASTSSM_UNROLL
-      for (int j = 0; j < 4; j++) {
-        const int64_t r = row + down + 16 * i + g + 8 * half, c = column + right + 8 * j + 2 * t;
-        if (r >= p.m || c >= p.n) continue;
-        const float x = sum[i][j][2 * half], y = sum[i][j][2 * half + 1];
-        float* out = to + r * stride + c;
-        if (wide && c + 1 < p.n) {
-          const float2 before = add ? *reinterpret_cast<float2*>(out) : make_float2(0, 0);
-          *reinterpret_cast<float2*>(out) = make_float2(before.x + x, before.y + y);
-        } else {
-          out[0] = add ? out[0] + x : x;
-          if (c + 1 < p.n) out[1] = add ? out[1] + y : y;
-        }
-      }
+  store_entries(s, row + down, column + right, sum);
 }
 
 FASTSSM_DEVICE void split_product(const SplitProduct& s) {
