@@ -39,6 +39,13 @@ set(FASTSSM_STABLE_FLAGS -O2 -DTORCH_TARGET_VERSION=0x020a000000000000)
 set(FASTSSM_KERNEL_FLAGS -std=c++17 -O3)
 set(FASTSSM_ARCHITECTURES 75 80 86 89 90 100 120)
 
+# The environment's FASTSSM_WGMMA=1 adds a kernel that has not run on a GPU, of instructions that only sm_90a has.
+set(FASTSSM_CUDA_FLAGS)
+if("$ENV{FASTSSM_WGMMA}" STREQUAL "1")
+  set(FASTSSM_CUDA_FLAGS -DFASTSSM_WGMMA)
+  list(APPEND FASTSSM_KERNEL_FLAGS ${FASTSSM_CUDA_FLAGS})
+endif()
+
 # Files, by folder: a new one needs no entry. Only what is in `torch` and `stable` includes torch's headers.
 function(fastssm_files name)
   list(TRANSFORM ARGN PREPEND ${FASTSSM_ROOT}csrc/ OUTPUT_VARIABLE patterns)

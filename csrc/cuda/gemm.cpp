@@ -16,6 +16,14 @@ constexpr int kTensorCapability = 80;
 constexpr size_t kShared = 2 * 2 * kProductTile * (kProductDepth + 4) * sizeof(float);  // two stages of either side
 constexpr size_t kSplitShared = 2 * size_t(kSplitTile) * kSplitDepth *  // stages, and two sets of parts, of either side
                                 (kSplitStages * sizeof(float) + 2 * kSplitParts * sizeof(uint16_t));
+constexpr size_t kWgmmaShared = 2 * (size_t(kSplitTile) * kSplitDepth * kSplitStages * sizeof(float) +
+                                     2 * size_t(kSplitParts) * kCoreRoom * sizeof(uint16_t));  // the same
+constexpr int kWgmmaCapability = 90;  // of the only devices that have it
+#if defined(FASTSSM_WGMMA)
+constexpr bool kHasWgmma = true;
+#else
+constexpr bool kHasWgmma = false;
+#endif
 constexpr int64_t kSliceDepth = 128;  // of a split product at least, for which a block is worth while
 
 // A product whose C has contiguous rows: C^T = B^T A^T where its columns are.
@@ -72,8 +80,9 @@ void split_product(const Runtime<float>& runtime, const Product& p) {
   SplitProduct s{.product = p, .partials = nullptr, .depth = depth, .slices = int(divided_up(p.k, depth))};
   if (s.slices > 1) s.partials = static_cast<float*>(runtime.scratch(sizeof(float) * s.slices * p.m * p.n));
   const Grid grid{static_cast<unsigned>(tiles), static_cast<unsigned>(s.slices)};
-  const Launch how{.grid = grid, .threads = kSplitThreads, .shared = kSplitShared};
-  runtime.launcher("product_split", how, s, runtime.stream);
+  const bool wgmma = kHasWgmma && runtime.launcher.limits().capability == kWgmmaCapability;
+  const Launch how{.grid = grid, .threads = kSplitThreads, .shared = wgmma ? kWgmmaShared : kSplitShared};
+  runtime.launcher(wgmma ? "product_split_wgmma" : "product_split", how, s, runtime.stream);
   if (s.slices == 1) return;
   const Grid entries{static_cast<unsigned>(divided_up(p.m * p.n, kThreads))};
   runtime.launcher("product_sum", {.grid = entries, .threads = kThreads}, s, runtime.stream);

@@ -77,6 +77,7 @@ FASTSSM_DEVICE void product_wgmma(const SplitProduct& s) {
   store_entries(s, row + threadIdx.x / 32 * 16, column, sum);
 }
 
+#if defined(FASTSSM_WGMMA)
 FASTSSM_KERNEL(kSplitThreads, product_split_wgmma, SplitProduct) {
   const bool a = parameters.product.a.along_depth, b = parameters.product.b.along_depth;
   if (a && b) product_wgmma<true, true>(parameters);
@@ -84,5 +85,6 @@ FASTSSM_KERNEL(kSplitThreads, product_split_wgmma, SplitProduct) {
   else if (b) product_wgmma<false, true>(parameters);
   else product_wgmma<false, false>(parameters);
 }
+#endif
 
 }  // namespace fastssm::cuda

@@ -1,6 +1,7 @@
 // All kernels, by the names that host code starts them with. nvcc, NVRTC and the emulator compile this file.
 #include "gemm.cuh"
 #include "gemm_split.cuh"
+#include "gemm_wgmma.cuh"
 #include "narrow.cuh"
 #include "pointwise.cuh"
 #include "random.cuh"

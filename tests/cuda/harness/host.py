@@ -11,6 +11,7 @@ from tests.cuda.harness.architectures import BY_NAME, Architecture
 from tests.cuda.harness.libraries import CSRC, HERE, library
 from tests.cuda.harness.machines import Machine
 
+WGMMA = ("-DFASTSSM_WGMMA",)  # as the emulator has it
 SOURCES = (HERE / "host_entry.cpp", *sorted((CSRC / "cuda").glob("*.cpp")))
 START = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_char_p, *[ctypes.c_uint] * 4, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t
@@ -37,7 +38,7 @@ class Host:
         self.machine, self.device = machine, machine.device
         self.launches: list[Started] = []
         self.verdict: AssertionError | None = None
-        self.library: Any = ctypes.CDLL(str(library("host", sources, "plain")))
+        self.library: Any = ctypes.CDLL(str(library("host", sources, "plain", WGMMA)))
         self.library.fastssm_host_error.restype = ctypes.c_char_p
         self.library.fastssm_host_memory(self.device.entry("allocate"), self.device.entry("free"))
         self.start = START(self._start)

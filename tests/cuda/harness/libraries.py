@@ -23,13 +23,13 @@ CSRC = ROOT / "csrc"
 CACHE = ROOT / "build" / "cuda-tests"
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))
 FLAGS = ("-std=c++20", "-O1", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-w", f"-I{CSRC}", f"-I{HERE}")
-EMULATED = ("-x", "c++", f'-DFASTSSM_EMULATOR="{HERE}/emulator/emulator.h"')
+EMULATED = ("-x", "c++", f'-DFASTSSM_EMULATOR="{HERE}/emulator/emulator.h"', "-DFASTSSM_WGMMA")
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined")
 ADDRESS += ("--param=asan-instrumentation-with-call-threshold=150",)  # then checks are calls, which compile faster
 INSTRUMENTED = ("-fsanitize=thread", "-fno-threadsafe-statics")  # calls of observers/hooks.h; its library is not linked
 PTX = ("-fno-strict-aliasing",)  # registers and memory have no types
 
-MACHINE = ("fiber", "machine", "warp", "mma", "copies", "launcher", "entry")
+MACHINE = ("fiber", "machine", "warp", "mma", "wgmma", "copies", "launcher", "entry")
 FLAVOURS = {"plain": (), "address": ADDRESS, "race": INSTRUMENTED, "profile": INSTRUMENTED}
 
 

@@ -13,6 +13,7 @@
 #include "registry.h"
 #include "vectors.h"
 #include "warp.h"
+#include "wgmma.h"
 
 #define __global__
 #define __device__

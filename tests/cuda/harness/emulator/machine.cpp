@@ -13,6 +13,7 @@
 #include "fiber.h"
 #include "observer.h"
 #include "warp.h"
+#include "wgmma.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -100,6 +101,7 @@ void run_block(Schedule schedule, Random& draw) {
   block.at_barrier.clear();
   block.pending.clear();
   forget_copies();
+  forget_wgmma();
   for (unsigned i = 0; i < count; i++) {
     prepare(block.threads[i].fiber, stacks.stack(i), run_thread);
     block.ready.push_back(i);

@@ -5,17 +5,8 @@
 #include "warp.h"
 
 namespace emulator {
-namespace {
 
-float tf32(uint64_t word, int half) { return bits<float>(uint32_t(word >> 32 * half) & 0xFFFFE000u); }
-
-float bf16(uint64_t word, int quarter) { return bits<float>(uint32_t(word >> 16 * quarter & 0xFFFF) << 16); }
-
-uint64_t pair(uint32_t low, uint32_t high) { return low | uint64_t(high) << 32; }
-
-// A sum of C and some products as the hardware has it: aligned to the largest, and truncated.
-float added(float c, const double* products, int count) {
-  constexpr int kept = 24;  // bits after the leading one of the largest
+float added(float c, const double* products, int count, int kept) {
   double largest = std::fabs(c), plain = c;
   for (int k = 0; k < count; k++) largest = std::fmax(largest, std::fabs(products[k])), plain += products[k];
   if (!std::isfinite(plain) || largest == 0) return float(plain);
@@ -27,9 +18,17 @@ float added(float c, const double* products, int count) {
   return larger ? std::nextafter(nearest, 0.0f) : nearest;
 }
 
+namespace {
+
+float tf32(uint64_t word, int half) { return bits<float>(uint32_t(word >> 32 * half) & 0xFFFFE000u); }
+
+float bf16(uint64_t word, int quarter) { return bits<float>(uint32_t(word >> 16 * quarter & 0xFFFF) << 16); }
+
+uint64_t pair(uint32_t low, uint32_t high) { return low | uint64_t(high) << 32; }
+
 // Row and column of register i of C in a lane: rows are the groups of four lanes, then those 8 below.
 void multiply(Collective& c, const float (&a)[16][16], const float (&b)[16][8], int depth) {
-  const int step = depth / 2;
+  const int step = depth / 2, kept = 24;
   for (int lane = 0; lane < int(warp_size); lane++) {
     float d[4];
     for (int i = 0; i < 4; i++) {
@@ -38,7 +37,7 @@ void multiply(Collective& c, const float (&a)[16][16], const float (&b)[16][8], 
       for (int first = 0; first < depth; first += step) {
         double products[8];
         for (int k = 0; k < step; k++) products[k] = double(a[row][first + k]) * double(b[first + k][column]);
-        d[i] = added(d[i], products, step);
+        d[i] = added(d[i], products, step, kept);
       }
     }
     for (int i = 0; i < 2; i++) c.out[lane][i] = pair(bits<uint32_t>(d[2 * i]), bits<uint32_t>(d[2 * i + 1]));

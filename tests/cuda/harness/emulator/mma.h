@@ -30,6 +30,10 @@ inline void ldmatrix_x4(uint32_t (&words)[4], const void* row, bool transposed, 
   ldmatrix_exchange(words, {whole[0], whole[1]}, transposed, line);
 }
 
+// A sum of C and some products as the hardware has it: each truncated to `kept` bits after the leading one of the
+// largest, then the sum to float32.
+float added(float c, const double* products, int count, int kept);
+
 uint32_t round_to_tf32(float x);                // cvt.rna: 10 bits of mantissa, ties away from zero
 uint32_t pack_bf16(float low, float high);      // cvt.rn: nearest, ties to even
 
