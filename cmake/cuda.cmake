@@ -31,7 +31,7 @@ fastssm_link(_cuda -Wl,--no-as-needed -ltorch -Wl,--as-needed -ltorch_cpu -lc10 
 
 file(GLOB headers CONFIGURE_DEPENDS csrc/*/*.h csrc/cuda/kernels/*)
 add_custom_command(OUTPUT ${PACKAGE}/_kernels.cu DEPENDS ${headers} tools/amalgamate.py
-  COMMAND ${FASTSSM_PYTHON} tools/amalgamate.py ${FASTSSM_FILES_cuda_kernels} ${FASTSSM_ROOT} ${PACKAGE}/_kernels.cu
+  COMMAND ${FASTSSM_PYTHON} tools/amalgamate.py ${FASTSSM_FILES_cuda_kernels} ${FASTSSM_ROOT} ${PACKAGE}/_kernels.cu ${FASTSSM_CUDA_FLAGS}
   WORKING_DIRECTORY ${FASTSSM_ROOT} VERBATIM)
 set(outputs ${PACKAGE}/_kernels.cu)
 set(cuda_facts "\"torch\": \"${FASTSSM_OLDEST_TORCH}\", \"compiler\": \"${compiler}\"")

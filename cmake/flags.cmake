@@ -44,6 +44,7 @@ set(FASTSSM_CUDA_FLAGS)
 if("$ENV{FASTSSM_WGMMA}" STREQUAL "1")
   set(FASTSSM_CUDA_FLAGS -DFASTSSM_WGMMA)
   list(APPEND FASTSSM_KERNEL_FLAGS ${FASTSSM_CUDA_FLAGS})
+  set(FASTSSM_SUFFIX_90 a)
 endif()
 
 # Files, by folder: a new one needs no entry. Only what is in `torch` and `stable` includes torch's headers.

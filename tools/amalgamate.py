@@ -1,4 +1,7 @@
-"""Puts a source file and all that it includes into one text, for NVRTC, which sees no files: SOURCE ROOT OUTPUT."""
+"""Puts a source file and all that it includes into one text, for NVRTC, which sees no files.
+
+Run `python tools/amalgamate.py SOURCE ROOT OUTPUT [-DNAME ...]`; the names are defined on top.
+"""
 
 from __future__ import annotations
 
@@ -34,4 +37,5 @@ def _text(file: Path, root: Path, seen: set[Path]) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[3]).write_text(amalgamate(Path(sys.argv[1]), Path(sys.argv[2])))
+    defined = "".join(f"#define {flag.removeprefix('-D')}\n" for flag in sys.argv[4:])
+    Path(sys.argv[3]).write_text(defined + amalgamate(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -22,6 +22,7 @@ from typing import NamedTuple
 CACHE = "FASTSSM_CACHE"
 PATIENCE = 600.0  # seconds to wait for somebody else's compilation before starting one's own
 OPTIONS = ("--std=c++17", "--define-macro=FASTSSM_NVRTC")
+WGMMA = "#define FASTSSM_WGMMA\n"  # how a source begins that was built with FASTSSM_WGMMA=1
 
 # NVRTC has no standard library. The functions that the kernels use are built in, but not in namespace std.
 _MATHS = "fabs copysign exp expm1 log log1p sqrt sin cos tanh erf erfc fma fmin fmax floor isnan isinf isfinite"
@@ -188,6 +189,8 @@ def kernels(source: str, capability: int, patience: float = PATIENCE) -> Path:
     """
     compiler = nvrtc()
     architecture = compiler.target(capability)
+    if architecture == "sm_90" and source.startswith(WGMMA):
+        architecture = "sm_90a"
     text = "\0".join([source, architecture, _dotted(compiler.version), *OPTIONS, *HEADERS.values()])
     key = hashlib.sha256(text.encode()).hexdigest()[:20]
     target = _writable(cache()) / f"kernels-{architecture}-{key}"

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from tests.cuda.harness import toolkit
-from tests.cuda.harness.libraries import run
+from tests.cuda.harness.libraries import HERE, run
 from tests.cuda.harness.machines import KERNELS
 
+WGMMA = (HERE / "wgmma_alone.cu", "-DFASTSSM_WGMMA")  # for sm_90a: the source and the flag
 PTXAS = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
     r".*?Used (\d+) registers",
     re.DOTALL,
 )
-INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
+INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?([A-Z][A-Za-z0-9_.]*)", re.MULTILINE)
 
 
 class Resources(NamedTuple):
@@ -28,9 +30,9 @@ class Resources(NamedTuple):
 
 
 @cache
-def resources(architecture: str) -> dict[str, Resources]:
+def resources(architecture: str, source: Path = KERNELS, *flags: str) -> dict[str, Resources]:
     """Return the resources of every kernel on an architecture, by its name."""
-    said = toolkit.cubin(KERNELS, architecture).with_suffix(".log").read_text()
+    said = toolkit.cubin(source, architecture, *flags).with_suffix(".log").read_text()
     found = PTXAS.findall(said)
     return {
         name: Resources(int(registers), int(stores) + int(loads), int(stack))
@@ -39,9 +41,10 @@ def resources(architecture: str) -> dict[str, Resources]:
 
 
 @cache
-def instructions(architecture: str) -> dict[str, Counter[str]]:
+def instructions(architecture: str, source: Path = KERNELS, *flags: str) -> dict[str, Counter[str]]:
     """Return how often each instruction stands in every kernel on an architecture, by the kernel's name."""
-    text = run([toolkit.program("cuobjdump") or "cuobjdump", "-sass", toolkit.cubin(KERNELS, architecture)])
+    code = toolkit.cubin(source, architecture, *flags)
+    text = run([toolkit.program("cuobjdump") or "cuobjdump", "-sass", code])
     parts = re.split(r"^\s*Function : (\w+)\s*$", text, flags=re.MULTILINE)
     return {name: Counter(INSTRUCTION.findall(body)) for name, body in zip(parts[1::2], parts[2::2], strict=True)}
 

@@ -43,6 +43,6 @@ def ptx(source: Path, capability: int) -> str:
     return compile_kernels(source, ["-ptx", f"-arch=compute_{capability}"], ".ptx").read_text()
 
 
-def cubin(source: Path, architecture: str) -> Path:
+def cubin(source: Path, architecture: str, *flags: str) -> Path:
     """Return nvcc's machine code of a kernel file for one architecture; ptxas's remarks lie beside it, as `.log`."""
-    return compile_kernels(source, ["-cubin", f"-arch={architecture}", "-Xptxas", "-v"], ".cubin")
+    return compile_kernels(source, ["-cubin", f"-arch={architecture}", *flags, "-Xptxas", "-v"], ".cubin")

@@ -8,9 +8,9 @@
 //  - without a wgmma.fence between the registers' last use and the issue;
 //  - where the warps of a warpgroup differ in what they issue, or a descriptor is malformed or leaves shared memory.
 //
-// Sums are rounded as measured on an H100 (Xie, Gao, Chen, Xue, Zheng, "MMA-Sim: bit-accurate reference model of tensor
-// cores and matrix cores", 2025): all 16 products and C are truncated to two bits more than float32 has relative to
-// the largest of them, added, and the sum is truncated to float32.
+// Sums are rounded as measured on a GPU of compute capability 9.0 (Xie, Wang, Yang, Yang, "MMA-Sim: Bit-Accurate
+// Reference Model of Tensor Cores and Matrix Cores", 2025): all 16 products and C are truncated to two bits more than
+// float32 has relative to the largest of them, added, and the sum is truncated to float32.
 #pragma once
 
 #include <cstdint>
