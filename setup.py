@@ -2,7 +2,7 @@
 
 Environment: FASTSSM_BUILD=auto (the default), none (pure Python), cpu (the module alone; fail where it cannot be built)
 or cuda (the CUDA engine too, with kernels by nvcc; likewise); CXX, CXXFLAGS, LDFLAGS, MAX_JOBS; NVCC, CUDA_HOME,
-TORCH_CUDA_ARCH_LIST. CMakeLists.txt says what is compiled. What was built, or why nothing was, goes to
+TORCH_CUDA_ARCH_LIST, FASTSSM_WGMMA. CMakeLists.txt says what is compiled. What was built, or why nothing was, goes to
 `src/fastssm/_build.json`, which `src/fastssm/native/extension.py` reads.
 """
 

@@ -19,17 +19,17 @@ from tests.cuda import test_gemm
 from tests.cuda.harness.adversaries import DECADES, adversaries, error
 from tests.cuda.harness.architectures import BY_NAME, occupancy
 from tests.cuda.harness.device import aligned
-from tests.cuda.harness.machine_code import count, instructions, resources
+from tests.cuda.harness.machine_code import WGMMA, count, instructions, resources
 from tests.cuda.harness.machines import machine_named
 from tests.cuda.harness.whole_net import WholeNet
 
 DEPTHS = (32, 96, 512)
 SHAPE = (256, 128, 256)  # m, n, k of the products whose traffic is counted
 TILES = {"split": 128, "tf32": 64, "bf16": 64}  # rows and columns of C for a block
-SHARED = {"product_split": 98304, "product_tf32": 36864, "product_bf16": 36864}
-THREADS = {"product_split": 256, "product_tf32": 128, "product_bf16": 128}
+SHARED = {"product_split": 98304, "product_tf32": 36864, "product_bf16": 36864, "product_split_wgmma": 105984}
+THREADS = {"product_split": 256, "product_tf32": 128, "product_bf16": 128, "product_split_wgmma": 256}
 TURN = 128  # bytes of shared memory
-INSTRUCTIONS = ("HMMA", "LDSM", "LDGSTS")
+INSTRUCTIONS = ("HMMA", "HGMMA", "LDSM", "LDGSTS")
 ARCHITECTURES = ("sm_80", "sm_90")
 LAYOUTS = {"up": (True, False), "down": (True, True), "weights": (False, True)}  # whether A and B have contiguous rows
 COLUMNS = (
@@ -56,14 +56,23 @@ def errors() -> Iterator[Row]:
 def machine_code() -> Iterator[Row]:
     """Yield the instructions and the resources of each product kernel."""
     for name in ARCHITECTURES:
-        code, taken, architecture = instructions(name), resources(name), BY_NAME[name]
-        for kernel, shared in SHARED.items():
-            its = taken[kernel]
-            row = {"row": "code", "kernel": kernel, "architecture": name, "shared_bytes": shared}
-            row |= {word: count(code[kernel], word) for word in INSTRUCTIONS}
-            row |= {"registers": its.registers, "spilled_bytes": its.spilled}
-            blocks = occupancy(architecture, THREADS[kernel], its.registers, shared)
-            yield row | {"blocks_per_multiprocessor": blocks}
+        yield from ({"row": "code"} | row for row in of_architecture(name))
+
+
+def machine_code_of_wgmma() -> Iterator[Row]:
+    """Yield the same of the kernel that a build flag adds."""
+    yield from ({"row": "wgmma"} | row for row in of_architecture("sm_90a", *WGMMA))
+
+
+def of_architecture(name: str, *source: Any) -> Iterator[Row]:
+    code, taken, architecture = instructions(name, *source), resources(name, *source), BY_NAME[name.rstrip("a")]
+    for kernel in (kernel for kernel in SHARED if kernel in taken):
+        its, shared = taken[kernel], SHARED[kernel]
+        row = {"kernel": kernel, "architecture": name, "shared_bytes": shared}
+        row |= {word: count(code[kernel], word) for word in INSTRUCTIONS}
+        row |= {"registers": its.registers, "spilled_bytes": its.spilled}
+        blocks = occupancy(architecture, THREADS[kernel], its.registers, shared)
+        yield row | {"blocks_per_multiprocessor": blocks}
 
 
 class Counted(WholeNet):
@@ -108,7 +117,7 @@ def traffic() -> Iterator[Row]:
             yield row | {"shared_turns_over_minimum": turns / whole}
 
 
-PARTS = {"error": errors, "code": machine_code, "traffic": traffic}
+PARTS = {"error": errors, "code": machine_code, "wgmma": machine_code_of_wgmma, "traffic": traffic}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -57,11 +57,11 @@ def error_table(rows: Sequence[Row]) -> Iterator[str]:
 def code_table(rows: Sequence[Row]) -> Iterator[str]:
     """Yield one line per product kernel and architecture: its instructions and resources."""
     counted, held = (
-        ("HMMA", "LDSM", "LDGSTS"),
+        ("HMMA", "HGMMA", "LDSM", "LDGSTS"),
         ("registers", "spilled_bytes", "shared_bytes", "blocks_per_multiprocessor"),
     )
     yield from header(["kernel", "architecture", *counted, "registers", "spilled", "shared bytes", "blocks held"])
-    for row in (row for row in rows if row["row"] == "code"):
+    for row in (row for row in rows if row["row"] in ("code", "wgmma")):
         yield line([f"`{row['kernel']}`", row["architecture"], *(row[name] for name in (*counted, *held))])
 
 

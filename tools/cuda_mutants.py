@@ -3,8 +3,8 @@
 Run `python tools/cuda_mutants.py [--output bench/results/cuda_mutants.csv]`. Each barrier is deleted, and the race
 checker looks; each term of each rule of csrc/maths/sweep.h is dropped and doubled, derivatives swapped and sums cut,
 terms of the whole-net path for scores too, and float64 judges; each mask of a tail is made wrong by one, under
-AddressSanitizer. A mutant that no test can notice
-has to stand in EQUIVALENT with the argument why. Exits with 1 if another one survives.
+AddressSanitizer; each fence of wgmma is removed, and the emulator looks. A mutant that no test can notice has to stand
+in EQUIVALENT with the argument why. Exits with 1 if another one survives.
 """
 
 from __future__ import annotations
@@ -82,6 +82,13 @@ CHANGES = (
     ("sum", "gemm_split.cuh", "wait_for_copies<kSplitStages - 2>", "wait_for_copies<kSplitStages - 1>"),
     ("term", "gemm_split.cuh", "t < kSplitTerms", "t + 1 < kSplitTerms"),
     ("term", "gemm_split.cuh", "for (int t = 0; t < kSplitTerms", "for (int t = 1; t < kSplitTerms"),
+    ("sum", "gemm_wgmma.cuh", "set ^= 1;", ";"),
+    ("term", "gemm_wgmma.cuh", "t < kSplitTerms", "t + 1 < kSplitTerms"),
+    ("swap", "gemm_wgmma.cuh", "number * kCoreApart, number * kCoreDeep", "number * kCoreDeep, number * kCoreApart"),
+    ("swap", "gemm_wgmma.cuh", "wgmma::kRows / 8 * kCoreApart", "wgmma::kRows / 8 * kCoreDeep"),
+    ("fence", "gemm_wgmma.cuh", "wgmma::fence_async();", ";"),
+    ("fence", "gemm_wgmma.cuh", "wgmma::fence();", ";"),
+    ("fence", "gemm_wgmma.cuh", "wgmma::wait(term);", ";"),
     ("mask", "small_steps.cuh", "const T w = j < top.out ? memory", "const T w = j <= top.out ? memory"),
     ("sum", "small.cuh", "for (int r = 0; r < rows; r++)", "for (int r = 0; r + 1 < rows; r++)"),
     ("sum", "small_steps.cuh", "for (int r = 0; r < count; r++) total", "for (int r = 0; r + 1 < count; r++) total"),
@@ -134,10 +141,11 @@ EQUIVALENT = {
 
 # What notices a kind: a machine of tests/cuda. Which of its tests notice the mutants of a file, by how its name begins:
 # mutants are compiled in float64 alone, but for the products, which have no other type.
-JUDGES = {"barrier": "race", "mask": "address"} | dict.fromkeys(("rule", "swap", "sum", "term"), "emulator")
+JUDGES = {"barrier": "race", "mask": "address"} | dict.fromkeys(("rule", "swap", "sum", "term", "fence"), "emulator")
 TESTED = {
     "narrow": (("test_narrow.py",), "padded"),
     "gemm_split": (("test_gemm.py",), "layouts_of_split or slices or accurate"),
+    "gemm_wgmma": (("test_wgmma.py",), "layouts or slices or accurate"),
     "gemm": (("test_gemm.py",), "layout"),
     "small_score": (("test_small.py",), "score and (f64 or finite)"),
     "small": (("test_small.py",), "f64"),
@@ -146,6 +154,7 @@ TESTED = {
 NEEDED = {
     "narrow": "narrow_weights",
     "gemm_split": "product_(split|sum)",
+    "gemm_wgmma": "product_sum",
     "gemm": "product_",
     "small_score": "small_",
     "small": "small_",

@@ -2,7 +2,7 @@
 // shared memory. Only sm_90a has it. The emulator has the same by the PTX ISA, "Asynchronous warpgroup level matrix
 // instructions".
 //
-//   store operands, fence_async(), __syncthreads(); fence(); multiply() ...; commit(); wait(d)
+//   store operands, fence_async(), a barrier; fence(), multiply() ..., commit(); wait(d)
 //
 // Between the first multiply() and wait(d) nobody may touch d, nor write to the operands.
 #pragma once
