@@ -11,7 +11,7 @@ import pytest
 from tests.cuda.harness import libraries, machines
 
 TESTS = ("test_rows.py", "test_pointwise.py", "test_tops.py", "test_small.py")
-SLOW = ("test_engine.py", "test_gemm.py")  # minutes
+SLOW = ("test_engine.py", "test_gemm.py", "test_wgmma.py")  # minutes
 OPTIONS = ("-q", "-p", "no:cacheprovider", "--capture=sys")
 
 

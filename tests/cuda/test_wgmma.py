@@ -27,6 +27,7 @@ from tests.cuda.harness.structures import Structures
 from tests.cuda.harness.whole_net import WholeNet
 
 EMULATED = [name for name in machines.MACHINES if name in ("emulator", "random", "race", "address")]
+pytestmark = pytest.mark.skipif(not EMULATED, reason="a GPU runs no kernel that it was not built with")
 SHAPES = [(1, 1, 1), (5, 130, 7), (130, 133, 40)]
 KERNEL = "product_split_wgmma"
 HEADER = libraries.HERE / "wgmma_samples.h"

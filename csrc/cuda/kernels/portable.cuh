@@ -3,8 +3,8 @@
 //
 // The emulator defines threadIdx, blockIdx, blockDim, gridDim (blocks are one-dimensional), __syncthreads, __syncwarp,
 // __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, float2, float4, double2, int4, uint4
-// and their make_ functions, __ldg, __stwb, and in `emulator::` the tensor-core operations of mma.h. Shared memory
-// comes from FASTSSM_SHARED, all of it dynamic, so that the emulator can poison it and check its size.
+// and their make_ functions, __ldg, __stwb, and in `emulator::` the tensor-core operations of mma.h and wgmma.h. Shared
+// memory comes from FASTSSM_SHARED, all of it dynamic, so that the emulator can poison it and check its size.
 #pragma once
 
 #if defined(FASTSSM_EMULATOR)

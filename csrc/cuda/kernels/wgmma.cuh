@@ -61,11 +61,11 @@ FASTSSM_DEVICE void commit() {
 #endif
 }
 
-#define FASTSSM_EIGHT(d, i) \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
-#define FASTSSM_ENTRIES(d)                                                                               \
-  FASTSSM_EIGHT(d, 0), FASTSSM_EIGHT(d, 8), FASTSSM_EIGHT(d, 16), FASTSSM_EIGHT(d, 24), FASTSSM_EIGHT(d, 32), \
-      FASTSSM_EIGHT(d, 40), FASTSSM_EIGHT(d, 48), FASTSSM_EIGHT(d, 56)
+#define FASTSSM_FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define FASTSSM_SIXTEEN(d, i) \
+  FASTSSM_FOUR(d, i), FASTSSM_FOUR(d, i + 4), FASTSSM_FOUR(d, i + 8), FASTSSM_FOUR(d, i + 12)
+#define FASTSSM_ENTRIES(d) \
+  FASTSSM_SIXTEEN(d, 0), FASTSSM_SIXTEEN(d, 16), FASTSSM_SIXTEEN(d, 32), FASTSSM_SIXTEEN(d, 48)
 
 // Waits for all groups, whose results are in d.
 FASTSSM_DEVICE void wait(float (&d)[kEntries]) {

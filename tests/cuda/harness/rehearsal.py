@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.cuda.harness.libraries import CACHE, CSRC, HERE, library, locked
 
-PARTS = ("fiber", "machine", "warp", "mma", "copies", "launcher")
+PARTS = ("fiber", "machine", "warp", "mma", "wgmma", "copies", "launcher")
 
 
 @cache

@@ -25,7 +25,7 @@ constexpr int warpgroup_size = 128;
 // The address of shared memory as an instruction takes it, not 0 at its beginning.
 uint32_t shared_address(const void* p);
 
-// An operand [lines, 16] of bfloat16 as a descriptor gives it; `transposed` where it is contiguous along its lines' index.
+// An operand [lines, 16] of bfloat16 as a descriptor gives it; `transposed` where it is contiguous along M or N.
 struct Operand {
   uint32_t start, leading, stride;  // bytes
   int width;                        // of a swizzled row, in pieces of 16 bytes; 1 for none
