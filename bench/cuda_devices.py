@@ -24,7 +24,8 @@ class Published(NamedTuple):
 
     def seconds(self, kernel: str, moved: float, flops: float) -> float:
         """Return the roofline time of a kernel: the larger of the times for its bytes and its operations."""
-        rate = {"product_tf32": self.tf32, "product_bf16": self.bf16}.get(kernel, self.float32)
+        rates = {"product_tf32": self.tf32, "product_bf16": self.bf16, "cublas_tf32": self.tf32, "cublas_bf16": self.bf16}
+        rate = rates.get(kernel, self.float32)
         return max(moved / self.bandwidth, flops / rate)
 
 

@@ -41,10 +41,19 @@ FUNCTION = re.compile(r"^\s*(?:static )?(?:FASTSSM_DEVICE|__device__ FASTSSM_INL
 
 # Each change by its kind, its file, what stands there once, and what stands there instead.
 CHANGES = (
-    ("swap", "pointwise.cuh", "d2.lane[i] = found.d2, d3.lane[i] = found.d3",
-     "d2.lane[i] = found.d3, d3.lane[i] = found.d2"),
-    ("swap", "pointwise.cuh", "d2 = load(a.d2 + at), d3 = load(down.d3 + at)",
-     "d3 = load(a.d2 + at), d2 = load(down.d3 + at)"),
+    ("swap", "pointwise.cuh", "d1.lane[i] = found.d1, d2.lane[i] = found.d2",
+     "d1.lane[i] = found.d2, d2.lane[i] = found.d1"),
+    ("swap", "pointwise.cuh", "&d2 = f.d2, &d3 = f.d3;", "&d2 = f.d3, &d3 = f.d2;"),
+    ("mask", "pointwise.cuh", "value = load_partial(a.z + at, left)", "value = load(a.z + at)"),
+    ("swap", "jets.cuh", "out.d2.lane[i] = found.d2, out.d3.lane[i] = found.d3",
+     "out.d2.lane[i] = found.d3, out.d3.lane[i] = found.d2"),
+    ("swap", "jets.cuh", "else if (id < FIRST + half)", "else if (id <= FIRST + half)"),
+    ("swap", "jets.cuh", "entry = i == lane ?", "entry = i < lane ?"),
+    ("term", "jets.cuh", "return a.bias ? load_unaligned(a.bias + column, width - column) : all(T(0));",
+     "return all(T(0));"),
+    ("term", "jets.cuh", "const Pack<T> z = raw * scale;", "const Pack<T> z = raw;"),
+    ("term", "jets.cuh", "return a.shift ? z + load_unaligned(a.shift + sample * width + column, width - column) : z;",
+     "return z;"),
     ("swap", "small_steps.cuh", "memory[s.at_d3 + at] = f.d3", "memory[s.at_d3 + at] = f.d2"),
     ("swap", "small_steps.cuh", "d2 = memory[s.at_d2 + at], d3 = memory[s.at_d3 + at]",
      "d3 = memory[s.at_d2 + at], d2 = memory[s.at_d3 + at]"),
