@@ -92,7 +92,8 @@ class Profiled(WholeNet):
 def profiled() -> Profiled:
     """Return the host code with the kernels for float32 and softplus; compiling all would take minutes."""
     translation = Translation(toolkit.ptx(KERNELS, 80))
-    wanted = [k for k in translation.kernels if re.fullmatch(r"(product|narrow)_\w+|(?!up_)\w+_float|up_softplus_float", k)]
+    names = re.compile(r"(product|narrow)_\w+|(?!up_)\w+_float|up_softplus_float")
+    wanted = [kernel for kernel in translation.kernels if names.fullmatch(kernel)]
     source = libraries.CACHE / "cuda_static.cpp"
     text = "\n".join([translation.shared, *(translation.kernels[k] for k in wanted)])
     if not source.exists() or source.read_text() != text:
