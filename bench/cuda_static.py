@@ -7,6 +7,7 @@ nvcc's PTX for compute_80, executed on the CPU, in memory sectors of 32 bytes. T
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise, product
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.cuda_devices import DEVICES, Published
+from bench.cuda_least import BFLOAT16, FLOAT, least, pass_of
 from bench.cuda_table import OUT
 from bench.harness import environment, write
 from bench.launches import of_autograd
@@ -35,7 +37,6 @@ SMALL = (Size(2, 64, 2, 128, 1), Size(2, 128, 3, 512, 1))
 WIDE = Size(100, 512, 3, 64, 1)
 TENSOR_CAPABILITY = 80
 SECTOR = 32  # bytes
-FLOAT, BFLOAT16 = 4, 2  # bytes
 PRODUCTS = {b"product": {FLOAT: "product"}, b"gemm_ex": {FLOAT: "cublas_tf32", BFLOAT16: "cublas_bf16"}}
 WHOLE, LAYERS, CUBLAS = "whole net", "layer by layer", "layer by layer, cuBLAS"
 COLUMNS = (
@@ -152,11 +153,21 @@ def whole_net_minimum(kind: str, size: Size, blocks: int) -> int:
     return FLOAT * (size.B * (size.d + 3) + blocks * (2 * parameters - constant + loss))
 
 
-def completed(seen: Launch, kind: str, size: Size, loss: str) -> Launch:
-    if seen.kernel != f"{WHOLE_NETS[kind]}_float":
-        return seen
-    flops, minimum = whole_net_flops(kind, size, loss), whole_net_minimum(kind, size, seen.blocks)
-    return seen._replace(flops=flops, minimum=minimum)
+def completed(launches: Sequence[Launch], kind: str, size: Size, loss: str) -> Iterator[Launch]:
+    """Yield launches with what can be known of them: the operations of whole nets, and minima of their bytes."""
+    passes = Counter[str]()
+    narrow = any(seen.kernel == "narrow_weights" for seen in launches)
+    for seen in launches:
+        name = pass_of(seen.kernel)
+        if name:
+            layer = passes[name] if name in ("up", "curve") else size.L - 1 - passes[name]
+            passes[name] += 1
+            yield seen._replace(minimum=least(name, kind, size, loss, layer, narrow))
+        elif seen.kernel == f"{WHOLE_NETS[kind]}_float":
+            flops, minimum = whole_net_flops(kind, size, loss), whole_net_minimum(kind, size, seen.blocks)
+            yield seen._replace(flops=flops, minimum=minimum)
+        else:
+            yield seen
 
 
 def calls(names: Sequence[str]) -> Iterator[Row]:
@@ -181,7 +192,7 @@ def seen_by(
 ) -> list[Launch]:
     """Return the launches of a call; those of the layer-by-layer path are the same on every architecture."""
     case = case_of(kind, size, loss, precision, path == CUBLAS)
-    return [completed(s, kind, size, loss) for s in profiled().measure(case, path == WHOLE)]
+    return list(completed(profiled().measure(case, path == WHOLE), kind, size, loss))
 
 
 def variants(architecture: Architecture) -> Iterator[tuple[str, Size, str, str, str]]:

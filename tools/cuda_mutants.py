@@ -145,7 +145,7 @@ EQUIVALENT = {
 # mutants are compiled in float64 alone, but for the products, which have no other type.
 JUDGES = {"barrier": "race", "mask": "address"} | dict.fromkeys(("rule", "swap", "sum", "term"), "emulator")
 TESTED = {
-    "narrow": (("test_narrow.py",), "padded"),
+    "narrow": (("test_traffic.py",), "padded"),
     "gemm_split": (("test_gemm.py",), "layouts_of_split or slices or accurate"),
     "gemm": (("test_gemm.py",), "layout"),
     "small_score": (("test_small.py",), "score and (f64 or finite)"),
