@@ -21,7 +21,7 @@ last bar, which contenders:
     <!-- table: experiments | graphical | auc | domain, eta | weight | n=80 -->
                                                            from experiments_graphical.csv: the column of numbers, those
                                                            of rows and of columns; then column=value, to pick
-    <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net
+    <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net, passes
     <!-- table: products | errors -->                          from cuda_products.csv; also: code, traffic
     <!-- table: cuda model -->                             from cuda_model.csv
     <!-- table: dispatched -->                             from dispatched.csv

@@ -19,13 +19,13 @@ FASTSSM_DEVICE Jet<T> jet_of(int id, T z, const T* c) {
 // The bias of some columns, or zeros.
 template <class T>
 FASTSSM_DEVICE Pack<T> bias_of(const Activated<T>& a, int64_t width, int64_t column) {
-  return a.bias ? load_unaligned(a.bias + column, width - column) : all(T(0));
+  return a.bias ? load_given(a.bias + column, width - column) : all(T(0));
 }
 
 // The scale of some columns of a sample, or ones.
 template <class T>
 FASTSSM_DEVICE Pack<T> scale_of(const Activated<T>& a, int64_t sample, int64_t width, int64_t column) {
-  return a.scale ? load_unaligned(a.scale + sample * width + column, width - column) : all(T(1));
+  return a.scale ? load_given(a.scale + sample * width + column, width - column) : all(T(1));
 }
 
 // What enters the activation, scale (W h + b) + shift.
@@ -33,7 +33,7 @@ template <class T>
 FASTSSM_DEVICE Pack<T> modulated(const Activated<T>& a, const Pack<T>& raw, const Pack<T>& scale, int64_t sample,
                                  int64_t width, int64_t column) {
   const Pack<T> z = raw * scale;
-  return a.shift ? z + load_unaligned(a.shift + sample * width + column, width - column) : z;
+  return a.shift ? z + load_given(a.shift + sample * width + column, width - column) : z;
 }
 
 // A pack of a layer's columns: W h + b, its scale, and f', f'' and with ORDER 3 f''' of what enters the activation.
@@ -44,11 +44,11 @@ struct Recomputed {
 
 // Derivatives are computed lane after lane, so that the code of all activations is there once.
 template <int ORDER, class T>
-FASTSSM_DEVICE Recomputed<T> recomputed(const Activated<T>& a, const Pack<T>& value, int64_t sample, int64_t width,
+FASTSSM_DEVICE Recomputed<T> recomputed(const Activated<T>& a, const Pack<T>& product, int64_t sample, int64_t width,
                                         int64_t column) {
   Recomputed<T> out;
-  out.value = value, out.scale = scale_of(a, sample, width, column);
-  const Pack<T> z = modulated(a, value, out.scale, sample, width, column);
+  out.value = product + bias_of(a, width, column), out.scale = scale_of(a, sample, width, column);
+  const Pack<T> z = modulated(a, out.value, out.scale, sample, width, column);
 #pragma unroll 1
   for (int lane = 0; lane < kLanes<T>; lane++) {
     T entry = z.lane[0];

@@ -29,7 +29,7 @@ FASTSSM_DEVICE void up_rows(const Up<T>& a) {
     f = add_inner(f, z, all(T(0)));  // NaN where z is not finite: an activation that saturates would hide it
     store_operand(a.out, a.narrow, at, a.entered ? f + load(a.entered + at) : f);
     Pack<T> q = all(T(0));
-    for_tangents(
+    for_tangents<T>(
         s.tangents, [&](int64_t m) { return load(a.z + m * s.kind_stride() + at); },
         [&](int64_t m, const Pack<T>& raw) {
           const int64_t mine = m * s.kind_stride() + at;
@@ -69,12 +69,11 @@ FASTSSM_DEVICE void down_rows(const Down<T>& down) {
   const Shape& s = a.shape;
   const Place place(a.walk, s.samples, kLanes<T>);
   const bool outer = down.above == Above::outer, stack = down.above == Above::stack;
-  const Pack<T> bias = bias_of(a.layer, s.width, place.column);
   Pack<T> total = all(T(0)), readout = total;
-  if (down.readout) readout = load_unaligned(down.readout + place.column, s.width - place.column);
+  if (down.readout) readout = load_given(down.readout + place.column, s.width - place.column);
   for (int64_t row = place.row; row < place.end && place.column < s.ld; row += place.step) {
     const int64_t at = row * s.ld + place.column, curve = s.curvature_offset() + at;
-    const Recomputed<T> f = recomputed<3>(a.layer, load(a.z + at) + bias, row, s.width, place.column);
+    const Recomputed<T> f = recomputed<3>(a.layer, load(a.z + at), row, s.width, place.column);
     const Pack<T>&scale = f.scale, &d1 = f.d1, &d2 = f.d2, &d3 = f.d3;
     Pack<T> g = readout;
     if (down.merged && down.chain) g = load(down.chain + at);
@@ -89,7 +88,7 @@ FASTSSM_DEVICE void down_rows(const Down<T>& down) {
     struct Fetched {
       Pack<T> raw, hdb;
     };
-    for_tangents(
+    for_tangents<T>(
         s.tangents,
         [&](int64_t m) {
           const int64_t mine = m * s.kind_stride() + at;
@@ -128,17 +127,16 @@ template <class T>
 FASTSSM_DEVICE void down_score_rows(const Back<T>& a) {
   const Shape& s = a.shape;
   const Place place(a.walk, s.samples, kLanes<T>);
-  const Pack<T> bias = bias_of(a.layer, s.width, place.column);
   Pack<T> total = all(T(0));
   for (int64_t row = place.row; row < place.end && place.column < s.ld; row += place.step) {
     const int64_t at = row * s.ld + place.column;
-    const Recomputed<T> f = recomputed<2>(a.layer, load(a.z + at) + bias, row, s.width, place.column);
+    const Recomputed<T> f = recomputed<2>(a.layer, load(a.z + at), row, s.width, place.column);
     const Pack<T>&scale = f.scale, &d1 = f.d1, &d2 = f.d2, hb = load(a.adjoints + at);
     Pack<T> inner = all(T(0)), on_scale = inner;
     struct Fetched {
       Pack<T> raw, hdb;
     };
-    for_tangents(
+    for_tangents<T>(
         s.tangents,
         [&](int64_t m) {
           const int64_t mine = m * s.kind_stride() + at;
@@ -171,9 +169,8 @@ FASTSSM_DEVICE void chain_rows(const Chain<T>& a) {
   Pack<T> e2 = all(T(0));
   for (int64_t j = threadIdx.x * kLanes<T>; j < a.shape.width; j += blockDim.x * kLanes<T>) {
     const int64_t at = row * a.shape.ld + j, left = a.shape.width - j;
-    const Pack<T> g = a.g ? load_partial(a.g + at, left) : load_unaligned(a.readout + j, left);
-    const Pack<T> value = load_partial(a.z + at, left) + bias_of(a.layer, a.shape.width, j);
-    const Recomputed<T> f = recomputed<2>(a.layer, value, row, a.shape.width, j);
+    const Pack<T> g = a.g ? load_partial(a.g + at, left) : load_given(a.readout + j, left);
+    const Recomputed<T> f = recomputed<2>(a.layer, load_partial(a.z + at, left), row, a.shape.width, j);
     const Pack<T> adjoint = tangent(f.d1, g) * f.scale;
     store_operand(a.adjoint, a.narrow, at, adjoint);
     if (a.kept) store(a.kept + at, g);
@@ -189,10 +186,9 @@ FASTSSM_DEVICE void curve_rows(const Curve<T>& a) {
   const Shape& s = a.shape;
   const Place place(a.walk, s.samples, kLanes<T>);
   if (place.column >= s.ld) return;
-  const Pack<T> bias = bias_of(a.layer, s.width, place.column);
   for (int64_t row = place.row; row < place.end; row += place.step) {
     const int64_t at = row * s.ld + place.column;
-    const Recomputed<T> f = recomputed<2>(a.layer, load(a.z + at) + bias, row, s.width, place.column);
+    const Recomputed<T> f = recomputed<2>(a.layer, load(a.z + at), row, s.width, place.column);
     const Pack<T> k = curvature(f.d1, load(a.zk + at) * f.scale, all(a.c2[row]) * f.d2, load(a.q + at));
     store_operand(a.out, a.narrow, at, a.entered ? k + load(a.entered + at) : k);
   }
