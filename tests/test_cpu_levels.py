@@ -53,7 +53,8 @@ def test_a_level_is_that_of_a_processor_without_the_others(level: str, aten: str
     assert kernels == aten
 
 
-ELSEWHERE = ("opcheck", "overflow", "strides", "finite", "exhausted", "openmp", "during", "spawn")  # the same on any level
+# Words of tests that are the same on any level:
+ELSEWHERE = ("opcheck", "overflow", "strides", "finite", "exhausted", "openmp", "during", "spawn")
 
 
 @pytest.mark.parametrize("level", LEVELS[:-1])
