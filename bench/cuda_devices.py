@@ -24,7 +24,9 @@ class Published(NamedTuple):
 
     def seconds(self, kernel: str, moved: float, flops: float) -> float:
         """Return the roofline time of a kernel: the larger of the times for its bytes and its operations."""
-        rate = {"product_tf32": self.tf32, "product_bf16": self.bf16}.get(kernel, self.float32)
+        maker, _, precision = kernel.partition("_")
+        rates = {"tf32": self.tf32, "bf16": self.bf16} if maker in ("product", "cublas") else {}
+        rate = rates.get(precision, self.float32)
         return max(moved / self.bandwidth, flops / rate)
 
 

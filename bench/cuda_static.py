@@ -7,6 +7,7 @@ nvcc's PTX for compute_80, executed on the CPU, in memory sectors of 32 bytes. T
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise, product
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.cuda_devices import DEVICES, Published
+from bench.cuda_least import BFLOAT16, FLOAT, least, pass_of
 from bench.cuda_table import OUT
 from bench.harness import environment, write
 from bench.launches import of_autograd
@@ -35,7 +37,8 @@ SMALL = (Size(2, 64, 2, 128, 1), Size(2, 128, 3, 512, 1))
 WIDE = Size(100, 512, 3, 64, 1)
 TENSOR_CAPABILITY = 80
 SECTOR = 32  # bytes
-FLOAT = 4  # bytes
+PRODUCTS = {b"product": {FLOAT: "product"}, b"gemm_ex": {FLOAT: "cublas_tf32", BFLOAT16: "cublas_bf16"}}
+WHOLE, LAYERS, CUBLAS = "whole net", "layer by layer", "layer by layer, cuBLAS"
 COLUMNS = (
     *("row", "kind", "loss", *Size._fields, "path", "precision", "kernel", "architecture", "device", "launches"),
     *("autograd_operators", "blocks", "threads", "shared_bytes", "registers", "spilled_bytes", "stack_bytes"),
@@ -66,9 +69,10 @@ class Profiled(WholeNet):
 
     def _start(self, kernel: bytes, x: int, y: int, z: int, threads: int, shared: int, given: Any, size: int) -> int:
         failed = super()._start(kernel, x, y, z, threads, shared, given, size)
-        if kernel == b"product":
-            operands = FLOAT * (x * z + z * y + x * y * (1 + threads))
-            self.seen.append(Launch("product", 0, 0, 0, operands, operands, 2.0 * x * y * z, operands))
+        if kernel in PRODUCTS:  # then `shared` is the bytes of an operand's number, and `threads` whether C is read
+            operands = shared * (x * z + z * y) + FLOAT * x * y * (1 + threads)
+            name = PRODUCTS[kernel][shared]
+            self.seen.append(Launch(name, 0, 0, 0, operands, operands, 2.0 * x * y * z, operands))
             return failed
         traffic = self.device.traffic()
         both = traffic["global reads"], traffic["global writes"]
@@ -89,7 +93,8 @@ class Profiled(WholeNet):
 def profiled() -> Profiled:
     """Return the host code with the kernels for float32 and softplus; compiling all would take minutes."""
     translation = Translation(toolkit.ptx(KERNELS, 80))
-    wanted = [k for k in translation.kernels if re.fullmatch(r"product_\w+|(?!up_)\w+_float|up_softplus_float", k)]
+    names = re.compile(r"(product|narrow)_\w+|(?!up_)\w+_float|up_softplus_float")
+    wanted = [kernel for kernel in translation.kernels if names.fullmatch(kernel)]
     source = libraries.CACHE / "cuda_static.cpp"
     text = "\n".join([translation.shared, *(translation.kernels[k] for k in wanted)])
     if not source.exists() or source.read_text() != text:
@@ -100,7 +105,7 @@ def profiled() -> Profiled:
     return Profiled(machine)
 
 
-def case_of(kind: str, size: Size, loss: str, precision: str = "full") -> Case:
+def case_of(kind: str, size: Size, loss: str, precision: str = "full", library: bool = False) -> Case:
     return Case(
         kind=kind,
         widths=(size.H,) * size.L,
@@ -111,6 +116,7 @@ def case_of(kind: str, size: Size, loss: str, precision: str = "full") -> Case:
         dtype=torch.float32,
         of_inputs=False,
         precision=precision,
+        library=library,
     )
 
 
@@ -147,11 +153,21 @@ def whole_net_minimum(kind: str, size: Size, blocks: int) -> int:
     return FLOAT * (size.B * (size.d + 3) + blocks * (2 * parameters - constant + loss))
 
 
-def completed(seen: Launch, kind: str, size: Size, loss: str) -> Launch:
-    if seen.kernel != f"{WHOLE_NETS[kind]}_float":
-        return seen
-    flops, minimum = whole_net_flops(kind, size, loss), whole_net_minimum(kind, size, seen.blocks)
-    return seen._replace(flops=flops, minimum=minimum)
+def completed(launches: Sequence[Launch], kind: str, size: Size, loss: str) -> Iterator[Launch]:
+    """Yield launches with what can be known of them: the operations of whole nets, and minima of their bytes."""
+    passes = Counter[str]()
+    narrow = any(seen.kernel == "narrow_weights" for seen in launches)
+    for seen in launches:
+        name = pass_of(seen.kernel)
+        if name:
+            layer = passes[name] if name in ("up", "curve") else size.L - 1 - passes[name]
+            passes[name] += 1
+            yield seen._replace(minimum=least(name, kind, size, loss, layer, narrow))
+        elif seen.kernel == f"{WHOLE_NETS[kind]}_float":
+            flops, minimum = whole_net_flops(kind, size, loss), whole_net_minimum(kind, size, seen.blocks)
+            yield seen._replace(flops=flops, minimum=minimum)
+        else:
+            yield seen
 
 
 def calls(names: Sequence[str]) -> Iterator[Row]:
@@ -162,9 +178,8 @@ def calls(names: Sequence[str]) -> Iterator[Row]:
         taken = resources(architecture.name)
         yield from kernel_rows(architecture, taken)
         profiled().limit(architecture, architecture.multiprocessors)
-        for kind, size, loss, small, precision in variants(architecture):
-            seen = seen_by(kind, size, loss, small, precision, architecture if small else None)
-            path = "whole net" if small else "layer by layer"
+        for kind, size, loss, path, precision in variants(architecture):
+            seen = seen_by(kind, size, loss, path, precision, architecture if path == WHOLE else None)
             call = {"kind": kind, "loss": loss, **size._asdict(), "path": path}
             call |= {"precision": precision, "device": name, "architecture": architecture.name, "status": STATUS}
             yield from call_rows(call, seen, architecture, published, taken)
@@ -173,20 +188,21 @@ def calls(names: Sequence[str]) -> Iterator[Row]:
 
 @cache
 def seen_by(
-    kind: str, size: Size, loss: str, small: bool, precision: str, architecture: Architecture | None
+    kind: str, size: Size, loss: str, path: str, precision: str, architecture: Architecture | None
 ) -> list[Launch]:
     """Return the launches of a call; those of the layer-by-layer path are the same on every architecture."""
-    return [completed(s, kind, size, loss) for s in profiled().measure(case_of(kind, size, loss, precision), small)]
+    case = case_of(kind, size, loss, precision, path == CUBLAS)
+    return list(completed(profiled().measure(case, path == WHOLE), kind, size, loss))
 
 
-def variants(architecture: Architecture) -> Iterator[tuple[str, Size, str, bool, str]]:
-    """Yield the calls on a device: kind, size, loss, whether the whole-net kernel runs, and the precision."""
+def variants(architecture: Architecture) -> Iterator[tuple[str, Size, str, str, str]]:
+    """Yield the calls on a device: kind, size, loss, path and precision."""
     for kind, size, loss in product(WHOLE_NETS, (*SMALL, WIDE), LOSSES):
         if size in SMALL and whole_net_fits(kind, size, architecture):
-            yield kind, size, loss, True, "full"
-        yield kind, size, loss, False, "full"
+            yield kind, size, loss, WHOLE, "full"
+        yield kind, size, loss, LAYERS, "full"
     if architecture.capability >= TENSOR_CAPABILITY:
-        yield from (("energy", WIDE, "SSM", False, precision) for precision in ("tf32", "bf16"))
+        yield from (("energy", WIDE, "SSM", path, p) for path in (LAYERS, CUBLAS) for p in ("tf32", "bf16"))
 
 
 def whole_net_fits(kind: str, size: Size, architecture: Architecture) -> bool:

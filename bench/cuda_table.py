@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from bench.cuda_devices import DEVICES
+from bench.cuda_least import pass_of
 from bench.harness import RESULTS
 from bench.measure import Row
+from bench.problems import Size
 from bench.table import header, line
 from bench.targets import size_of
 
@@ -12,6 +14,7 @@ OUT = RESULTS / "cuda_static.csv"
 PRODUCTS = RESULTS / "cuda_products.csv"
 UNIT = 2.0**-24  # half a unit in the last place of float32
 WHOLE_NETS = ("small_objective", "small_score")
+PASSES_OF = Size(100, 512, 3, 64, 1)
 
 
 def call_table(rows: Sequence[Row]) -> Iterator[str]:
@@ -38,6 +41,17 @@ def whole_net_table(rows: Sequence[Row]) -> Iterator[str]:
         shared, over = int(row["shared_bytes"]) / 1024, float(row["moved_over_minimum"])
         takes = row["blocks"], row["registers"], f"{shared:.0f}", row["warps_per_multiprocessor"]
         yield line([str(size_of(row)), row["kind"], row["loss"], row["device"], *takes, f"{over:.3f}"])
+
+
+def pass_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield one line per pass of a call in layers on an H100: its bytes over the minimum."""
+    yield from header(["d,H,L,B,M", "kind", "loss", "products", "kernel", "bytes moved", "moved / minimum"])
+    for row in rows:
+        if row["row"] == "kernel" and row["device"] == "H100" and pass_of(row["kernel"]) and size_of(row) == PASSES_OF:
+            products = row["path"].partition(", ")[2], row["precision"]
+            over = f"{float(row['moved_over_minimum']):.3f}"
+            names = row["kind"], row["loss"], " ".join(filter(None, products)), f"`{row['kernel']}`"
+            yield line([str(size_of(row)), *names, row["bytes_moved"], over])
 
 
 def error_table(rows: Sequence[Row]) -> Iterator[str]:
@@ -74,5 +88,5 @@ def traffic_table(rows: Sequence[Row]) -> Iterator[str]:
         yield line([f"`{row['kernel']}`", row["data"], size, row["bytes_moved"], *over])
 
 
-TABLES = {"calls": call_table, "whole net": whole_net_table}
+TABLES = {"calls": call_table, "whole net": whole_net_table, "passes": pass_table}
 PRODUCT_TABLES = {"errors": error_table, "code": code_table, "traffic": traffic_table}

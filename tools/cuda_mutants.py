@@ -41,10 +41,20 @@ FUNCTION = re.compile(r"^\s*(?:static )?(?:FASTSSM_DEVICE|__device__ FASTSSM_INL
 
 # Each change by its kind, its file, what stands there once, and what stands there instead.
 CHANGES = (
-    ("swap", "pointwise.cuh", "d2.lane[i] = found.d2, d3.lane[i] = found.d3",
-     "d2.lane[i] = found.d3, d3.lane[i] = found.d2"),
-    ("swap", "pointwise.cuh", "d2 = load(a.d2 + at), d3 = load(down.d3 + at)",
-     "d3 = load(a.d2 + at), d2 = load(down.d3 + at)"),
+    ("swap", "pointwise.cuh", "d1.lane[i] = found.d1, d2.lane[i] = found.d2",
+     "d1.lane[i] = found.d2, d2.lane[i] = found.d1"),
+    ("swap", "pointwise.cuh", "&d2 = f.d2, &d3 = f.d3;", "&d2 = f.d3, &d3 = f.d2;"),
+    ("mask", "pointwise.cuh", "recomputed<2>(a.layer, load_partial(a.z + at, left)",
+     "recomputed<2>(a.layer, load(a.z + at)"),
+    ("swap", "jets.cuh", "out.d2.lane[i] = found.d2, out.d3.lane[i] = found.d3",
+     "out.d2.lane[i] = found.d3, out.d3.lane[i] = found.d2"),
+    ("swap", "jets.cuh", "else if (id < FIRST + half)", "else if (id <= FIRST + half)"),
+    ("swap", "jets.cuh", "entry = i == lane ?", "entry = i < lane ?"),
+    ("term", "jets.cuh", "return a.bias ? load_given(a.bias + column, width - column) : all(T(0));",
+     "return all(T(0));"),
+    ("term", "jets.cuh", "const Pack<T> z = raw * scale;", "const Pack<T> z = raw;"),
+    ("term", "jets.cuh", "return a.shift ? z + load_given(a.shift + sample * width + column, width - column) : z;",
+     "return z;"),
     ("swap", "small_steps.cuh", "memory[s.at_d3 + at] = f.d3", "memory[s.at_d3 + at] = f.d2"),
     ("swap", "small_steps.cuh", "d2 = memory[s.at_d2 + at], d3 = memory[s.at_d3 + at]",
      "d3 = memory[s.at_d2 + at], d2 = memory[s.at_d3 + at]"),
@@ -53,6 +63,7 @@ CHANGES = (
     ("sum", "reduce.cuh", "i = threadIdx.x + row_threads;", "i = threadIdx.x + 2 * row_threads;"),
     ("mask", "pack.cuh", "return i < n ? p[i] : T(0);", "return i <= n ? p[i] : T(0);"),
     ("mask", "pack.cuh", "return n < kLanes<T> ? load_unaligned(p, n) : load(p);", "return load(p);"),
+    ("mask", "pack.cuh", "const bool whole = n >= kLanes<T> &&", "const bool whole ="),
     ("mask", "pack.cuh", "if (i < n) p[i] = add", "if (i <= n) p[i] = add"),
     ("mask", "pack.cuh", "end(least((int64_t(blockIdx.y) + 1) * walk.rows, rows))",
      "end((int64_t(blockIdx.y) + 1) * walk.rows)"),
@@ -143,7 +154,7 @@ EQUIVALENT = {
 # mutants are compiled in float64 alone, but for the products, which have no other type.
 JUDGES = {"barrier": "race", "mask": "address"} | dict.fromkeys(("rule", "swap", "sum", "term", "fence"), "emulator")
 TESTED = {
-    "narrow": (("test_narrow.py",), "padded"),
+    "narrow": (("test_traffic.py",), "padded"),
     "gemm_split": (("test_gemm.py",), "layouts_of_split or slices or accurate"),
     "gemm_wgmma": (("test_wgmma.py",), "layouts or slices or accurate"),
     "gemm": (("test_gemm.py",), "layout"),

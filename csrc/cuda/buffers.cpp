@@ -136,9 +136,6 @@ void Pass<T>::lay_out(BumpAllocator& allocator, int64_t samples) {
     s.narrow_out = narrow(s.ld);
     s.adjoints = options_.merged ? stack(s.ld) : adjoints[stages_.size() % 2];
     s.narrow_adjoints = options_.merged ? narrow(s.ld) : narrow_adjoints;
-    s.d1 = layer.scale ? single(s.ld) : s.z;
-    s.d2 = single(s.ld);
-    s.d3 = single(s.ld);
     s.q = options_.merged ? single(s.ld) : nullptr;
     s.g = options_.merged ? single(s.ld) : nullptr;
     stages_.push_back(s);

@@ -8,7 +8,7 @@ namespace fastssm::cuda {
 // Sliced score matching in three stacked products per layer: -E2 / M + mean_m E1_m^2 / 2.
 template <class T>
 void Pass<T>::sliced(const Objective<T>& objective) {
-  for (int64_t l = 0; l < depth(); l++) layer_up(l, options_.gradients ? 3 : 2, true, false);
+  for (int64_t l = 0; l < depth(); l++) layer_up(l, true, false);
   SlicedTop<T> top{};
   top.shape = top_shape(), top.curved = depth() > 0;
   top.h = this->top().p, top.readout = readout_.weight, top.bias = readout_.bias;
@@ -33,7 +33,6 @@ void Pass<T>::sliced_down() {
     down.back = back(l, true);
     down.above = last ? Above::outer : Above::stack;
     down.fresh = l == 0;
-    down.d3 = stages_[l].d3;
     down.c1 = c1, down.c2 = c2, down.readout = last ? readout_.weight : nullptr;
     const int64_t height =
         over_rows(runtime_, "down", samples, largest_.samples, stages_[l].ld, down, down.back.walk, true);
@@ -45,7 +44,7 @@ void Pass<T>::sliced_down() {
 // All terms: the chain g = dE/dh runs down right after the sweep up, and gives the score; with `sums` also E2.
 template <class T>
 void Pass<T>::merged_up(bool sums) {
-  for (int64_t l = 0; l < depth(); l++) layer_up(l, options_.gradients ? 3 : 2, false, true);
+  for (int64_t l = 0; l < depth(); l++) layer_up(l, false, true);
   for (int64_t l = depth() - 1; l >= 0; l--) chain_step(l, sums);
 }
 
@@ -59,8 +58,7 @@ void Pass<T>::chain_step(int64_t l, bool sums) {
   Chain<T> chain{};
   chain.shape = shape(l);
   chain.g = last ? nullptr : s.g, chain.readout = readout_.weight;
-  chain.d1 = s.d1, chain.d2 = s.d2, chain.q = s.q;
-  chain.scale = of_tile(layer.scale, layer.out);
+  chain.layer = activated(l), chain.z = s.z, chain.q = s.q;
   const Rows adjoint = adjoints(s).from((tile_.tangents + 1) * tile_.samples);
   chain.adjoint = narrow_ ? nullptr : adjoint.p, chain.narrow = adjoint.narrow;
   chain.kept = layer.skip ? below.p : nullptr;
@@ -80,9 +78,8 @@ void Pass<T>::curvature_step(int64_t l) {
   curve.shape = shape(l);
   T* zk = s.z + curve.shape.curvature_offset();
   product_up(l, tile_.samples, entered, {zk, s.ld});
-  curve.zk = zk, curve.d1 = s.d1, curve.d2 = s.d2, curve.q = s.q;
+  curve.layer = activated(l), curve.z = s.z, curve.zk = zk, curve.q = s.q;
   curve.c2 = coefficients_;
-  curve.scale = of_tile(layer.scale, layer.out);
   curve.entered = layer.skip ? entered.p : nullptr;
   curve.out = left.p, curve.narrow = left.narrow;
   over_rows(runtime_, "curve", tile_.samples, tile_.samples, s.ld, curve, curve.walk);
@@ -101,7 +98,6 @@ void Pass<T>::merged_down() {
     down.back = back(l, !last);
     down.above = last ? Above::none : Above::stack;
     down.merged = true;
-    down.d3 = stages_[l].d3;
     down.c2 = coefficients_;
     down.readout = last ? readout_.weight : nullptr, down.chain = last ? nullptr : stages_[l].g;
     const int64_t height =

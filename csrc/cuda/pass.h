@@ -55,14 +55,11 @@ class Pass {
   // A hidden layer's stacks in a tile, and its rows of the value alone.
   struct Stage {
     int64_t ld;
-    T* z;    // before a scale; without a scale, f' overwrites its value row
+    T* z;    // products, before bias and scale
     T* out;  // null where only products read it
     uint16_t* narrow_out;
     T* adjoints;
     uint16_t* narrow_adjoints;
-    T* d1;
-    T* d2;
-    T* d3;
     T* q;
     T* g;  // the chain after this layer
   };
@@ -123,7 +120,8 @@ class Pass {
   void product_outer(int64_t layer, int64_t rows, Rows adjoints, Rows entered, bool more);
   void weighted_sum(Sum& sum, int64_t rows, Rows a, const T* coefficients);
   void enter(const Tile& tile);
-  void layer_up(int64_t l, int order, bool curvature, bool squares);
+  Activated<T> activated(int64_t l) const;
+  void layer_up(int64_t l, bool curvature, bool squares);
   void layer_down(int64_t l, const Back<T>& back, int64_t height, int64_t kinds, int64_t passed);
   Back<T> back(int64_t l, bool anything_above) const;
   void leave(bool anything);

@@ -8,7 +8,7 @@ namespace fastssm::cuda {
 // Carries value and tangents up and computes u_m; `with_score` also s, as rows without its bias.
 template <class T>
 void Pass<T>::score_up(bool with_score) {
-  for (int64_t l = 0; l < depth(); l++) layer_up(l, options_.gradients ? 2 : 1, false, false);
+  for (int64_t l = 0; l < depth(); l++) layer_up(l, false, false);
   if (tile_.tangents > 0)
     product_down(depth(), tile_.tangents * tile_.samples, direction(0), pullback_, false);
   if (with_score) product_up(depth(), tile_.samples, top(), score_);

@@ -93,21 +93,29 @@ void Pass<T>::enter(const Tile& tile) {
   start(runtime_, "rademacher", {.grid = grid, .threads = kThreads}, signs);
 }
 
+// What kernels take of a layer's activation, for the samples of this tile.
 template <class T>
-void Pass<T>::layer_up(int64_t l, int order, bool curvature, bool squares) {
+Activated<T> Pass<T>::activated(int64_t l) const {
+  const Layer<T>& layer = hidden_[l];
+  Activated<T> of{};
+  of.activation = layer.activation;
+  std::copy_n(layer.constants, activation_parameters[layer.activation], of.constants);
+  of.bias = layer.bias;
+  of.scale = of_tile(layer.scale, layer.out), of.shift = of_tile(layer.shift, layer.out);
+  return of;
+}
+
+template <class T>
+void Pass<T>::layer_up(int64_t l, bool curvature, bool squares) {
   const Layer<T>& layer = hidden_[l];
   const Stage& s = stages_[l];
   const bool fresh = l == 0;
   product_up(l, (tile_.tangents + 1 + (curvature && !fresh)) * tile_.samples, entering(l), {s.z, s.ld});
   Up<T> up{};
-  up.shape = shape(l);
-  std::copy_n(layer.constants, activation_parameters[layer.activation], up.constants);
+  up.shape = shape(l), up.layer = activated(l);
   up.curvature = curvature, up.fresh = fresh;
-  up.bias = layer.bias;
-  up.scale = of_tile(layer.scale, layer.out), up.shift = of_tile(layer.shift, layer.out);
   up.entered = layer.skip ? entering(l).p : nullptr;
-  up.z = s.z, up.out = s.out, up.narrow = s.narrow_out, up.d1 = s.d1;
-  up.d2 = order > 1 ? s.d2 : nullptr, up.d3 = order > 2 ? s.d3 : nullptr;
+  up.z = s.z, up.out = s.out, up.narrow = s.narrow_out;
   up.q = squares ? s.q : nullptr;
   over_rows(runtime_, std::string("up_") + activation_names[layer.activation], tile_.samples, tile_.samples, s.ld, up,
             up.walk);
@@ -122,9 +130,8 @@ Back<T> Pass<T>::back(int64_t l, bool anything_above) const {
   const Stage& s = stages_[l];
   const bool down = l > 0 || gradients_.x;
   Back<T> back{};
-  back.shape = shape(l);
-  back.z = s.z, back.d1 = s.d1, back.d2 = s.d2;
-  back.scale = of_tile(layer.scale, layer.out);
+  back.shape = shape(l), back.layer = activated(l);
+  back.z = s.z;
   back.adjoints = s.adjoints, back.narrow = s.narrow_adjoints;
   back.kept = layer.skip && down && anything_above ? adjoints_below(l).p : nullptr;
   back.kept_all = l > 0;

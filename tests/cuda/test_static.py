@@ -33,7 +33,8 @@ TENSOR_CAPABILITY = 80  # of a device that runs them
 LOADS = rf"(up_\w+|down|down_score|chain|curve|score_seed|given|weighted_sum|finish|\w+_top|leave)_|{FITTED}"
 OPERANDS = r"(rademacher|enter|up_\w+|down|down_score|chain|curve|given|score_seed|terms_top)_"  # of products
 STORES = rf"{OPERANDS}|weighted_sum_"
-TRIGONOMETRIC = rf"up_sin_|{FITTED}"  # reducing a large argument of the sine takes a table in local memory
+# reducing a large argument of the sine takes a table in local memory
+TRIGONOMETRIC = rf"(up_sin|down|down_score|chain|curve)_|{FITTED}"
 
 
 @cache

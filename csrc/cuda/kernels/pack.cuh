@@ -15,7 +15,9 @@
 
 namespace fastssm::cuda {
 
-constexpr int kAhead = 4;  // directions whose loads are issued together
+// Directions whose loads are issued together; in double, ptxas would have no registers left for more.
+template <class T>
+constexpr int kAhead = sizeof(T) == sizeof(float) ? 4 : 2;
 
 FASTSSM_DEVICE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -71,6 +73,13 @@ FASTSSM_DEVICE Pack<T> load_unaligned(const T* p, int64_t n) {
   return pack_of<T>([&](int i) { return i < n ? p[i] : T(0); });
 }
 
+// The same of a caller's row: in one access where that is possible.
+template <class T>
+FASTSSM_DEVICE Pack<T> load_given(const T* p, int64_t n) {
+  const bool whole = n >= kLanes<T> && reinterpret_cast<uintptr_t>(p) % kAccess == 0;
+  return whole ? load(p) : load_unaligned(p, n);
+}
+
 // The first n numbers of a pack of a stack's row, and zeros after them.
 template <class T>
 FASTSSM_DEVICE Pack<T> load_partial(const T* p, int64_t n) {
@@ -96,15 +105,15 @@ struct Place {
 };
 
 // Fetches and uses the data of tangents 1, 2, ..., and fetches several before it uses the first.
-template <class Fetch, class Use>
+template <class T, class Fetch, class Use>
 FASTSSM_DEVICE void for_tangents(int64_t tangents, const Fetch& fetch, const Use& use) {
-  for (int64_t first = 1; first <= tangents; first += kAhead) {
-    decltype(fetch(first)) ahead[kAhead];
+  for (int64_t first = 1; first <= tangents; first += kAhead<T>) {
+    decltype(fetch(first)) ahead[kAhead<T>];
     FASTSSM_UNROLL
-    for (int i = 0; i < kAhead; i++)
+    for (int i = 0; i < kAhead<T>; i++)
       if (first + i <= tangents) ahead[i] = fetch(first + i);
     FASTSSM_UNROLL
-    for (int i = 0; i < kAhead; i++)
+    for (int i = 0; i < kAhead<T>; i++)
       if (first + i <= tangents) use(first + i, ahead[i]);
   }
 }

@@ -77,25 +77,29 @@ struct Identity {
   T* out;  // [size, size]
 };
 
-// Up through an activation: z, zd_m, zk (before a scale) become h, hd_m, k.
+// The activation of a layer, of scale (W h + b) + shift.
+template <class T>
+struct Activated {
+  int activation;  // row of the table
+  T constants[kMaxConstants];
+  const T* bias;   // [width], or null
+  const T* scale;  // [samples, width], or null
+  const T* shift;
+};
+
+// Up through an activation: z, zd_m, zk (products, without bias or scale) become h, hd_m, k.
 template <class T>
 struct Up {
   Shape shape;
   Walk walk;
-  T constants[kMaxConstants];
+  Activated<T> layer;
   bool curvature;    // carry k
   bool fresh;        // zk is zero and not stored
-  const T* bias;     // [width], or null
-  const T* scale;    // [samples, width], or null; with it, z keeps the value W h + b
-  const T* shift;    // [samples, width], or null
   const T* entered;  // stack to add where the layer skips, or null
-  T* z;              // stack
+  const T* z;        // stack
   T* out;            // stack, or null where only products read it
   uint16_t* narrow;
-  T* d1;             // rows, perhaps those of z's value
-  T* d2;             // rows, or null where not kept; so d3 and q
-  T* d3;
-  T* q;
+  T* q;              // rows, or null where not kept
 };
 
 // What the kernels down share. In place, they turn adjoints of a layer's output into adjoints of its product.
@@ -103,10 +107,8 @@ template <class T>
 struct Back {
   Shape shape;
   Walk walk;
-  const T* z;  // stack, before a scale; its value row is read only with a scale
-  const T* d1;
-  const T* d2;
-  const T* scale;
+  Activated<T> layer;
+  const T* z;  // stack, as it entered Up
   T* adjoints;    // stack
   uint16_t* narrow;  // written in place of adjoints
   T* kept;        // stack for a copy of the incoming adjoints, where the layer skips, or null
@@ -125,7 +127,6 @@ struct Down {
   Above above;
   bool merged;  // g is the chain, and the curvature row carries the loss's cotangent: cg = c2 g
   bool fresh;   // zk is zero, so its adjoint is not needed
-  const T* d3;
   const T* c1;         // [tangents, samples]; Above::outer: hdb_m = c1 readout
   const T* c2;         // [samples]; Above::outer: g = c2 readout
   const T* readout;    // [width]
@@ -138,10 +139,9 @@ struct Chain {
   Shape shape;
   const T* g;  // rows, or null for the readout
   const T* readout;
-  const T* d1;
-  const T* d2;
+  Activated<T> layer;
+  const T* z;  // rows, as they entered Up
   const T* q;
-  const T* scale;
   T* adjoint;  // rows, or null where only products read them
   uint16_t* narrow;
   T* kept;  // rows for g where the layer skips, or null
@@ -154,12 +154,11 @@ template <class T>
 struct Curve {
   Shape shape;
   Walk walk;
-  const T* zk;  // rows, before a scale like all others
-  const T* d1;
-  const T* d2;
+  Activated<T> layer;
+  const T* z;   // rows, as they entered Up
+  const T* zk;  // rows, likewise
   const T* q;
   const T* c2;  // [samples]
-  const T* scale;
   const T* entered;
   T* out;  // null where only products read it
   uint16_t* narrow;

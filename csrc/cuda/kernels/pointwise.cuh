@@ -1,18 +1,12 @@
 // The pointwise passes of the sweeps, one for each layer and direction, by the rules of sweep.h: 16 bytes a thread.
 #pragma once
 
-#include "../../maths/activations.h"
 #include "../../maths/sweep.h"
+#include "jets.cuh"
 #include "narrow.cuh"
 #include "reduce.cuh"
 
 namespace fastssm::cuda {
-
-// The scale of some columns of a sample, or ones.
-template <class T>
-FASTSSM_DEVICE Pack<T> scale_of(const T* scale, int64_t sample, int64_t width, int64_t column) {
-  return scale ? load_unaligned(scale + sample * width + column, width - column) : all(T(1));
-}
 
 // ---- up --------------------------------------------------------------------------------------------------------
 
@@ -21,27 +15,21 @@ FASTSSM_DEVICE void up_rows(const Up<T>& a) {
   const Shape& s = a.shape;
   const Place place(a.walk, s.samples, kLanes<T>);
   if (place.column >= s.ld) return;
-  const int64_t left = s.width - place.column;
-  const Pack<T> bias = a.bias ? load_unaligned(a.bias + place.column, left) : all(T(0));
+  const Pack<T> bias = bias_of(a.layer, s.width, place.column);
   for (int64_t row = place.row; row < place.end; row += place.step) {
     const int64_t at = row * s.ld + place.column;
-    const Pack<T> scale = scale_of(a.scale, row, s.width, place.column);
-    Pack<T> z = load(a.z + at) + bias, f, d1, d2, d3;
-    if (a.scale) store(a.z + at, z);
-    z = z * scale;
-    if (a.shift) z = z + load_unaligned(a.shift + row * s.width + place.column, left);
+    const Pack<T> scale = scale_of(a.layer, row, s.width, place.column);
+    const Pack<T> z = modulated(a.layer, load(a.z + at) + bias, scale, row, s.width, place.column);
+    Pack<T> f, d1, d2;
     FASTSSM_UNROLL
     for (int i = 0; i < kLanes<T>; i++) {
-      const Jet<T> found = jet<ID, 3>(z.lane[i], a.constants);
-      f.lane[i] = found.f, d1.lane[i] = found.d1, d2.lane[i] = found.d2, d3.lane[i] = found.d3;
+      const Jet<T> found = jet<ID, 2>(z.lane[i], a.layer.constants);
+      f.lane[i] = found.f, d1.lane[i] = found.d1, d2.lane[i] = found.d2;
     }
     f = add_inner(f, z, all(T(0)));  // NaN where z is not finite: an activation that saturates would hide it
     store_operand(a.out, a.narrow, at, a.entered ? f + load(a.entered + at) : f);
-    store(a.d1 + at, d1);
-    if (a.d2) store(a.d2 + at, d2);
-    if (a.d3) store(a.d3 + at, d3);
     Pack<T> q = all(T(0));
-    for_tangents(
+    for_tangents<T>(
         s.tangents, [&](int64_t m) { return load(a.z + m * s.kind_stride() + at); },
         [&](int64_t m, const Pack<T>& raw) {
           const int64_t mine = m * s.kind_stride() + at;
@@ -82,11 +70,11 @@ FASTSSM_DEVICE void down_rows(const Down<T>& down) {
   const Place place(a.walk, s.samples, kLanes<T>);
   const bool outer = down.above == Above::outer, stack = down.above == Above::stack;
   Pack<T> total = all(T(0)), readout = total;
-  if (down.readout) readout = load_unaligned(down.readout + place.column, s.width - place.column);
+  if (down.readout) readout = load_given(down.readout + place.column, s.width - place.column);
   for (int64_t row = place.row; row < place.end && place.column < s.ld; row += place.step) {
     const int64_t at = row * s.ld + place.column, curve = s.curvature_offset() + at;
-    const Pack<T> scale = scale_of(a.scale, row, s.width, place.column);
-    const Pack<T> d1 = load(a.d1 + at), d2 = load(a.d2 + at), d3 = load(down.d3 + at);
+    const Recomputed<T> f = recomputed<3>(a.layer, load(a.z + at), row, s.width, place.column);
+    const Pack<T>&scale = f.scale, &d1 = f.d1, &d2 = f.d2, &d3 = f.d3;
     Pack<T> g = readout;
     if (down.merged && down.chain) g = load(down.chain + at);
     if (!down.merged) g = outer ? readout * all(down.c2[row]) : load(a.adjoints + curve);
@@ -100,7 +88,7 @@ FASTSSM_DEVICE void down_rows(const Down<T>& down) {
     struct Fetched {
       Pack<T> raw, hdb;
     };
-    for_tangents(
+    for_tangents<T>(
         s.tangents,
         [&](int64_t m) {
           const int64_t mine = m * s.kind_stride() + at;
@@ -121,7 +109,7 @@ FASTSSM_DEVICE void down_rows(const Down<T>& down) {
     const Pack<T> hb = stack ? load(a.adjoints + at) : all(T(0));
     const Pack<T> zb =
         stack ? curved_value_down(d1, hb, d2, inner, d3, cg, q) : curved_value_down(d2, inner, d3, cg, q);
-    if (a.scale) on_scale = add_inner(on_scale, zb, load(a.z + at));
+    if (a.layer.scale) on_scale = add_inner(on_scale, zb, f.value);
     modulation_down(a, place, row, zb, on_scale);
     const Pack<T> adjoint = zb * scale;
     store_adjoint(a, at, adjoint);
@@ -142,13 +130,13 @@ FASTSSM_DEVICE void down_score_rows(const Back<T>& a) {
   Pack<T> total = all(T(0));
   for (int64_t row = place.row; row < place.end && place.column < s.ld; row += place.step) {
     const int64_t at = row * s.ld + place.column;
-    const Pack<T> scale = scale_of(a.scale, row, s.width, place.column);
-    const Pack<T> d1 = load(a.d1 + at), d2 = load(a.d2 + at), hb = load(a.adjoints + at);
+    const Recomputed<T> f = recomputed<2>(a.layer, load(a.z + at), row, s.width, place.column);
+    const Pack<T>&scale = f.scale, &d1 = f.d1, &d2 = f.d2, hb = load(a.adjoints + at);
     Pack<T> inner = all(T(0)), on_scale = inner;
     struct Fetched {
       Pack<T> raw, hdb;
     };
-    for_tangents(
+    for_tangents<T>(
         s.tangents,
         [&](int64_t m) {
           const int64_t mine = m * s.kind_stride() + at;
@@ -163,7 +151,7 @@ FASTSSM_DEVICE void down_score_rows(const Back<T>& a) {
           if (a.kept && a.kept_all) store(a.kept + mine, given.hdb);
         });
     const Pack<T> zb = value_down(d1, hb, d2, inner), adjoint = zb * scale;
-    if (a.scale) on_scale = add_inner(on_scale, zb, load(a.z + at));
+    if (a.layer.scale) on_scale = add_inner(on_scale, zb, f.value);
     modulation_down(a, place, row, zb, on_scale);
     store_adjoint(a, at, adjoint);
     total = total + adjoint;
@@ -181,11 +169,12 @@ FASTSSM_DEVICE void chain_rows(const Chain<T>& a) {
   Pack<T> e2 = all(T(0));
   for (int64_t j = threadIdx.x * kLanes<T>; j < a.shape.width; j += blockDim.x * kLanes<T>) {
     const int64_t at = row * a.shape.ld + j, left = a.shape.width - j;
-    const Pack<T> g = a.g ? load_partial(a.g + at, left) : load_unaligned(a.readout + j, left);
-    const Pack<T> adjoint = tangent(load(a.d1 + at), g) * scale_of(a.scale, row, a.shape.width, j);
+    const Pack<T> g = a.g ? load_partial(a.g + at, left) : load_given(a.readout + j, left);
+    const Recomputed<T> f = recomputed<2>(a.layer, load_partial(a.z + at, left), row, a.shape.width, j);
+    const Pack<T> adjoint = tangent(f.d1, g) * f.scale;
     store_operand(a.adjoint, a.narrow, at, adjoint);
     if (a.kept) store(a.kept + at, g);
-    if (a.e2) e2 = add_inner(e2, curvature(load_partial(a.d2 + at, left), load_partial(a.q + at, left)), g);
+    if (a.e2) e2 = add_inner(e2, curvature(f.d2, load_partial(a.q + at, left)), g);
   }
   if (!a.e2) return;
   const T total = block_sums(warp_sum(sum_of(e2)), T(0)).first;
@@ -199,8 +188,8 @@ FASTSSM_DEVICE void curve_rows(const Curve<T>& a) {
   if (place.column >= s.ld) return;
   for (int64_t row = place.row; row < place.end; row += place.step) {
     const int64_t at = row * s.ld + place.column;
-    const Pack<T> zk = load(a.zk + at) * scale_of(a.scale, row, s.width, place.column);
-    const Pack<T> k = curvature(load(a.d1 + at), zk, all(a.c2[row]) * load(a.d2 + at), load(a.q + at));
+    const Recomputed<T> f = recomputed<2>(a.layer, load(a.z + at), row, s.width, place.column);
+    const Pack<T> k = curvature(f.d1, load(a.zk + at) * f.scale, all(a.c2[row]) * f.d2, load(a.q + at));
     store_operand(a.out, a.narrow, at, a.entered ? k + load(a.entered + at) : k);
   }
 }

@@ -1,8 +1,8 @@
 // The steps of the whole-net kernels on one tile of samples in a block's shared memory.
 #pragma once
 
-#include "../../maths/activations.h"
 #include "../../maths/sweep.h"
+#include "jets.cuh"
 #include "reduce.cuh"
 #include "shared.cuh"
 #include "small_params.h"
@@ -30,15 +30,6 @@ template <class T>
 FASTSSM_DEVICE void put(T* p, const Quad<T>& q) {
   FASTSSM_UNROLL
   for (int i = 0; i < 4; i += kLanes<T>) store(p + i, pack_of<T>([&](int lane) { return q.v[i + lane]; }));
-}
-
-// Row `id` of the table of activations.
-template <int ORDER, int ID = 0, class T>
-FASTSSM_DEVICE Jet<T> jet_of(int id, T z, const T* c) {
-  if constexpr (ID + 1 < activation_count) {
-    if (id != ID) return jet_of<ORDER, ID + 1>(id, z, c);
-  }
-  return jet<ID, ORDER>(z, c);
 }
 
 // A tile of samples and some of their directions. Every step ends in a barrier.

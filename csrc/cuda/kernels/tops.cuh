@@ -130,7 +130,7 @@ FASTSSM_DEVICE void given_rows(const Given<T>& a) {
   for (int64_t row = place.row; row < place.end; row += place.step) {
     const int64_t at = row * s.ld + place.column;
     Pack<T> sum = a.score ? load_unaligned(a.score + row * a.dim + place.column, left) : all(T(0));
-    for_tangents(
+    for_tangents<T>(
         s.tangents, [&](int64_t m) { return load_partial(a.v + (m - 1) * s.kind_stride() + at, left); },
         [&](int64_t m, const Pack<T>& v) {
           sum = add_inner(sum, all(a.projected[(m - 1) * a.projected_stride + row]), v);
@@ -152,7 +152,7 @@ FASTSSM_DEVICE void score_seed_rows(const ScoreSeed<T>& a) {
     struct Fetched {
       Pack<T> u, hd;
     };
-    for_tangents(
+    for_tangents<T>(
         s.tangents,
         [&](int64_t m) {
           return Fetched{load(a.pullback + (m - 1) * s.kind_stride() + at), load(a.h + m * s.kind_stride() + at)};

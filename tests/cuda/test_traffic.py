@@ -1,4 +1,4 @@
-"""Operands of products in bfloat16: who writes them, what moves, and how weights are rounded."""
+"""What the passes of a layer move: rows once, no derivatives, and operands of products in bfloat16 where those are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Counted(WholeNet):
 
     def run_counted(self, case: Case) -> tuple[list[str], Counter[str]]:
         """Return the launches of a case, in order, and the bytes by kernel; for products the sizes of operands."""
-        self.moved = Counter[str]()
+        self.moved, self.written = Counter[str](), Counter[str]()
         self.device.traffic()
         assert self.run(case, problem(case), small=False).done
         return [PRODUCTS[0] if launch.kernel in PRODUCTS else launch.kernel for launch in self.launches], self.moved
@@ -40,6 +40,7 @@ class Counted(WholeNet):
             self.moved[PRODUCTS[0]] += shared * (x * z + z * y)
         else:
             traffic = self.device.traffic()
+            self.written[kernel.decode()] += traffic["global writes"].bytes
             self.moved[kernel.decode()] += sum(traffic[f"global {way}"].bytes for way in ("reads", "writes"))
         return failed
 
@@ -78,6 +79,21 @@ def test_no_pass_of_its_own_narrows_a_stack(call: tuple[str, bool]) -> None:
     # a number in bfloat16 alone saves two bytes, and one that is written twice takes two more
     expected = {name: wide[name] - NARROW * numbers.get(name.removesuffix("_float"), 0) for name in wide}
     assert dict(narrow) == expected
+
+
+@pytest.mark.skipif(machines.FLAVOUR != "", reason="once is enough")
+def test_no_derivative_is_stored() -> None:
+    """A pass writes the rows that a product reads, and nothing else but sums: not even f' where z was."""
+    counted, row = Counted(Machine("profile")), WIDE * B * H
+    sums = L * WIDE * H  # over samples, for the biases
+    for merged, kinds in ((False, M + 2), (True, M + 1)):
+        counted.run_counted(CASE.with_(variance_reduced=merged))
+        squares = L * row if merged else 0  # q, which the chain and the curvature want
+        assert counted.written["up_softplus_float"] == L * kinds * row + squares
+        first = 0 if merged else row  # no curvature enters the first layer
+        assert counted.written["down_float"] == L * kinds * row - first + sums
+    assert counted.written["chain_float"] == L * (row + WIDE * B)  # and e2
+    assert counted.written["curve_float"] == L * row
 
 
 def test_weights_are_rounded_and_padded(machine: Machine) -> None:
