@@ -182,9 +182,18 @@ def test_the_model_reads_the_layouts_of_the_ptx_isa(names: tuple[str, str]) -> N
     assert np.array_equal(run(a, b, left, right), 2 * left @ right.T)
 
 
+def test_the_model_truncates_to_two_bits_more_than_float32() -> None:
+    left, right = np.zeros((64, 16), np.float32), np.ones((64, 16), np.float32)
+    left[:, 0] = 1
+    left[0, 8:12], left[1, 8:16] = 2.0**-25, 2.0**-26
+    d = run(LAYOUTS["K"], LAYOUTS["K"], left, right)
+    assert np.array_equal(d[:2, 0], [2 + 2.0**-22, 2])
+
+
 WRONG = {
     "no_async_fence": "no fence.proxy.async",
     "no_fence": "without wgmma.fence",
+    "no_second_fence": "without wgmma.fence",
     "overwritten_operand": "an operand of wgmma in flight was overwritten",
     "early_write": "accumulators of wgmma in flight were written",
     "different_warps": "the threads of a warpgroup issue different products",

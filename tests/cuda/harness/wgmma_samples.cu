@@ -21,6 +21,8 @@ FASTSSM_KERNEL(128, sample_wgmma, SampleWgmma) {
   if (is(Mistake::early_write)) d[0] = 1;
   emulator::wgmma_wait(0);
   d[0] += early;
+  if (is(Mistake::no_second_fence))
+    emulator::wgmma_bf16(d, a, parameters.b, true, parameters.a_transposed, parameters.b_transposed);
   const unsigned row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = 2 * (threadIdx.x % 4);
   for (unsigned i = 0; i < 32; i++)
     parameters.d[(row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + column + i % 2] = d[i];

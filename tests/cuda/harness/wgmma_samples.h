@@ -7,6 +7,7 @@ enum class Mistake {
   none,
   no_async_fence,
   no_fence,
+  no_second_fence,
   overwritten_operand,
   early_use,
   early_write,
