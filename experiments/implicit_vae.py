@@ -20,15 +20,18 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import fastssm
 from bench import experiments
+from bench.annealing import annealed, log_likelihood
+from experiments.autoregressive import Mixture
 from fastssm import data
-from fastssm.nn import MLP
+from fastssm.nn import MLP, MADEContext
 
-LATENT, NOISE, WIDTH, BATCH, LEAPS = 8, 8, 256, 64, 2
+LATENT, NOISE, WIDTH, BATCH = 8, 8, 256, 64
 RATE, SCORE_RATE, LESSONS, PENALTY, RIDGE, KEPT = 2e-3, 4e-3, 2, 10.0, 0.001, 0.99
+COMPONENTS = 5
 
 
 class Size(NamedTuple):
@@ -103,12 +106,6 @@ def perceptron(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(WIDTH, outputs))
 
 
-def log_likelihood(decoder: nn.Module, z: Tensor, x: Tensor) -> Tensor:
-    """Return the log-probability of binary digits given codes."""
-    logits = decoder(z)
-    return (x * logits - F.softplus(logits)).sum(-1)
-
-
 class Estimator(Protocol):
     """An estimate of the entropy's gradient."""
 
@@ -134,6 +131,48 @@ class Learned:
             self.loss(self.net, z[0].detach(), cond=x, kind="score").backward()
             self.optimiser.step()
         return fastssm.entropy_gradient(self.net, z[0], cond=x, kind="score")
+
+
+class CodeContext(nn.Module):
+    """Parameters of the conditional density of each code, `[B, LATENT, C]`, from the codes before it and the digit."""
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.made = MADEContext(1 + LATENT, features, [2 * WIDTH, WIDTH], "tanh")  # the first is an empty place
+        self.digit = nn.Linear(dim, 2 * WIDTH, bias=False) if dim else None
+
+    def forward(self, z: Tensor, x: Tensor | None) -> Tensor:
+        """Return the parameters; the units of the first layer see the whole digit."""
+        first, rest = self.made.layers[0], self.made.layers[1:]
+        hidden = first(functional.pad(z, (1, 0)))
+        if self.digit is not None:
+            hidden = hidden + self.digit(x)
+        found: Tensor = rest(hidden)
+        return found.view(len(z), 1 + LATENT, -1)[:, 1:]
+
+
+class Composite:
+    """An autoregressive density that learns by composite score matching, like `Learned`."""
+
+    samples = 1
+
+    def __init__(self, dim: int) -> None:
+        self.context, self.head = CodeContext(3 * COMPONENTS, dim), Mixture(COMPONENTS)
+        self.optimiser = torch.optim.Adam(self.context.parameters(), lr=SCORE_RATE, betas=(0.5, 0.999), fused=True)
+
+    def energy(self, z: Tensor, *given: Tensor) -> Tensor:
+        """Return `-log q(z | x)`, whose gradient is the joint score: each code is in the conditionals of the later."""
+        contexts = self.context(z, *given or (None,))
+        energies: Tensor = self.head(z.reshape(-1, 1), contexts.flatten(0, 1))
+        return energies.view(len(z), LATENT).sum(1)
+
+    def entropy(self, z: Tensor, x: Tensor | None) -> Tensor:
+        """Train the density on the codes, and use it."""
+        for _ in range(LESSONS):
+            self.optimiser.zero_grad()
+            fastssm.composite_loss(lambda codes: self.context(codes, x), self.head, z[0].detach()).backward()
+            self.optimiser.step()
+        return fastssm.entropy_gradient(self.energy, z[0], cond=x, kind="energy")
 
 
 class Kernel:
@@ -179,15 +218,16 @@ def sliced(variance_reduced: bool) -> Callable[..., Tensor]:
 
 LOSSES = {"SSM": sliced(False), "SSM-VR": sliced(True), "exact": fastssm.exact_loss}
 MODELS = {
-    "VAE": ("Gaussian", *LOSSES, "Stein", "spectral"),
-    "WAE": (*LOSSES, "Stein", "spectral"),
+    "VAE": ("Gaussian", *LOSSES, "CSM", "Stein", "spectral"),
+    "WAE": (*LOSSES, "CSM", "Stein", "spectral"),
 }
 
 
 def estimator_of(name: str, model: str, dim: int, size: Size) -> Estimator | None:
     """Return an estimate by its name; None for a Gaussian encoder."""
-    if name in LOSSES:
-        return Learned(LOSSES[name], dim if model == "VAE" else 0)
+    given = dim if model == "VAE" else 0
+    if name in LOSSES or name == "CSM":
+        return Learned(LOSSES[name], given) if name in LOSSES else Composite(given)
     return None if name == "Gaussian" else Kernel(name == "spectral", size.samples if model == "VAE" else 1)
 
 
@@ -223,75 +263,6 @@ def trained(model: str, estimator: Estimator | None, train: Tensor, steps: int) 
         optimiser.step()
     last = found[-max(1, steps // 10) :]
     return Trained(decoder, f"{sum(last) / len(last):.2f}" if last else "")
-
-
-class State(NamedTuple):
-    """Codes, the log-likelihoods that they give to their digits, and its gradients."""
-
-    z: Tensor
-    log: Tensor
-    pull: Tensor
-
-
-def state_of(decoder: nn.Module, z: Tensor, x: Tensor) -> State:
-    """Return the state of some codes."""
-    with torch.enable_grad():
-        at = z.detach().requires_grad_()
-        log = log_likelihood(decoder, at, x)
-        (pull,) = torch.autograd.grad(log.sum(), at)
-    return State(z, log.detach(), pull)
-
-
-def moved(decoder: nn.Module, x: Tensor, now: State, beta: float, step: float) -> tuple[State, float]:
-    """Return the state after a Hamiltonian step for `exp(-|z|^2 / 2) p(x | z)^beta`, and how many rows took it."""
-    momentum = torch.randn_like(now.z)
-    before = 0.5 * (now.z.square() + momentum.square()).sum(1) - beta * now.log
-    new = now
-    momentum = momentum - 0.5 * step * (now.z - beta * now.pull)
-    for leap in range(LEAPS):
-        new = state_of(decoder, new.z + step * momentum, x)
-        momentum = momentum - (1.0 if leap + 1 < LEAPS else 0.5) * step * (new.z - beta * new.pull)
-    after = 0.5 * (new.z.square() + momentum.square()).sum(1) - beta * new.log
-    taken = torch.rand(len(x)).to(before) < (before - after).exp()
-    each = (torch.where(taken if n.ndim == 1 else taken[:, None], n, o) for n, o in zip(new, now, strict=True))
-    return State(*each), taken.float().mean().item()
-
-
-class Annealed(NamedTuple):
-    """Log-weights `[chains, B]`, the steps of all levels, and the mean share of steps taken."""
-
-    weights: Tensor
-    steps: list[float]
-    acceptance: float
-
-
-@torch.no_grad()
-def annealed(
-    decoder: nn.Module, x: Tensor, latent: int, chains: int, levels: int, steps: list[float] | None = None
-) -> Annealed:
-    """Draw codes from the prior and move them to the posterior, level by level.
-
-    Args:
-        decoder: the logits of a digit, of its code.
-        x: binary digits.
-        latent: length of a code.
-        chains: for each digit.
-        levels: temperatures, logistic between -4 and 4, as in the code of Song et al. 2019.
-        steps: one for each level; if None, they follow the share of steps taken, which makes weights for no use.
-    """
-    rows = x.repeat(chains, 1)
-    betas = torch.linspace(-4.0, 4.0, levels + 1, dtype=torch.float64).sigmoid()
-    betas = ((betas - betas[0]) / (betas[-1] - betas[0])).tolist()
-    state = state_of(decoder, torch.randn(len(rows), latent).to(x), rows)
-    weights, step, used, total = torch.zeros_like(state.log), 0.5, list[float](), 0.0
-    for level in range(levels):
-        weights += (betas[level + 1] - betas[level]) * state.log
-        step = step if steps is None else steps[level]
-        state, taken = moved(decoder, rows, state, betas[level + 1], step)
-        used.append(step)
-        step *= math.exp(0.5 * (taken - 0.65))
-        total += taken / levels
-    return Annealed(weights.reshape(chains, len(x)), used, total)
 
 
 def judged(decoder: nn.Module, sets: Sets, chains: int, levels: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from bench import annealing
 from experiments import implicit_vae
 from tests import covering
 
@@ -76,8 +77,8 @@ def test_annealing_finds_the_likelihood_of_a_quadrature() -> None:
         prior = torch.distributions.Normal(0.0, 1.0).log_prob(grid).sum(1)[:, None]
         exact = (likelihood + prior).logsumexp(0) + 2 * math.log(12 / 300)
     chains = 60
-    steps = implicit_vae.annealed(decoder, x, 2, 4, 60).steps
-    found = implicit_vae.annealed(decoder, x, 2, chains, 60, steps)
+    steps = annealing.annealed(decoder, x, 2, 4, 60).steps
+    found = annealing.annealed(decoder, x, 2, chains, 60, steps)
     log = found.weights.logsumexp(0) - math.log(chains)
     error = (found.weights - log).exp().std(0) / math.sqrt(chains)
     assert 0.3 < found.acceptance < 1.0
