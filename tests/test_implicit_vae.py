@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from bench import annealing
 from experiments import implicit_vae
+from experiments.autoregressive import LinearContext, Mixture, Model, conditional_score
 from tests import covering
 
 M, D = 9, 2
@@ -60,6 +62,58 @@ def test_estimates_by_kernels_are_those_of_the_papers(name: str) -> None:
     found = implicit_vae.kernel_score(groups, name == "spectral")
     wanted = torch.stack([{"stein": stein, "spectral": spectral}[name](z) for z in groups])
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
+
+
+def correlated(dim: int, rows: int) -> tuple[nn.Parameter, Tensor]:
+    """Return a matrix, which is not triangular, and its products with noise of mean 0 and covariance 1 exactly."""
+    torch.manual_seed(2)
+    noise = torch.randn(rows, dim, dtype=torch.float64)
+    noise = math.sqrt(rows) * torch.linalg.svd(noise - noise.mean(0), full_matrices=False).U
+    matrix = nn.Parameter(torch.eye(dim, dtype=torch.float64) + 0.2 * torch.randn(dim, dim, dtype=torch.float64))
+    return matrix, noise @ matrix.mT
+
+
+def test_composite_entropy_has_the_gradient_of_a_gaussian_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """H = log |det A| + a constant, so that dH/dA is the inverse transpose; the conditional scores alone miss it."""
+    monkeypatch.setattr(implicit_vae, "LESSONS", 0)
+    matrix, z = correlated(3, 50)
+    whole = LinearContext(torch.zeros(3).double(), (matrix @ matrix.mT).detach())
+    estimator = implicit_vae.Composite(0)
+    estimator.context, estimator.head = lambda codes, x: whole(codes), Mixture(1).double()
+    (found,) = torch.autograd.grad(estimator.entropy(z[None], None), matrix, retain_graph=True)
+    torch.testing.assert_close(found, torch.linalg.inv(matrix.detach()).mT, rtol=1e-9, atol=1e-9)
+
+    alone = conditional_score(Model(whole, estimator.head), z.detach())
+    (missed,) = torch.autograd.grad(-(alone * z).sum(1).mean(), matrix)
+    torch.testing.assert_close(missed[-1], found[-1], rtol=1e-9, atol=1e-9)  # nothing comes after the last code
+    assert ((missed - found)[:-1].norm(dim=1) > 0.1).all()
+
+
+def test_composite_learns_that_gradient_given_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From new codes at every step, whose means follow the digits."""
+    monkeypatch.setattr(implicit_vae, "WIDTH", 32)
+    matrix, z = correlated(implicit_vae.LATENT, 2048)
+    torch.manual_seed(0)
+    estimator = implicit_vae.Composite(4)
+
+    def gradient(codes: Tensor) -> Tensor:
+        x = torch.randn(len(codes), 4)
+        return torch.autograd.grad(estimator.entropy((codes + x.repeat(1, 2))[None].float(), x), matrix)[0]
+
+    for _ in range(100):
+        gradient(torch.randn(256, implicit_vae.LATENT).double() @ matrix.mT)
+    wanted = torch.linalg.inv(matrix.detach()).mT
+    error = (gradient(z) - wanted).norm() / wanted.norm()
+    assert error < 0.25, error
+
+
+def test_the_context_of_a_code_sees_the_digit_and_the_codes_before_it() -> None:
+    torch.manual_seed(0)
+    context = implicit_vae.CodeContext(3, 5).double()
+    z, x = torch.randn(1, implicit_vae.LATENT).double(), torch.randn(1, 5).double()
+    codes, digit = (jac[0].abs().sum(1)[:, 0] for jac in torch.autograd.functional.jacobian(context, (z, x)))
+    assert torch.equal(codes > 0, torch.ones_like(codes).tril(-1) > 0)
+    assert (digit > 0).all()
 
 
 def test_annealing_finds_the_likelihood_of_a_quadrature() -> None:
