@@ -28,7 +28,7 @@ MODELS = [
         ("mixture", LIKELIHOOD), ("mixture", MATCHING), ("energy", MATCHING),
     )),
 ]  # fmt: skip
-FULL = Size(steps=600, batch=16, width=0, channels=24, layers=4, features=16, rows=100, samples=32, points=128)
+FULL = Size(steps=1200, batch=16, width=0, channels=32, layers=5, features=16, rows=100, samples=16, points=128)
 
 
 def digits(count: int) -> Digits:

@@ -14,8 +14,10 @@ Run `python -m experiments.implicit_vae`.
 
 from __future__ import annotations
 
+import gzip
 import math
-from collections.abc import Callable, Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +34,7 @@ from fastssm.nn import MLP, MADEContext
 
 LATENT, NOISE, WIDTH, BATCH = 8, 8, 256, 64
 RATE, SCORE_RATE, LESSONS, PENALTY, RIDGE, KEPT = 2e-3, 4e-3, 2, 10.0, 0.001, 0.99
+FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
 COMPONENTS, LARGEST = 3, 1.0  # of the mixtures of CSM; the norm at which its gradients are clipped
 
 
@@ -39,7 +42,7 @@ class Size(NamedTuple):
     """Sizes of a run.
 
     Attributes:
-        digits: "mnist", or "small" for the 8 x 8 digits.
+        digits: "mnist", "small" for the 8 x 8 digits, or "fashion" for pictures of clothes.
         steps: of training.
         samples: codes of each digit, for the estimates of a VAE by kernels.
         held: test digits, and as many to choose the steps of the annealing on.
@@ -77,9 +80,23 @@ def mnist() -> Tensor:
     return torch.from_numpy(mnist_data()[0]).float() / 255
 
 
+def fashion() -> Tensor:
+    """Return the first 5,000 training pictures of Fashion-MNIST, `[5000, 784]`."""
+    if not FASHION.exists():
+        raise SystemExit(f"this experiment needs {FASHION}: apt install dataset-fashion-mnist")
+    with gzip.open(FASHION) as file:
+        file.seek(16)  # after the header
+        return torch.frombuffer(bytearray(file.read(5000 * 784)), dtype=torch.uint8).view(-1, 784).float() / 255
+
+
+def small() -> Tensor:
+    """Return the library's digits, `[1797, 64]`."""
+    return data.load("digits").rows.float()
+
+
 def load(size: Size) -> Sets:
     """Return the digits of a run; binary ones are drawn with their grey values for probabilities."""
-    grey = mnist() if size.digits == "mnist" else data.load("digits").rows.float()
+    grey = {"mnist": mnist, "fashion": fashion, "small": small}[size.digits]()
     generator = Generator().manual_seed(2019)
     grey = grey[torch.randperm(len(grey), generator=generator)]
     held = torch.bernoulli(grey[: 2 * size.held], generator=generator)
@@ -225,7 +242,8 @@ def sliced(variance_reduced: bool) -> Callable[..., Tensor]:
 
 
 LOSSES = {"SSM": sliced(False), "SSM-VR": sliced(True), "exact": fastssm.exact_loss}
-MODELS = {
+Models = Mapping[str, Sequence[str]]
+MODELS: Models = {
     "VAE": ("Gaussian", *LOSSES, "CSM", "Stein", "spectral"),
     "WAE": (*LOSSES, "CSM", "Stein", "spectral"),
 }
@@ -287,13 +305,13 @@ def judged(decoder: nn.Module, sets: Sets, chains: int, levels: int) -> dict[str
 Pictures = dict[str, Tensor]
 
 
-def rows(seeds: int, size: Size, pictures: Pictures) -> Iterator[dict[str, Any]]:
+def rows(seeds: int, size: Size, pictures: Pictures, models: Models) -> Iterator[dict[str, Any]]:
     """Yield one row per seed, model and estimator, and a second one for a few; draw samples of the first seed."""
     sets = load(size)
     dim = sets.train.shape[1]
     codes = torch.randn(10, LATENT, generator=Generator().manual_seed(0))
     for seed in range(seeds):
-        for model, name in ((model, name) for model, names in MODELS.items() for name in names):
+        for model, name in ((model, name) for model, names in models.items() for name in names):
             torch.manual_seed(seed)
             estimator = estimator_of(name, model, dim, size)
             found = trained(model, estimator, sets.train, size.steps)
@@ -328,16 +346,21 @@ def draw_figure(found: list[dict[str, Any]], pictures: Pictures, levels: int, ou
     plt.close(figure)
 
 
+def run(chosen: Namespace, size: Size, models: Models) -> None:
+    """Write the rows of all seeds, and draw them after each, where the options say so."""
+    found, pictures = list[dict[str, Any]](), Pictures()
+    *_, (last, names) = models.items()
+    for row in rows(chosen.seeds, size, pictures, models):
+        found.append(row)
+        experiments.write(found, chosen.csv)
+        if chosen.figure and (row["model"], row["estimator"]) == (last, names[-1]):
+            draw_figure(found, pictures, size.levels, chosen.figure)
+
+
 def main() -> None:
     """Run the experiment."""
     chosen = experiments.options("implicit_vae", "Autoencoders with implicit encoders.", seeds=5)
-    size = SMOKE if chosen.smoke else FULL
-    found, pictures = list[dict[str, Any]](), Pictures()
-    for row in rows(chosen.seeds, size, pictures):
-        found.append(row)
-        experiments.write(found, chosen.csv)
-        if chosen.figure and (row["model"], row["estimator"]) == ("WAE", MODELS["WAE"][-1]):  # the last of a seed
-            draw_figure(found, pictures, size.levels, chosen.figure)
+    run(chosen, SMOKE if chosen.smoke else FULL, MODELS)
 
 
 if __name__ == "__main__":
