@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,3 +140,15 @@ def test_annealing_finds_the_likelihood_of_a_quadrature() -> None:
     assert 0.3 < found.acceptance < 1.0
     assert (error < 0.2).all()
     assert ((log - exact).abs() < 5 * error + 0.01).all(), (log, exact, error)
+
+
+def test_pictures_of_clothes_begin_after_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = (torch.arange(5001 * 784) % 251).to(torch.uint8)
+    path = tmp_path / "pictures.gz"
+    path.write_bytes(gzip.compress(bytes(range(240, 256)) + levels.numpy().tobytes(), 1))
+    monkeypatch.setattr(implicit_vae, "FASHION", path)
+    found = implicit_vae.fashion()
+    torch.testing.assert_close(found, levels[: 5000 * 784].view(5000, 784).float() / 255)
+    monkeypatch.setattr(implicit_vae, "FASHION", tmp_path / "none.gz")
+    with pytest.raises(SystemExit, match="apt install dataset-fashion-mnist"):
+        implicit_vae.fashion()
