@@ -310,7 +310,7 @@ def draw_figure(found: list[Result], data: Digits, out: Path) -> None:
         "denoised": [("clean", clean), ("noisy", test), *zip(names, (each.denoised for each in found), strict=True)],
     }
     tall = math.isqrt(test.shape[1]) + 2
-    figure, both = plt.subplots(1, 2, figsize=(11, 6), layout="constrained")
+    figure, both = plt.subplots(1, 2, figsize=(11, 1.5 + 0.5 * len(found)), layout="constrained")
     for axes, (title, lines) in zip(both, panels.items(), strict=True):
         axes.imshow(tiles([line for _, line in lines]), cmap="gray_r", vmin=0, vmax=1, aspect="equal")
         axes.set_yticks([tall * (i + 0.5) for i in range(len(lines))], [name for name, _ in lines], fontsize=8)
