@@ -327,16 +327,17 @@ def rows(seeds: int, size: Size, pictures: Pictures, models: Models) -> Iterator
                 yield both
 
 
-def draw_figure(found: list[dict[str, Any]], pictures: Pictures, levels: int, out: Path) -> None:
+def draw_figure(found: list[dict[str, Any]], pictures: Pictures, size: Size, out: Path) -> None:
     """Draw the likelihoods of all seeds, and samples of the first."""
     import matplotlib.pyplot as plt
 
     figure, (axes, grid) = plt.subplots(1, 2, figsize=(11, 5.5), width_ratios=(1, 1.2))
-    mine = [row for row in found if row["levels"] == levels]
+    mine = [row for row in found if row["levels"] == size.levels]
     labels = [f"{row['model']}, {row['estimator']}" for row in mine]
     axes.plot([float(row["nll"]) for row in mine], labels, "o", alpha=0.6)
     axes.invert_yaxis()
-    axes.set(xlabel="negative log-likelihood of test digits (nats)")
+    what = "pictures" if size.digits == "fashion" else "digits"
+    axes.set(xlabel=f"negative log-likelihood of test {what} (nats)")
     axes.grid(alpha=0.3)
     side = math.isqrt(next(iter(pictures.values())).shape[1])
     lines = [picture.reshape(-1, side, side).transpose(0, 1).flatten(1) for picture in pictures.values()]
@@ -354,7 +355,7 @@ def run(chosen: Namespace, size: Size, models: Models) -> None:
         found.append(row)
         experiments.write(found, chosen.csv)
         if chosen.figure and (row["model"], row["estimator"]) == (last, names[-1]):
-            draw_figure(found, pictures, size.levels, chosen.figure)
+            draw_figure(found, pictures, size, chosen.figure)
 
 
 def main() -> None:
