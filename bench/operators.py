@@ -23,6 +23,7 @@ from bench.table import header, line
 from bench.worker import reason
 
 OUT = RESULTS / "operators.csv"
+FILES = {"AMD Zen 5, AVX-512": OUT, "Intel Xeon with AMX": RESULTS / "operators_emerald_rapids.csv"}  # by processor
 COLUMNS = (
     *(
         *WHO,

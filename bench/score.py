@@ -26,6 +26,7 @@ from bench.targets import size_of
 from bench.worker import reason
 
 OUT = RESULTS / "score.csv"
+FILES = {"AMD Zen 5, AVX-512": OUT, "Intel Xeon with AMX": RESULTS / "score_emerald_rapids.csv"}  # by processor
 SIGMA = 0.3
 SIZES = (Size(2, 64, 2, 128, 1), Size(2, 128, 3, 512, 1), Size(10, 256, 3, 1024, 1), Size(100, 512, 3, 1024, 1))
 KINDS = ("energy", "score")

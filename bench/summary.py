@@ -127,9 +127,9 @@ def missed_list() -> Iterator[str]:
         yield from sentences(name, list(targets.verdicts(read(path))), place)
     verdicts = list(networks_table.verdicts(read(networks.OUT)))
     yield from sentences("`jets`", verdicts, lambda row: f"a {row['network']}, {row['loss']}, M = {row['M']}")
-    short = [row for row in read(operators.OUT) if row["target"]]
-    verdicts = [operator_verdict(row) for row in short]
-    yield from sentences("operators on AMD Zen 5, AVX-512", verdicts, lambda row: f"{row['operator']}, {row['mode']}")
+    for name, path in operators.FILES.items():
+        verdicts = [operator_verdict(row) for row in read(path) if row["target"]]
+        yield from sentences(f"operators on {name}", verdicts, lambda row: f"{row['operator']}, {threads(row)}")
 
 
 def operator_verdict(row: Row) -> Verdict:
@@ -143,8 +143,12 @@ def place(row: Row) -> str:
     """Return the problem of a row in words."""
     score = "" if row["kind"] == "energy" else " of a score network"
     activation = "" if row["activation"] == "softplus" else f", {row['activation']}"
-    threads = "one thread" if row["threads"] == "1" else "two threads"
-    return f"{row['loss']}{score} at {size_of(row)}{activation}, {threads}"
+    return f"{row['loss']}{score} at {size_of(row)}{activation}, {threads(row)}"
+
+
+def threads(row: Row) -> str:
+    """Return the number of threads of a row in words."""
+    return "one thread" if row["threads"] == "1" else "two threads"
 
 
 def sentences(name: str, verdicts: Sequence[Verdict], where: Callable[[Row], str]) -> Iterator[str]:

@@ -353,13 +353,15 @@ def test_compiled_derivatives_are_exact_to_a_few_ulp(dtype: torch.dtype, subtest
 def check_compiled_derivatives(name: str, dtype: torch.dtype) -> None:
     row, constants, expected = case(name, dtype)
     z, info = points(dtype), torch.finfo(dtype)
+    exact = [[(float(n.value), info.eps * float(max(n.terms, info.tiny))) for n in numbers] for numbers in expected]
+    rounded, units = torch.tensor(exact, dtype=torch.float64).unbind(2)
     for level in COMPILED.capability()["levels"]:
-        found = COMPILED.activation(INDEX[row.name], z, constants, 3, level)
-        for order, values in enumerate(found):
-            for point, value, numbers in zip(z.tolist(), values.tolist(), expected, strict=True):
-                unit = info.eps * max(numbers[order].terms, info.tiny)
-                off = abs(value - numbers[order].value) / unit
-                assert off <= ULPS, f"{level}: f^({order})({point}) = {value} is off by {float(off):.2f} ulp"
+        found = torch.stack(COMPILED.activation(INDEX[row.name], z, constants, 3, level), 1)
+        near = (found - rounded).abs() <= 0.5 * ULPS * units  # and so within ULPS of what is not rounded
+        for i, order in (~near).nonzero().tolist():
+            number, value = expected[i][order], found[i, order].item()
+            off = abs(value - number.value) / (info.eps * max(number.terms, info.tiny))
+            assert off <= ULPS, f"{level}: f^({order})({z[i]}) = {value} is off by {float(off):.2f} ulp"
 
 
 @pytest.mark.skipif(COMPILED is None, reason=extension.status())

@@ -122,6 +122,7 @@ def test_what_was_built_is_installed() -> None:
     assert RECORDED["architectures"][-1].endswith("+PTX")
 
 
+@pytest.mark.slow  # nvcc takes a minute for all kernels
 @pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="needs the sources")
 def test_the_fat_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As FASTSSM_BUILD=cuda builds it into a wheel, for the oldest architecture, with PTX for what comes later."""

@@ -37,8 +37,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
 ALONE_IN_ITS_PROCESS = """
 import sys, torch
 sys.modules["fastssm"] = None  # cannot be imported
-program = torch.export.load(sys.argv[1]).module()
-torch.save([program(rows) for rows in torch.load(sys.argv[2])], sys.argv[3])
+rows, *programs = sys.argv[1:]
+for path in programs:
+    program = torch.export.load(path).module()
+    torch.save([program(part) for part in torch.load(rows)], path + ".values")
 """
 
 
@@ -50,17 +52,10 @@ def test_programs_run_without_fastssm(trained: Any, loss: str, kind: str, tmp_pa
     assert list(files) == (["energy", "score"] if kind == "energy" else ["score"])
     rows = torch.tensor(some_rows(outcome, 20))
     torch.save([rows, rows[:1], rows[:0]], tmp_path / "rows.pt")
+    command = [sys.executable, "-c", ALONE_IN_ITS_PROCESS, tmp_path / "rows.pt", *files.values()]
+    subprocess.run([*map(str, command)], check=True, env={**os.environ, "PYTHONPATH": ""})
     for name, path in files.items():
-        command = [
-            sys.executable,
-            "-c",
-            ALONE_IN_ITS_PROCESS,
-            str(path),
-            str(tmp_path / "rows.pt"),
-            str(tmp_path / "y"),
-        ]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": ""})
-        whole, one, none = torch.load(tmp_path / "y")
+        whole, one, none = torch.load(f"{path}.values")
         expected = getattr(outcome.model, name)(rows)
         torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
         torch.testing.assert_close(one, expected[:1], rtol=1e-4, atol=1e-5 * float(expected.abs().max()))

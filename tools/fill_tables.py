@@ -10,8 +10,10 @@ last bar, which contenders:
     <!-- table: cpu | speed | SSM | 1 | kind=score -->         GFLOP/s, of rows with that in that column
     <!-- table: cpu | targets -->                              also: overhead, signs, train, figure
     <!-- table: cpu avx2 | targets -->                         of the same held to AVX2; `cpu intel`: of another
-    <!-- table: score | energy | forward+backward | 1 -->  from score.csv: kind of network, mode, threads
-    <!-- table: operators | value -->                          from operators.csv: value, or value+gradient
+    <!-- table: score | energy | forward+backward | 1 -->  from score.csv: kind of network, mode, threads; then
+                                                           a processor other than the first of score.FILES
+    <!-- table: operators | value -->                      from operators.csv: value, value+gradient or tried; then
+                                                           a processor, as for `score`
     <!-- table: networks | time | SSM -->                  from networks.csv: loss; also: memory, targets
     <!-- table: choice -->                                 what decides between jets and plain autograd, from choice.csv
     <!-- table: limits | parts | avx512 | SSM -->          the parts of a call of the CPU engine, from cpu_parts.csv
@@ -38,7 +40,7 @@ last bar, which contenders:
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +86,11 @@ def figure(rows: Sequence[Row]) -> Iterator[str]:
         yield f"![{seen}](../figures/cpu.png)"
 
 
+def file_of(files: Mapping[str, Path], processor: str = "") -> Path:
+    """Return the file of a processor, by default the first."""
+    return files[processor] if processor else next(iter(files.values()))
+
+
 WHOLE: dict[str, Callable[[Sequence[Row]], Iterator[str]]] = {
     "memory": lambda rows: table.memory_table([row for row in rows if row["mode"] == "memory"]),
     "targets": table.target_table,
@@ -99,8 +106,8 @@ MADE: dict[str, Callable[..., Iterator[str]]] = {
     "outliers": outliers_table.markdown,
     "reading": lambda: tables.markdown(read(tables.OUT)),
     "installs": lambda: installs_table.markdown(read(installs_table.OUT)),
-    "operators": lambda mode: operators.markdown(read(operators.OUT), mode),
-    "score": lambda *which: score.markdown(read(score.OUT), *which),
+    "operators": lambda mode, *of: operators.markdown(read(file_of(operators.FILES, *of)), mode),
+    "score": lambda kind, mode, threads, *of: score.markdown(read(file_of(score.FILES, *of)), kind, mode, threads),
     "networks": lambda *which: networks_table.markdown(read(networks.OUT), *which),
     "choice": lambda: choice.markdown(read(choice.OUT)),
     "limits": cpu_attempts.markdown,
