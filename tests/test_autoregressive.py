@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 import fastssm
 from experiments import autoregressive as experiment
+from experiments import autoregressive_mnist
 from tests import covering
 
 D, POINTS, END = 64, 1281, 32.0
@@ -99,3 +101,32 @@ def test_tiles_are_lines_of_digits() -> None:
         for place in range(3):
             tile = found[10 * line + 1 : 10 * line + 9, 10 * place + 1 : 10 * place + 9]
             assert torch.equal(tile, lines[line][place].view(8, 8))
+
+
+def test_digits_of_mnist_keep_their_grey_levels_and_bits_are_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    levels = torch.randint(256, (500, D)).double()
+    monkeypatch.setattr(autoregressive_mnist, "mnist", lambda: levels / 255)
+    found = autoregressive_mnist.digits(300)
+    assert (len(found.train), len(found.clean), len(found.test)) == (100, 300, 300)
+    rows = torch.cat([found.clean, found.train])
+    back = (256 * experiment.pixels(rows)).floor()
+    held = {tuple(row) for row in levels.tolist()}
+    assert all(tuple(row) in held for row in back.tolist())
+    assert len({tuple(row) for row in back.tolist()}) == 400  # no test digit is a training digit
+    residual = experiment.pixels(found.test) - experiment.pixels(found.clean)
+    assert abs(float(residual.std()) - autoregressive_mnist.NOISE) < 0.005
+
+    uniform = experiment.Result({"nats": "0.0"}, found.test, found.test)  # a density of one on [0, 1]^D
+    monkeypatch.setattr(experiment, "results", lambda *_: iter([uniform]))
+    (result,) = autoregressive_mnist.results(0, found, experiment.SMOKE)
+    assert float(result.row["bits"]) == 8.0
+
+
+def test_convolutions_on_larger_pictures_keep_the_order() -> None:
+    torch.manual_seed(0)
+    context = experiment.ConvContext(12, 3, 4, 5).double()
+    x = torch.randn(1, 144).double()
+    seen = torch.autograd.functional.jacobian(lambda rows: context(rows)[0].sum(1), x)[:, 0].abs()
+    assert (seen.triu() == 0).all()
+    assert (seen.diagonal(-1)[[0, 10, 100]] > 0).all()
