@@ -252,8 +252,10 @@ MODELS: Models = {
 def estimator_of(name: str, model: str, dim: int, size: Size) -> Estimator | None:
     """Return an estimate by its name; None for a Gaussian encoder."""
     given = dim if model == "VAE" else 0
-    if name in LOSSES or name == "CSM":
-        return Learned(LOSSES[name], given) if name in LOSSES else Composite(given)
+    if name == "CSM":
+        return Composite(given)
+    if name in LOSSES:
+        return Learned(LOSSES[name], given)
     return None if name == "Gaussian" else Kernel(name == "spectral", size.samples if model == "VAE" else 1)
 
 
