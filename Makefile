@@ -6,6 +6,7 @@ TORCH  ?= torch==2.13.0
 JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 ARGS   ?=
 BUILD  ?= cpu
+OPTIONS ?=
 BIN    := $(VENV)/bin
 RUN    := runs/white-wine
 NATIVE := setup.py CMakeLists.txt tools/amalgamate.py tools/backend.py tools/native_build.py $(shell find cmake csrc -type f)
@@ -178,7 +179,7 @@ docs/assets/katex: tools/site/package-lock.json
 
 # The C++ tests in a build folder of their own for each sanitizer, which is what the folder is called.
 build/ctest/%: $(VENV)/.builds FORCE
-	$(call CTEST,$@,-DFASTSSM_SANITIZE=$(filter-out plain,$*))
+	$(call CTEST,$@,-DFASTSSM_SANITIZE=$(filter-out plain,$*) $(OPTIONS))
 FORCE:
 # Configure the C++ tests with the options $(2) in the folder $(1), build them and run them.
 define CTEST

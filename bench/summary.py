@@ -17,6 +17,7 @@ PROCESSORS = {
     "AMD Zen 5, AVX-512": cpu.OUT,
     "AMD Zen 5, held to AVX2, without JAX": cpu.SHOWN["avx2"],
     "Intel Xeon with AMX": cpu.SHOWN["intel"],
+    "Intel Xeon, held to AVX2, without JAX": cpu.SHOWN["intel avx2"],
 }
 GPU = RESULTS / "gpu_nvidia_h200.csv"
 GPU_LOSS = "SSM"  # the only one that ran there

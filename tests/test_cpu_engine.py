@@ -95,7 +95,7 @@ def test_a_wide_network_over_several_tiles(energy: bool) -> None:
 
 @EACH_DTYPE
 @KINDS
-@pytest.mark.parametrize("m", [9, 254, 255, 300])
+@pytest.mark.parametrize("m", [9, 254, 255, pytest.param(300, marks=pytest.mark.slow)])
 def test_more_directions_than_a_tile_takes(m: int, energy: bool, dtype: torch.dtype) -> None:
     models = [mlp(2, [3, 3], energy, dtype, cond_dim=2, conditioning=how, residual=True) for how in ("film", "concat")]
     for model, samples in zip((*models, mlp(2, [], energy, dtype, cond_dim=2)), (1, 3, 2), strict=True):

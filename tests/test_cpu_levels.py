@@ -54,7 +54,8 @@ def test_a_level_is_that_of_a_processor_without_the_others(level: str, aten: str
 
 
 # Words of tests that are the same on any level:
-ELSEWHERE = ("opcheck", "overflow", "strides", "finite", "exhausted", "openmp", "during", "spawn")
+ELSEWHERE = ("opcheck", "overflow", "strides", "finite", "more_directions", "in_turns")
+ELSEWHERE += ("exhausted", "openmp", "during", "spawn")
 
 
 @pytest.mark.parametrize("level", LEVELS[:-1])
@@ -65,7 +66,7 @@ def test_a_lower_level_agrees_with_the_oracle_in_threads_and_after_a_fork(level:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("level", ["sse", "AVX2"])
+@pytest.mark.parametrize("level", [pytest.param("sse", marks=pytest.mark.slow), "AVX2"])
 def test_an_unknown_level_is_refused(level: str) -> None:
     done = run_at(level, "-c", "import torch, fastssm; fastssm.sliced_loss(fastssm.nn.MLP(2, [4]), torch.zeros(1, 2))")
     assert done.returncode != 0

@@ -75,6 +75,7 @@ def opened_alone(library: Path, *more: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow  # as is the next: the engine is compiled
 def test_the_library_leads_to_the_products_of_a_torch_with_cuda(library: Path) -> None:
     """It needs nothing of CUDA itself, but libtorch.so, whichever torch it was linked beside."""
     assert {"libtorch.so", "libtorch_cpu.so"} <= set(needed(library))
@@ -85,6 +86,7 @@ def test_the_library_leads_to_the_products_of_a_torch_with_cuda(library: Path) -
     assert [word.split()[0] for word in declared.split(", ")] == ["AtenTensorHandle"] * 4 + ["double"] * 2
 
 
+@pytest.mark.slow
 def test_a_missing_symbol_is_a_sentence_and_no_operator(library: Path, tmp_path: Path) -> None:
     """A torch without CUDA has neither function; with stubs of both, the operators are there."""
     stubs = tmp_path / "stubs.c"

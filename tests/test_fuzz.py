@@ -22,7 +22,7 @@ from fastssm.nn import MLP, module_class
 from tests import oracle
 from tests.judge import LAYOUTS, NoVerdict, agree, laid_out, randomised
 
-EXAMPLES = int(os.environ.get("FASTSSM_FUZZ_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("FASTSSM_FUZZ_EXAMPLES", "100"))
 SIZES = st.integers(1, 67)
 EIGHTHS = st.integers(1, 24).map(lambda n: n / 8)  # parameters of activations; torch rounds CELU's to float32
 KINKED = {"relu", "leaky_relu", "elu", "celu", "softsign", "selu", "hardswish", "hardsigmoid", "hardtanh", "relu6"}

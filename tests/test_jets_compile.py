@@ -46,7 +46,13 @@ def compiled_agrees(network: Callable[[], Any], names: list[str], backend: str) 
 
 
 @pytest.mark.parametrize(
-    ("name", "losses"), [("conv", ["vr"]), ("attention", ["ssm", "terms"]), ("score", list(LOSSES))]
+    ("name", "losses"),
+    [
+        ("score", ["vr", "terms"]),
+        pytest.param("score", list(LOSSES), marks=pytest.mark.slow),
+        pytest.param("conv", ["vr"], marks=pytest.mark.slow),
+        pytest.param("attention", ["ssm", "terms"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_compiled_loss_is_the_eager_one(name: str, losses: list[str]) -> None:
     compiled_agrees(NETWORKS[name], losses, "aot_eager")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tests import oracle
 from tests.jets.judge import loss_by_autograd, loss_on_jets
 
-EXAMPLES = int(os.environ.get("FASTSSM_FUZZ_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("FASTSSM_FUZZ_EXAMPLES", "100"))
 RTOL = 1e-9
 BATCH = 3
 

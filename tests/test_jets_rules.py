@@ -12,7 +12,7 @@ from tests.jets import CASES, Case, judge
 from tests.jets.case import Energy, Score
 from tests.jets.families import ALL, KINDS, Mutant, families, rules, used_by
 
-PARTS = 8
+PARTS = 16
 pytestmark = pytest.mark.filterwarnings("ignore:.*upsample. is deprecated")
 
 # Families that no forward of jets can reach, with the family that it reaches instead.
@@ -88,6 +88,7 @@ def test_no_rule_can_be_wrong_unseen(part: int) -> None:
     assert [mutant for mutant in mutants if mutant not in EQUIVALENT and survives(*mutant)] == []
 
 
+@pytest.mark.slow
 def test_mutants_change_what_they_are_to_change() -> None:
     changed = {
         kind: sum(any(Mutant(family, kind).changes(case) for case in cases[:3]) for family, cases in cases_of().items())

@@ -82,7 +82,7 @@ FORMS: dict[str, Callable[[Any, Any], Tensor]] = {
 }
 
 
-QUICK = ("tuples", "methods in Python")
+QUICK = ("tuples",)
 
 
 @pytest.mark.parametrize(

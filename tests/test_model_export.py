@@ -19,7 +19,11 @@ from fastssm.training import exporting
 from tests.test_model import SMALL, some_rows, table
 from tests.test_training import ALONE, Recorder, replace
 
-MODELS = [("sliced", "energy"), ("sliced", "score"), ("annealed-denoising", "energy"), ("tempered", "energy")]
+MODELS = [
+    ("sliced", "score"),
+    ("tempered", "energy"),
+    *(pytest.param(loss, "energy", marks=pytest.mark.slow) for loss in ("sliced", "annealed-denoising")),
+]
 
 
 @pytest.fixture(scope="module")

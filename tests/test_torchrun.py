@@ -70,6 +70,7 @@ def by_autograd() -> list[float]:
     return [loss.item(), torch.stack([p.detach().norm() for p in net.parameters()]).norm().item()]
 
 
+@pytest.mark.slow  # six processes that import torch
 def test_two_processes_train_as_one_does() -> None:
     expected = pytest.approx(by_autograd(), rel=1e-4)
     assert started(2, 1) == expected

@@ -232,10 +232,11 @@ def verdict(folder: Path, file: str, text: str, machine: str) -> str:
     files, chosen = TESTED[tested_by(file)]
     options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-k", f"{machine} and ({chosen})"]
     surroundings = libraries.sanitized() if machine == "address" else dict(os.environ)
+    flavour = {} if machine == "emulator" else {"FASTSSM_CUDA_FLAVOUR": machine}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *(str(TESTS / name) for name in files)],
         cwd=ROOT,
-        env={**surroundings, "FASTSSM_CUDA_KERNELS": str(kernels), "OMP_NUM_THREADS": "1"},
+        env={**surroundings, **flavour, "FASTSSM_CUDA_KERNELS": str(kernels), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

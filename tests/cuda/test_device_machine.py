@@ -11,7 +11,7 @@ import pytest
 
 from tests.cuda.harness import libraries, machines, rehearsal
 
-TESTS = ("test_rows.py", "test_pointwise.py", "test_tops.py", "test_small.py", "test_gemm.py")
+TESTS = ("tops", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rows", "pointwise", "small", "gemm")))
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-x")
 PLAIN_MEMORY = """
 import numpy as np
@@ -37,7 +37,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", TESTS)
 def test_the_tests_of_kernels_pass(name: str) -> None:
-    done = run("-m", "pytest", *OPTIONS, f"tests/cuda/{name}")
+    done = run("-m", "pytest", *OPTIONS, f"tests/cuda/test_{name}.py")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert re.search(r"^[1-9]\d* passed", done.stdout, re.MULTILINE), done.stdout
 

@@ -10,7 +10,10 @@ import pytest
 from tests.cuda.harness import device_program, machines, rehearsal
 
 ON_GPU = machines.FLAVOUR == machines.GPU
-pytestmark = pytest.mark.skipif(machines.FLAVOUR not in ("", machines.GPU), reason="once is enough")
+pytestmark = [
+    pytest.mark.skipif(machines.FLAVOUR not in ("", machines.GPU), reason="once is enough"),
+    *([] if ON_GPU else [pytest.mark.slow]),  # a minute
+]
 
 
 def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:

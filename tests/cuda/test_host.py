@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cuda.harness.operators import operators
-from tests.cuda.test_dispatcher import run
+from tests.cuda.harness.problems import run
 
 COUNTED = """
 from bench import dispatched

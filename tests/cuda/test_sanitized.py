@@ -10,15 +10,15 @@ import pytest
 
 from tests.cuda.harness import libraries, machines
 
-TESTS = ("test_rows.py", "test_pointwise.py", "test_tops.py", "test_small.py")
-SLOW = ("test_engine.py", "test_gemm.py", "test_wgmma.py")  # minutes
+TESTS = ("rows", "pointwise", "tops", "small", "engine", "gemm", "wgmma")
 OPTIONS = ("-q", "-p", "no:cacheprovider", "--capture=sys")
 
 
+@pytest.mark.slow  # minutes
 @pytest.mark.skipif(machines.FLAVOUR != "", reason="this is such a run")
-@pytest.mark.parametrize("name", [*TESTS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", TESTS)
 def test_no_access_out_of_bounds_and_nothing_undefined(name: str) -> None:
-    command = [sys.executable, "-m", "pytest", *OPTIONS, f"tests/cuda/{name}"]
+    command = [sys.executable, "-m", "pytest", *OPTIONS, f"tests/cuda/test_{name}.py"]
     done = subprocess.run(command, env=libraries.sanitized(), cwd=libraries.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert re.search(r"\b[1-9]\d* passed", done.stdout), done.stdout

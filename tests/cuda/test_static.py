@@ -20,11 +20,9 @@ from tests.cuda.harness.ptx.syntax import parse
 NVCC, DISASSEMBLER = toolkit.program("nvcc"), toolkit.program("cuobjdump")
 COMPILES = pytest.mark.skipif(NVCC is None, reason=toolkit.ABSENT.format("nvcc"))
 DISASSEMBLES = pytest.mark.skipif(not (NVCC and DISASSEMBLER), reason=toolkit.ABSENT.format("cuobjdump"))
-QUICK = ("sm_80",)  # other tests compile for the oldest and the newest
 EACH = pytest.mark.parametrize(
-    "architecture",
-    [pytest.param(a, marks=() if a.name in QUICK else pytest.mark.slow, id=a.name) for a in ARCHITECTURES],
-)
+    "architecture", [pytest.param(a, marks=pytest.mark.slow, id=a.name) for a in ARCHITECTURES]
+)  # nvcc takes most of a minute for each
 
 FITTED = r"small_(objective|score)_"  # take as much shared memory as the device has
 PRODUCTS = {"product_tf32": 36864, "product_bf16": 36864, "product_split": 98304}  # bytes of shared memory, of gemm.cpp
@@ -139,6 +137,7 @@ def test_split_products_copy_and_load_as_tensor_cores_need_it(architecture: Arch
 
 
 @DISASSEMBLES
+@pytest.mark.slow
 def test_the_disassembler_is_read_rightly() -> None:
     code = instructions("sm_80")
     assert code.keys() == threads().keys()

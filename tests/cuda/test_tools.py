@@ -16,7 +16,7 @@ from tests.cuda.harness.structures import Structures
 
 SOURCE = libraries.HERE / "samples.cu"
 STRUCTURES = Structures(libraries.HERE / "samples.h")
-MACHINES = ("emulator", "ptx-80", "ptx-100")
+MACHINES = ("emulator", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ptx-80", "ptx-100")))
 
 
 @cache
@@ -155,6 +155,7 @@ def test_traffic(kernel: str, count: int, sectors: int) -> None:
     assert reads.bytes == (512 if kernel == "wide" else 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["reverse", "past_shared", "past_global"])
 def test_address_sanitizer_sees_what_leaves_an_array(kernel: str) -> None:
     command = [sys.executable, "-m", __name__, kernel]

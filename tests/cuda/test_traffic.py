@@ -65,6 +65,7 @@ def saved(kind: str, variance_reduced: bool) -> dict[str, int]:
 
 @pytest.mark.skipif(machines.FLAVOUR != "", reason="once is enough")
 @each("call", itertools.product(["energy", "score"], [False, True]))
+@pytest.mark.slow  # kernels are compiled to be watched
 def test_no_pass_of_its_own_narrows_a_stack(call: tuple[str, bool]) -> None:
     """One launch more than with products in float32, for all weights; and two bytes for four wherever products read."""
     kind, variance_reduced = call

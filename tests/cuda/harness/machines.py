@@ -24,8 +24,9 @@ STRUCTURES = Structures(*(libraries.CSRC / name for name in HEADERS))
 FLAVOUR = os.environ.get("FASTSSM_CUDA_FLAVOUR", "")  # of a run of the tests within the tests
 PTX_FILES = 8  # that the kernels of one architecture are compiled in
 GPU = "device"  # the flavour, and the machine, of a run on one
-NEWEST = pytest.param("ptx-100", marks=pytest.mark.slow)  # a minute of compiling; no kernel asks for more than sm_80
-MACHINES = ("emulator", "random", "race", "ptx-80", NEWEST) if not FLAVOUR else (FLAVOUR,)
+OTHERS = ("random", "race", "ptx-80", "ptx-100")  # PTX takes two minutes to compile
+EVERY = ("emulator", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS))
+MACHINES = EVERY if not FLAVOUR else (FLAVOUR,)
 DTYPES = {"float": np.float32, "double": np.float64}
 RTOL = {np.float32: 2.0**-23 * 64, np.float64: 1e-12}  # of the largest entry
 ACCESS = 16  # bytes
