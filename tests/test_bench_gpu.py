@@ -55,6 +55,7 @@ def test_the_ceilings(tmp_path: Path) -> None:
     assert [row["status"] for row in rows if row["status"] != "ok"] == ["NotImplementedError: TF32 needs a GPU"]
 
 
+@pytest.mark.slow
 def test_it_resumes(tmp_path: Path) -> None:
     out, few = tmp_path / "gpu.csv", ["autograd", "fastssm torch"]
     before = bench(out, "--losses", "SSM", contenders=few)

@@ -267,7 +267,7 @@ def test_other_threads_run_during_a_call(entry: str) -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_exhausted_memory_raises_and_the_next_call_works(threads: int) -> None:
     """In float64: oneDNN crashes where there is no memory left for the code that it generates for float32."""
     found = in_new_process(f"""

@@ -35,6 +35,7 @@ def test_each_rule_agrees_with_autograd(part: int) -> None:
     assert judge.failures(CASES[part::PARTS]) == {}
 
 
+@pytest.mark.slow
 def test_rules_agree_with_autograd_in_scores() -> None:
     """Cases whose function returns as much as it gets."""
     cases = [case for case in CASES if judge.is_score(case)]

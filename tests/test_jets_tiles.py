@@ -109,7 +109,7 @@ def answers(ask: Ask, network: Callable[[], Any]) -> tuple[list[Tensor], int]:
     return gradients(ask(net, x, v, given), leaves), len(calls)
 
 
-@pytest.mark.parametrize("network", [Score, ConditionedEnergy])
+@pytest.mark.parametrize("network", [Score, pytest.param(ConditionedEnergy, marks=pytest.mark.slow)])
 def test_tiles_of_any_size_give_the_same(network: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {}
     for question, ask in QUESTIONS.items():

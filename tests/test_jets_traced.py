@@ -94,6 +94,7 @@ def test_forms_of_calls(form: str) -> None:
     compiled_agrees(net, terms)
 
 
+@pytest.mark.slow
 def test_hooks_that_set_an_attribute() -> None:
     net = made(lambda net, h: net.inner(h).sin())
     torch.nn.utils.spectral_norm(net.inner)

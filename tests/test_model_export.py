@@ -20,8 +20,8 @@ from tests.test_model import SMALL, some_rows, table
 from tests.test_training import ALONE, Recorder, replace
 
 MODELS = [
-    ("sliced", "score"),
     ("tempered", "energy"),
+    pytest.param("sliced", "score", marks=pytest.mark.slow),
     *(pytest.param(loss, "energy", marks=pytest.mark.slow) for loss in ("sliced", "annealed-denoising")),
 ]
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cuda.harness import libraries, machines, rehearsal
 
-TESTS = ("tops", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rows", "pointwise", "small", "gemm")))
+TESTS = ("tops", "rows", "pointwise", "small", "gemm")
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-x")
 PLAIN_MEMORY = """
 import numpy as np
@@ -35,6 +35,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, env=environment, cwd=libraries.ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TESTS)
 def test_the_tests_of_kernels_pass(name: str) -> None:
     done = run("-m", "pytest", *OPTIONS, f"tests/cuda/test_{name}.py")

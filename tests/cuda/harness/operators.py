@@ -21,7 +21,7 @@ from tests.cuda.harness.libraries import COMPILER, HERE, compiled, library, made
 
 TORCH = Path(torch.__file__).parent
 BUILT = toolkit.described()
-FLAGS = (*BUILT["stable_flags"], "-DFASTSSM_EMULATED", f"-isystem{TORCH}/include")
+FLAGS = (*BUILT["stable_flags"], "-O1", "-DFASTSSM_EMULATED", f"-isystem{TORCH}/include")
 LIBRARIES = (f"-L{TORCH}/lib", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{TORCH}/lib")
 (KERNELS,) = map(Path, BUILT["cuda_kernels"])
 PTX_FILES = 8  # that the kernels of one architecture are compiled in
