@@ -48,7 +48,7 @@ class Size(NamedTuple):
     levels: int
 
 
-FULL, SMOKE = Size(200, 100, 100, 1000, 100, 400), Size(4, 10, 20, 50, 10, 10)
+FULL, SMOKE = Size(200, 100, 100, 1000, 100, 400), Size(4, 10, 20, 50, 10, 3)
 
 
 def rademacher(x: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ def test_it_resumes(tmp_path: Path) -> None:
     assert len(bench(out, "--losses", "SSM", contenders=few)) == 2
 
 
+@pytest.mark.slow
 def test_a_failed_row_is_measured_again_unless_all_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, one = tmp_path / "gpu.csv", ["Taylor"]
     with monkeypatch.context() as patch:

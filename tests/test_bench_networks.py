@@ -139,6 +139,7 @@ def test_a_contender_that_ends_its_process_has_a_row_and_the_others_run_again(mo
     assert all(text == ("crashed: -11" if name == "bad" else "ok") for (_, name), text in status.items())
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_gives_the_same_rows() -> None:
     (row,) = networks.run(networks.Job(MLP, 1, 3, ("SSM",), (JETS,), 0.0, tiny=True))
     assert row["status"] == "ok"

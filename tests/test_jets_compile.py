@@ -58,11 +58,8 @@ def test_a_compiled_loss_is_the_eager_one(name: str, losses: list[str]) -> None:
     compiled_agrees(NETWORKS[name], losses, "aot_eager")
 
 
-@pytest.mark.parametrize(
-    "network",
-    [pytest.param(n, marks=[] if n is Score else pytest.mark.slow) for n in NETWORKS.values()],
-    ids=list(NETWORKS),
-)
+@pytest.mark.slow  # test_jets_traced.py has a quicker one
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
 def test_inductor_compiles_a_loss(network: Callable[[], Any]) -> None:
     compiled_agrees(network, ["vr"], "inductor")
 

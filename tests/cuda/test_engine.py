@@ -31,7 +31,9 @@ def entries(machine: machines.Machine) -> Entries:
     return Entries(*(machine.device.entry(name) for name, _ in Entries._fields_))
 
 
-@pytest.mark.parametrize("whole_net", [False, True], ids=["layer by layer", "whole nets"])
+@pytest.mark.parametrize(
+    "whole_net", [pytest.param(False, id="layer by layer"), pytest.param(True, id="whole nets", marks=pytest.mark.slow)]
+)  # test_dispatcher.py runs whole nets
 @pytest.mark.parametrize("name", machines.MACHINES)
 def test_every_value_and_gradient(name: str, whole_net: bool, capfd: pytest.CaptureFixture[str]) -> None:
     machine = machines.machine_named(name)
