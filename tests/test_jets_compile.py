@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 
 import fastssm
 from tests import oracle
-from tests.jets.networks import NETWORKS, Score, data, made
+from tests.jets.networks import NETWORKS, data, made
 
 pytestmark = pytest.mark.usefixtures("_fresh_dynamo")
 Loss = Callable[[Any, Tensor, Tensor], Tensor]
