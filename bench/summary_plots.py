@@ -47,8 +47,9 @@ def processors(figure: Path) -> None:
     for axis, (name, path) in zip(axes, PROCESSORS.items(), strict=True):
         found = of_processor(read(path), LOSS)
         pair(axis, [found[size] for size in sizes], names)
-        axis.set(title=name, ylabel="times as fast as autograd")
+        axis.set_title(name)
     axes[0].legend(fontsize=9)
+    canvas.supylabel("times as fast as autograd")
     canvas.suptitle(f"{LOSS} and all gradients of an energy, one thread, float32", fontsize=10)
     canvas.savefig(figure, dpi=150)
 
