@@ -29,6 +29,7 @@ def bench(out: Path, *options: str, contenders: list[str] = NAMES) -> list[dict[
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_each_contender_has_a_row_with_every_column(tmp_path: Path) -> None:
     rows = bench(tmp_path / "gpu.csv")
     assert all(tuple(row) == gpu.COLUMNS and None not in row.values() for row in rows)

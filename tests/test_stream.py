@@ -352,7 +352,8 @@ print(peaks[1], peaks[2])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("kind", ["csv", pytest.param("npy", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "npy"])
 def test_memory_stays_flat_when_the_table_grows_eightfold(tmp_path: Path, kind: str) -> None:
     paths = []
     for factor in (1, 8):

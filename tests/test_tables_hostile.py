@@ -196,7 +196,8 @@ print(memory("VmHWM") - before, table.values.nbytes)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("hole", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("hole", [False, True])
 def test_memory_is_at_most_three_times_the_table(tmp_path: Path, hole: bool) -> None:
     """A hole sends a part of the file the slow way. Packages that read are loaded before, by a small file."""
     rows = np.random.default_rng(0).normal(size=(100_000, 12))

@@ -27,6 +27,9 @@ constexpr int kBlockRows = VECTORS == 1 ? 12 : kRows;  // a block needs enough s
 constexpr int64_t kDepth = kBlockVectors > 2 ? 128 : 256;  // rows of b at a time: they stay in the first-level cache
 constexpr int64_t kBytes = 256 * 1024;  // of a at a time: they stay in the second-level cache
 
+// From so many blocks on, and where rows of b are so many bytes apart, it pays to copy the rows side by side.
+constexpr int64_t kCopyBlocks = 16, kCopyApart = 2048;
+
 template <class T>
 constexpr int64_t kPanel = kBlockVectors* native_lanes<T>;
 static_assert(kPanel<float> % kAlign == 0 || kAlign % kPanel<float> == 0);
@@ -87,6 +90,14 @@ constexpr auto blocks_of(std::index_sequence<I...>) {
   return std::array{block<static_cast<int>(I) + 1, VECTORS, STORED, T>...};
 }
 
+// Copies k rows of b, VECTORS vectors wide, to where they lie side by side.
+template <int VECTORS, class T>
+void copy_rows(int64_t k, const T* b, int64_t ldb, T* out) {
+  for (int64_t p = 0; p < k; p++, b += ldb, out += VECTORS * native_lanes<T>)
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; j++) store(out + j * native_lanes<T>, load(b + j * native_lanes<T>));
+}
+
 // A panel of c, VECTORS vectors wide: blocks and pieces of b of nearly equal heights.
 template <int VECTORS, Stored STORED, class T>
 void panel(int64_t m, Strip<T> whole) {
@@ -94,12 +105,20 @@ void panel(int64_t m, Strip<T> whole) {
   const int64_t count = (m + kBlockRows<VECTORS> - 1) / kBlockRows<VECTORS>, height = m / count, taller = m % count;
   const int64_t down = STORED == Stored::by_rows ? whole.lda : 1, along = STORED == Stored::by_rows ? 1 : whole.lda;
   const int64_t pieces = (whole.k + kDepth - 1) / kDepth, depth = (whole.k + pieces - 1) / pieces;
+  constexpr int64_t width = VECTORS * native_lanes<T>;
+  const bool copies = count >= kCopyBlocks && whole.ldb * static_cast<int64_t>(sizeof(T)) >= kCopyApart;
+  T copied[STORED == Stored::by_columns ? kDepth * width : 1];
   for (int64_t p = 0; p < whole.k; p += depth) {
     Strip<T> strip = whole;
     strip.k = least(depth, whole.k - p);
     strip.a += p * along;
     strip.b += p * whole.ldb;
     strip.accumulate = whole.accumulate || p > 0;
+    if (STORED == Stored::by_columns && copies) {
+      copy_rows<VECTORS>(strip.k, strip.b, strip.ldb, copied);
+      strip.b = copied;
+      strip.ldb = width;
+    }
     for (int64_t n = 0; n < count; n++) {
       const int64_t rows = height + (n < taller);
       blocks[rows - 1](strip);
