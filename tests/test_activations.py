@@ -343,7 +343,7 @@ def test_exact_rules_are_the_textbook_formulas() -> None:
 
 
 @pytest.mark.skipif(COMPILED is None, reason=extension.status())
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float64])
 def test_compiled_derivatives_are_exact_to_a_few_ulp(dtype: torch.dtype, subtests: pytest.Subtests) -> None:
     for name in CASES:
         with subtests.test(name):

@@ -68,7 +68,8 @@ def test_ranks_leave_together_unless_one_fails(monkeypatch: pytest.MonkeyPatch, 
     assert done == ["init_process_group", *["barrier"][failing:], "destroy_process_group"]
 
 
-@pytest.mark.parametrize("loss", [pytest.param("sliced", marks=pytest.mark.slow), "exact"])
+@pytest.mark.slow  # test_parallel.py has two processes too
+@pytest.mark.parametrize("loss", ["sliced", "exact"])
 def test_two_ranks_equal_one(config: TrainConfig, tmp_path: Path, loss: str) -> None:
     """The exact run also starts from the checkpoint of an interrupted single process."""
     config = TrainConfig(**{**vars(config), "loss": loss})

@@ -159,6 +159,7 @@ def test_a_second_batch_compiles_nothing() -> None:
     assert compiled[0] == compiled[1] == compiled[2]
 
 
+@pytest.mark.slow
 def test_a_compiled_step_trains_a_compiled_module() -> None:
     net = made(lambda net, h: F.layer_norm(net.inner(h), (WIDTH,)).sin())
     twin = torch.compile(fastssm.SlicedScoreLoss(net, backend="jets", projection="gaussian"), backend="aot_eager")

@@ -336,6 +336,7 @@ for last in range(1000):
 """
 
 
+@pytest.mark.slow  # dozens of trainings
 def test_a_process_killed_between_any_two_writes_leaves_none_or_a_whole_model(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[1])])}
     command = [sys.executable, "-c", KILLED, str(tmp_path / "out"), str(table(tmp_path / "table.csv"))]

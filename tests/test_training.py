@@ -135,6 +135,7 @@ def test_interrupted_training_resumes_bit_for_bit(config: TrainConfig, tmp_path:
     assert resumed.test == whole.test
 
 
+@pytest.mark.slow
 def test_killed_training_resumes_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
     config = replace(config, steps=400, evaluate_every=2, patience=400)
     run(config, tmp_path / "whole")
