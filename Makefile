@@ -177,7 +177,7 @@ docs/assets/katex: tools/site/package-lock.json
 	cp $(addprefix build/katex/node_modules/katex/,LICENSE dist/katex.min.js dist/katex.min.css) $@
 	cp build/katex/node_modules/katex/dist/fonts/*.woff2 $@/fonts
 
-# The C++ tests in a build folder of their own for each sanitizer, which is what the folder is called.
+# The C++ tests in a build folder of their own for each sanitizer, which is what the folder is called; OPTIONS are for CMake.
 build/ctest/%: $(VENV)/.builds FORCE
 	$(call CTEST,$@,-DFASTSSM_SANITIZE=$(filter-out plain,$*) $(OPTIONS))
 FORCE:

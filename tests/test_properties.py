@@ -66,7 +66,7 @@ def networks(choose: st.DrawFn, dim: int, out: int) -> tuple[nn.Module, list[int
     return nn.Sequential(*layers, nn.Linear(width, out, bias=choose(st.booleans())), *last), []
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore::fastssm.FastSSMWarning")  # networks without any activation
 def test_agrees_with_the_oracle(data: st.DataObject) -> None:

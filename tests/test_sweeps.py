@@ -212,7 +212,7 @@ def test_the_meter_sees_what_lives_and_what_has_died() -> None:
 @pytest.mark.parametrize("loss", oracle.LOSSES)
 @pytest.mark.parametrize("kind", ["energy", "score"])
 def test_memory_does_not_grow_with_the_batch(kind: str, loss: str, reduction: str) -> None:
-    dim, few, many = 4, 4096, 16_384
+    dim, few, many = 4, 4096, 65_536
     model = MLP(dim, [32, 32], 1 if kind == "energy" else dim)
     peaks = []
     for batch in (few, many):

@@ -54,6 +54,11 @@ def test_the_whole_matrix_layer_by_layer(tmp_path: Path) -> None:
     assert not [name for name in launches if name.startswith("small")]
 
 
+@pytest.mark.slow
+def test_the_matrix_of_the_score_alone() -> None:
+    assert passed(operators(), "tests/test_score.py", "--full", "-k", "ops or opcheck or direction") >= 80
+
+
 def test_one_output_of_several(tmp_path: Path) -> None:
     """`component=` of operators, by kernels: layer by layer, since a term of its own is no loss."""
     file = tmp_path / "launches"
