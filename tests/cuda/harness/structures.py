@@ -23,7 +23,7 @@ SCALARS: dict[str, Any] = {
 STRUCT = re.compile(r"(template <class T>\s*)?\bstruct (\w+) \{(.*?)^\};", re.DOTALL | re.MULTILINE)
 CONSTANT = re.compile(r"^\s*constexpr int(?:64_t)? (\w+) = (\d+);", re.MULTILINE)
 ENUM = re.compile(r"\benum(?: class)? (\w+)[^{]*\{([^}]*)\}", re.DOTALL)
-FIELD = re.compile(r"^(?:const )?(\w+)(<T>)?( ?\*)? ?(\w+(?:\[\w+\])?(?:, \*?\w+(?:\[\w+\])?)*)(?: = [^;]+)?$")
+FIELD = re.compile(r"^(?:const )?(\w+)(<T>)?( ?\*)? ?(\w+(?:\[[\w +]+\])?(?:, \*?\w+(?:\[[\w +]+\])?)*)(?: = [^;]+)?$")
 
 
 class Structures:
@@ -72,4 +72,4 @@ class Structures:
         plain, bracket, size = name.rstrip("]").partition("[")
         if not bracket:
             return plain, element
-        return plain, element * (int(size) if size.isdigit() else self.constants[size])
+        return plain, element * sum(int(n) if n.isdigit() else self.constants[n] for n in size.split(" + "))
