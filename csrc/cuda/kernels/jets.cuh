@@ -16,6 +16,19 @@ FASTSSM_DEVICE Jet<T> jet_of(int id, T z, const T* c) {
   else return jet_of<ORDER, FIRST + half, COUNT - half>(id, z, c);
 }
 
+// f(Of<id>) for row `id` of the table of activations: code that has each of them inlined.
+template <int ID>
+struct Of {
+  static constexpr int id = ID;
+};
+template <int FIRST = 0, int COUNT = activation_count, class F>
+FASTSSM_DEVICE void with_activation(int id, const F& f) {
+  constexpr int half = COUNT / 2;
+  if constexpr (COUNT == 1) f(Of<FIRST>{});
+  else if (id < FIRST + half) with_activation<FIRST, half>(id, f);
+  else with_activation<FIRST + half, COUNT - half>(id, f);
+}
+
 // The bias of some columns, or zeros.
 template <class T>
 FASTSSM_DEVICE Pack<T> bias_of(const Activated<T>& a, int64_t width, int64_t column) {
