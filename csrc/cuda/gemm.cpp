@@ -73,10 +73,11 @@ void require(int capability, Precision precision) {
 
 // ---- float32 split in three ------------------------------------------------------------------------------------
 
+int64_t tiles_of(const Product& p) { return divided_up(p.m, kSplitTile) * divided_up(p.n, kSplitTile); }
+
 // The product, its depth divided where there are too few tiles for all multiprocessors.
 SplitProduct sliced(const Runtime<float>& runtime, const Product& p) {
-  const int64_t tiles = divided_up(p.m, kSplitTile) * divided_up(p.n, kSplitTile);
-  const int64_t idle = runtime.launcher.limits().multiprocessors / tiles;  // blocks that a tile may have
+  const int64_t idle = runtime.launcher.limits().multiprocessors / tiles_of(p);  // blocks that a tile may have
   const int64_t wanted = std::clamp<int64_t>(idle, 1, divided_up(p.k, kSliceDepth));
   const int64_t depth = divided_up(divided_up(p.k, wanted), kSplitDepth) * kSplitDepth;
   return {.product = p, .partials = nullptr, .depth = depth, .slices = int(divided_up(p.k, depth))};
@@ -89,7 +90,7 @@ bool by_wgmma(const Runtime<float>& runtime) {
 void split_product(const Runtime<float>& runtime, const Product& p) {
   SplitProduct s = sliced(runtime, p);
   if (s.slices > 1) s.partials = static_cast<float*>(runtime.scratch(sizeof(float) * s.slices * p.m * p.n));
-  const Grid grid{static_cast<unsigned>(tiles), static_cast<unsigned>(s.slices)};
+  const Grid grid{static_cast<unsigned>(tiles_of(p)), static_cast<unsigned>(s.slices)};
   const bool wgmma = by_wgmma(runtime);
   const Launch how{.grid = grid, .threads = kSplitThreads, .shared = wgmma ? kWgmmaShared : kSplitShared};
   runtime.launcher(wgmma ? "product_split_wgmma" : "product_split", how, s, runtime.stream);
