@@ -49,7 +49,7 @@ ENGINE = {  # the structs of kernels that no test of single kernels launches
     **{f"small_{name}_float": "Small<float>" for name in ("objective", "score", "reduce")},
     **{f"product_{name}": "Product" for name in ("tf32", "bf16")},
     **{f"product_{name}": "SplitProduct" for name in ("split", "sum", "split_wgmma")},
-    "narrow_weights": "NarrowedWeights",
+    **{"product_up": "SplitUp", "narrow_weights": "NarrowedWeights"},
 }
 SMALL = Case(widths=(5,), samples=2, dtype=torch.float32, bias=False)  # how a bias is read depends on its address
 WIDE = SMALL.with_(widths=(130, 130), dim=130, skips=(1,))  # several blocks to a row
@@ -131,8 +131,8 @@ def engine_calls(engine: Engine) -> None:
     for kind, squares in itertools.product(("energy", "score"), (False, True)):
         small, wide = (case.with_(kind=kind, variance_reduced=squares) for case in (SMALL, WIDE))
         engine.run(small, problem(small))
-        for case, changes in itertools.product((small, wide), ({}, {"precision": "bf16", "library": True})):
-            engine.run(case.with_(**changes), problem(case), small=False)
+        for case, precision in itertools.product((small, wide), ("full", "bf16", "split")):
+            engine.run(case.with_(precision=precision, library=True), problem(case), small=False)
     a, b, c = (test_gemm.laid_out(np.ones(shape), True, 1) for shape in ((8, 160), (160, 34), (8, 34)))
     for architecture, precision in (("sm_86", "tf32"), ("sm_86", "bf16"), ("sm_86", "split"), ("sm_90", "split")):
         engine.limit(BY_NAME[architecture])

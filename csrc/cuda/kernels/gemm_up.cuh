@@ -61,7 +61,7 @@ FASTSSM_DEVICE void split_product_up(const SplitUp& s) {
   __syncthreads();  // the tile takes the place of parts that other warps may still load
   store_tile(memory, sum);
   __syncthreads();
-  with_activation(s.up.layer.activation, [&](auto of) { up_tile<decltype(of)::id>(s, memory, first, columns); });
+  with_activation(s.up.layer.activation, [&](auto row) { up_tile<decltype(row)::id>(s, memory, first, columns); });
 }
 
 }  // namespace fastssm::cuda

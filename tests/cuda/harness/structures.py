@@ -23,7 +23,9 @@ SCALARS: dict[str, Any] = {
 STRUCT = re.compile(r"(template <class T>\s*)?\bstruct (\w+) \{(.*?)^\};", re.DOTALL | re.MULTILINE)
 CONSTANT = re.compile(r"^\s*constexpr int(?:64_t)? (\w+) = (\d+);", re.MULTILINE)
 ENUM = re.compile(r"\benum(?: class)? (\w+)[^{]*\{([^}]*)\}", re.DOTALL)
-FIELD = re.compile(r"^(?:const )?(\w+)(?:<(\w+)>)?( ?\*)? ?(\w+(?:\[[\w +]+\])?(?:, \*?\w+(?:\[[\w +]+\])?)*)(?: = [^;]+)?$")
+FIELD = re.compile(
+    r"^(?:const )?(\w+)(?:<(\w+)>)?( ?\*)? ?(\w+(?:\[[\w +]+\])?(?:, \*?\w+(?:\[[\w +]+\])?)*)(?: = [^;]+)?$"
+)
 
 
 class Structures:
