@@ -37,9 +37,9 @@ cpu::Kernels<float> timed_kernels() {
           [&] { plain_kernels->multiply(m, n, k, a, lda, b, c, ldc, accumulate); });
   };
   out.multiply_transposed = [](int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
-                               float* c, int64_t ldc, bool accumulate) {
+                               float* c, bool accumulate) {
     timed(kOuter, 2.0 * double(m * n * k),
-          [&] { plain_kernels->multiply_transposed(m, n, k, a, lda, b, ldb, c, ldc, accumulate); });
+          [&] { plain_kernels->multiply_transposed(m, n, k, a, lda, b, ldb, c, accumulate); });
   };
   out.up = [](const cpu::Up<float>& a) { timed(kUp, 0, [&] { plain_kernels->up(a); }); };
   out.down = [](const cpu::Down<float>& a) { timed(kDown, 0, [&] { plain_kernels->down(a); }); };

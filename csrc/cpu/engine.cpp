@@ -8,8 +8,6 @@ namespace fastssm::cpu {
 namespace {
 
 constexpr int64_t kRows = 192;      // of a tile's stack: enough for fast products, few enough for the caches
-constexpr int64_t kWideRows = 384;  // where one layer's gradient exceeds the second-level cache
-constexpr int64_t kWide = 768;
 constexpr int64_t kMaxTangents = 254;   // more directions are processed in chunks
 constexpr double kMinThreadWork = 2e6;  // operations; fewer are not worth another thread
 constexpr int64_t kSlice = 1 << 15;     // elements of a gradient that one worker adds up at a time
@@ -21,13 +19,10 @@ struct Tiling {
 
 template <class T>
 Tiling tiling(const Problem<T>& problem, int64_t threads) {
-  int64_t widest = 1, parameters = 0;
-  for (int64_t l = 0; l < problem.depth; l++) {
-    widest = std::max(widest, problem.layers[l].out);
-    parameters += problem.layers[l].in * problem.layers[l].out;
-  }
+  int64_t parameters = 0;
+  for (int64_t l = 0; l < problem.depth; l++) parameters += problem.layers[l].in * problem.layers[l].out;
   const int64_t tangents = std::min(problem.directions.count, kMaxTangents), samples = problem.samples;
-  const int64_t largest = std::max<int64_t>(1, (widest < kWide ? kRows : kWideRows) / (tangents + 2));
+  const int64_t largest = std::max<int64_t>(1, kRows / (tangents + 2));
   const double work = 6.0 * double(samples) * double(problem.directions.count + 2) * double(parameters);
   int64_t workers = std::max<int64_t>(1, std::min({threads, samples, int64_t(std::min(work / kMinThreadWork, 1e6))}));
   const int64_t least = (samples + largest - 1) / largest;
@@ -48,8 +43,8 @@ class Call {
         runtime_(runtime),
         options_{merged && problem.kind == Kind::energy, down, each},
         tiling_(tiling(problem, runtime.threads)),
-        model_(problem, runtime, fresh(shared_arena())) {
-    for (int64_t worker = 0; worker < tiling_.workers; worker++) sums_.push_back(sums_of(worker));
+        model_(problem, runtime, options_.merged || gradients.x, fresh(shared_arena())) {
+    for (int64_t worker = 0; worker < tiling_.workers; worker++) sums_.push_back(empty_sums());
   }
 
   // Runs `step(sweep, tile)` for every tile and chunk of directions, then adds the sums of all workers up.
@@ -91,28 +86,20 @@ class Call {
     return arena;
   }
 
-  // The first worker adds up matrices in the caller's memory, the others in their own.
-  Sums<T> sums_of(int64_t worker) {
+  Sums<T> empty_sums() {
     Sums<T> sums;
     sums.hidden.resize(model_.hidden.size());
     if (!gradients_.layers) return sums;
-    for (size_t l = 0; l < model_.hidden.size(); l++) {
-      const Layer<T>& layer = model_.hidden[l];
-      sums.hidden[l] = {matrix(worker, gradients_.layers[l].weight, layer.in * layer.out), row(layer.out), false};
-    }
+    for (size_t l = 0; l < model_.hidden.size(); l++)
+      sums.hidden[l] = {matrix(model_.weights[l]), row(model_.hidden[l].out), false};
     if (!model_.given_readout) return sums;
-    const LayerGradient<T>& out = gradients_.layers[problem_.depth - 1];
     const Layer<T>& readout = model_.readout;
-    sums.readout =
-        problem_.kind == Kind::energy
-            ? typename Sums<T>::OfLayer{row(readout.in), nullptr, false}
-            : typename Sums<T>::OfLayer{matrix(worker, out.weight, readout.in * readout.out), row(readout.out), false};
+    if (problem_.kind == Kind::energy) sums.readout = {row(readout.in), nullptr, false};
+    else sums.readout = {matrix(model_.weights.back()), row(readout.out), false};
     return sums;
   }
 
-  T* matrix(int64_t worker, T* given, int64_t size) {
-    return worker == 0 ? given : shared_arena().template take<T>(size);
-  }
+  T* matrix(const Weights<T>& weights) { return shared_arena().template take<T>(weights.sum_size()); }
 
   T* row(int64_t width) {
     T* out = shared_arena().template take<T>(pad(width));
@@ -125,7 +112,7 @@ class Call {
     for (size_t l = 0; l < model_.hidden.size(); l++) {
       const auto of = [l](Sums<T>& sums) -> typename Sums<T>::OfLayer& { return sums.hidden[l]; };
       const Layer<T>& layer = model_.hidden[l];
-      add_matrices(of, layer.in * layer.out);
+      add_matrices(of, model_.weights[l], layer, gradients_.layers[l].weight);
       if (layer.bias) add_rows([&](Sums<T>& sums) { return of(sums).bias; }, layer.out, gradients_.layers[l].bias);
     }
     if (!model_.given_readout) return;
@@ -135,22 +122,22 @@ class Call {
       add_rows([](Sums<T>& sums) { return sums.readout.weight; }, readout.in, out.weight);
       if (out.bias) out.bias[0] = T(0);  // a constant of the energy does not change the score
     } else {
-      add_matrices([](Sums<T>& sums) -> typename Sums<T>::OfLayer& { return sums.readout; }, readout.in * readout.out);
+      add_matrices([](Sums<T>& sums) -> typename Sums<T>::OfLayer& { return sums.readout; }, model_.weights.back(),
+                   readout, out.weight);
       if (out.bias) add_rows([](Sums<T>& sums) { return sums.readout.bias; }, readout.out, out.bias);
     }
   }
 
   template <class Of>
-  void add_matrices(const Of& of, int64_t size) {
-    T* total = of(sums_[0]).weight;
-    if (!of(sums_[0]).started) std::fill_n(total, size, T(0));
-    const int64_t slices = (size + kSlice - 1) / kSlice;
+  void add_matrices(const Of& of, const Weights<T>& weights, const Layer<T>& layer, T* out) {
+    std::vector<const T*> parts;
+    for (Sums<T>& sums : sums_)
+      if (of(sums).started) parts.push_back(of(sums).weight);
+    const int64_t rows = std::max<int64_t>(1, kSlice / layer.in), slices = (layer.out + rows - 1) / rows;
     const auto slice = [&](int64_t i) {
-      const int64_t first = i * kSlice, count = std::min(kSlice, size - first);
-      for (size_t worker = 1; worker < sums_.size(); worker++)
-        if (of(sums_[worker]).started) runtime_.kernels.add(count, of(sums_[worker]).weight + first, total + first);
+      weights.total(i * rows, std::min(rows, layer.out - i * rows), parts, out);
     };
-    if (sums_.size() > 1 && slices > 1) {
+    if (parts.size() > 1 && slices > 1) {
       runtime_.run(slices, slice);
     } else {
       for (int64_t i = 0; i < slices; i++) slice(i);

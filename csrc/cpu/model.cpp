@@ -14,7 +14,8 @@ constexpr int64_t kMinParallel = 1 << 17;  // parameters; packing fewer takes on
 }  // namespace
 
 template <class T>
-Model<T>::Model(const Problem<T>& given, const Runtime<T>& how, Arena& arena) : problem(given), runtime(how) {
+Model<T>::Model(const Problem<T>& given, const Runtime<T>& how, bool to_inputs, Arena& arena)
+    : problem(given), runtime(how) {
   const Layer<T>& last = problem.layers[problem.depth - 1];
   given_readout = plain(last);
   hidden.assign(problem.layers, problem.layers + problem.depth - given_readout);
@@ -31,9 +32,9 @@ Model<T>::Model(const Problem<T>& given, const Runtime<T>& how, Arena& arena) : 
   for (const Layer<T>& layer : hidden) {
     const bool here = layer.bias && !layer.scale && !layer.shift;  // else it is added before the modulation
     biases.push_back(here ? padded(layer.bias, layer.out, arena) : zeros);
-    weights.emplace_back(layer, runtime.narrow, runtime.kernels);
+    weights.emplace_back(layer, to_inputs || !weights.empty(), runtime.narrow, runtime.kernels);
   }
-  if (problem.kind == Kind::score) weights.emplace_back(readout, runtime.narrow, runtime.kernels);
+  if (problem.kind == Kind::score) weights.emplace_back(readout, true, runtime.narrow, runtime.kernels);
   for (Weights<T>& w : weights) w.allocate(arena);
   pack();
 }

@@ -20,7 +20,8 @@ struct Runtime {
 
 template <class T>
 struct Model {
-  Model(const Problem<T>& problem, const Runtime<T>& runtime, Arena& arena);
+  // Without `to_inputs` no sweep goes down through the first layer.
+  Model(const Problem<T>& problem, const Runtime<T>& runtime, bool to_inputs, Arena& arena);
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
 
@@ -41,7 +42,7 @@ struct Model {
   std::vector<T> identity_;
 };
 
-// Where one worker adds up the gradients of weights. Matrices have the caller's layout, rows of biases are padded.
+// Where one worker adds up the gradients of weights: matrices in panels (see Weights), padded rows of biases.
 template <class T>
 struct Sums {
   struct OfLayer {

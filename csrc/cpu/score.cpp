@@ -113,14 +113,14 @@ template <class T>
 void TileSweep<T>::collect_readout(const T* along) {
   const int64_t samples = tile_.samples, tangents = tile_.tangents, width = pad(model_.readout.in);
   typename Sums<T>::OfLayer& sum = sums_.readout;
+  const Weights<T>& readout = model_.weights.back();
   if (along_axes()) {
-    const int64_t in = model_.readout.in;
-    if (!sum.started) std::fill_n(sum.weight, in * model_.readout.out, T(0));
+    if (!sum.started) std::fill_n(sum.weight, readout.sum_size(), T(0));
     collect_axes(width, pullback_.p, pullback_.ld);
     for (int64_t m = 0; m < tangents; m++)
-      kernels_.add(in, axes_.p + m * axes_.ld, sum.weight + (tile_.direction + m) * in);
+      readout.add_row(tile_.direction + m, axes_.p + m * axes_.ld, sum.weight);
   } else {
-    model_.weights.back().outer(tangents * samples, first_.from(samples), pullback_, sum.weight, sum.started, scratch_);
+    readout.outer(tangents * samples, first_.from(samples), pullback_, sum.weight, sum.started, scratch_);
   }
   sum.started = true;
   if (sum.bias && along)

@@ -44,14 +44,11 @@ TileSweep<T>::TileSweep(const Model<T>& model, const Gradients<T>& gradients, Su
   energy_ = take(kinds, samples);
   nan_flag_ = take(1, samples);
   coefficients_ = take(kinds, samples);
-  if (along_axes() && options.gradients) {
-    axes_ = {take(largest.tangents, widest), widest};
-    turned_ = take(widest, pad(largest.tangents));
-  }
+  if (along_axes() && options.gradients) axes_ = {take(largest.tangents, widest), widest};
   if (narrow) {
     scratch_.rows = arena.take<uint16_t>(rows * widest);
     scratch_.transposed = arena.take<uint16_t>(widest * model.runtime.narrow.deep(rows));
-    scratch_.interleaved = arena.take<uint16_t>(widest * model.runtime.narrow.deep(rows));
+    scratch_.interleaved = arena.take<uint16_t>(model.runtime.narrow.panel * model.runtime.narrow.deep(rows));
   }
 }
 
@@ -322,11 +319,9 @@ void TileSweep<T>::collect(int64_t l, int64_t kinds) {
   const int64_t curve = (tile_.tangents + 1) * tile_.samples;
   if (kinds > tile_.tangents + 1)
     weights.outer(tile_.samples, s.adjoint_rows().from(curve), in.from(curve), sum.weight, true, scratch_);
-  const Layer<T>& layer = model_.hidden[l];
   collect_axes(s.shape.width, s.adjoints + s.shape.kind_stride(), s.ld);
-  kernels_.transpose(tile_.tangents, layer.out, axes_.p, axes_.ld, turned_, pad(tile_.tangents));
-  for (int64_t j = 0; j < layer.out; j++)
-    kernels_.add(tile_.tangents, turned_ + j * pad(tile_.tangents), sum.weight + j * layer.in + tile_.direction);
+  for (int64_t m = 0; m < tile_.tangents; m++)
+    weights.add_column(tile_.direction + m, axes_.p + m * axes_.ld, sum.weight);
 }
 
 // The product of a tangent's adjoints with its unit direction is their sum, which goes where the direction points.

@@ -114,7 +114,6 @@ class TileSweep {
   T* nan_flag_;      // [samples]: NaN where a number of the sample is not finite, else zero
   T* coefficients_;  // [kinds, samples]
   Rows<T> axes_;        // for unit directions: what each adds to a gradient of a matrix
-  T* turned_;        // their transpose
 };
 
 }  // namespace fastssm::cpu

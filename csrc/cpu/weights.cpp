@@ -16,23 +16,23 @@ constexpr bool kSingle = sizeof(T) == sizeof(float);  // the dtype whose product
 }  // namespace
 
 template <class T>
-Weights<T>::Weights(const Layer<T>& layer, const NarrowProducts& narrow, const Kernels<T>& kernels)
+Weights<T>::Weights(const Layer<T>& layer, bool downward, const NarrowProducts& narrow, const Kernels<T>& kernels)
     : products_(narrow),
       kernels_(kernels),
       weight_(layer.weight),
       in_(layer.in),
       out_(layer.out),
+      downward_(downward),
       narrow_(kSingle<T> && narrow.multiply && std::min(layer.in, layer.out) >= kNarrowest),
       panel_(narrow_ ? narrow.panel : kernels.panel) {}
 
 template <class T>
 void Weights<T>::allocate(Arena& arena) {
   up_ = arena.take<T>(pad(out_) * in_);
-  down_ = arena.take<T>(pad(in_) * out_);
-  if (narrow_) {
-    narrow_up_ = arena.take<uint16_t>(pad(out_) * products_.deep(in_));
-    narrow_down_ = arena.take<uint16_t>(pad(in_) * products_.deep(out_));
-  }
+  if (downward_) down_ = arena.take<T>(pad(in_) * out_);
+  if (!narrow_) return;
+  narrow_up_ = arena.take<uint16_t>(pad(out_) * products_.deep(in_));
+  if (downward_) narrow_down_ = arena.take<uint16_t>(pad(in_) * products_.deep(out_));
 }
 
 // A panel as bfloat16, some rows at a time.
@@ -111,19 +111,48 @@ void Weights<T>::down(int64_t rows, Rows<T> a, Rows<T> c, bool accumulate, const
 }
 
 template <class T>
-void Weights<T>::outer(int64_t rows, Rows<T> a, Rows<T> b, T* c, bool accumulate, const NarrowScratch& scratch) const {
+void Weights<T>::outer(int64_t rows, Rows<T> a, Rows<T> b, T* sum, bool accumulate,
+                       const NarrowScratch& scratch) const {
   if constexpr (kSingle<T>) {
     if (narrow_) {
       const int64_t deep = products_.deep(rows);
       a = narrowed(rows, out_, a, scratch);
       kernels_.transpose_narrow(rows, deep, out_, a.narrow, a.ld, scratch.transposed);
       b = narrowed(rows, in_, b, scratch);
-      for (int64_t j = 0; j < in_; j += panel_)
-        kernels_.interleave(rows, deep, std::min(panel_, in_ - j), b.narrow + j, b.ld, scratch.interleaved + j * deep);
-      return products_.multiply(out_, in_, deep, scratch.transposed, deep, scratch.interleaved, c, in_, accumulate);
+      for (int64_t j = 0; j < in_; j += panel_) {
+        const int64_t columns = std::min(panel_, in_ - j);
+        kernels_.interleave(rows, deep, columns, b.narrow + j, b.ld, scratch.interleaved);
+        products_.multiply(out_, columns, deep, scratch.transposed, deep, scratch.interleaved, sum + at(0, j),
+                           at(1, j) - at(0, j), accumulate);
+      }
+      return;
     }
   }
-  kernels_.multiply_transposed(out_, in_, rows, a.p, a.ld, b.p, b.ld, c, in_, accumulate);
+  kernels_.multiply_transposed(out_, pad(in_), rows, a.p, a.ld, b.p, b.ld, sum, accumulate);
+}
+
+template <class T>
+void Weights<T>::add_row(int64_t k, const T* row, T* sum) const {
+  for (int64_t j = 0; j < in_; j += panel_) kernels_.add(std::min(panel_, in_ - j), row + j, sum + at(k, j));
+}
+
+template <class T>
+void Weights<T>::add_column(int64_t k, const T* column, T* sum) const {
+  const int64_t j = k / panel_ * panel_;
+  for (int64_t i = 0; i < out_; i++) sum[at(i, j) + k - j] += column[i];
+}
+
+template <class T>
+void Weights<T>::total(int64_t first, int64_t rows, const std::vector<const T*>& sums, T* matrix) const {
+  const int64_t together = at(1, 0) == in_ ? rows : 1;  // all, where they follow one another in the sum too
+  for (int64_t i = first; i < first + rows; i += together)
+    for (int64_t j = 0; j < in_; j += panel_) {
+      const int64_t columns = together * std::min(panel_, in_ - j);
+      T* out = matrix + i * in_ + j;
+      if (sums.empty()) std::fill_n(out, columns, T(0));
+      else std::copy_n(sums[0] + at(i, j), columns, out);
+      for (size_t other = 1; other < sums.size(); other++) kernels_.add(columns, sums[other] + at(i, j), out);
+    }
 }
 
 template class Weights<float>;

@@ -1,5 +1,8 @@
-// A layer's matrix, packed for the products of the sweeps, and these products.
+// A layer's matrix, packed for the products of the sweeps, these products, and sums of its gradients.
 #pragma once
+
+#include <algorithm>
+#include <vector>
 
 #include "../engine/network.h"
 #include "arena.h"
@@ -21,10 +24,11 @@ struct Rows {
 template <class T>
 class Weights {
  public:
-  Weights(const Layer<T>& layer, const NarrowProducts& narrow, const Kernels<T>& kernels);
+  // Without `downward` there are no products with W itself, which is then not packed.
+  Weights(const Layer<T>& layer, bool downward, const NarrowProducts& narrow, const Kernels<T>& kernels);
 
   // Panels to pack, in any order and by any thread, after `allocate`.
-  int64_t pieces() const { return panels(out_) + panels(in_); }
+  int64_t pieces() const { return panels(out_) + (downward_ ? panels(in_) : 0); }
   void allocate(Arena& arena);
   void pack(int64_t piece) const;
 
@@ -35,14 +39,25 @@ class Weights {
   void up(int64_t rows, Rows<T> a, T* c, int64_t ldc, const NarrowScratch& scratch) const;
   // c (+)= a W
   void down(int64_t rows, Rows<T> a, Rows<T> c, bool accumulate, const NarrowScratch& scratch) const;
-  // c [out, in] (+)= a^T b of a [rows, out] and b [rows, in]
-  void outer(int64_t rows, Rows<T> a, Rows<T> b, T* c, bool accumulate, const NarrowScratch& scratch) const;
 
   bool narrow() const { return narrow_; }
+
+  // A sum of gradients [out, in] lies in panels [in / panel][out][panel]: each product adds to all of it, from memory
+  // that the processor fetches ahead.
+  int64_t sum_size() const { return pad(in_) * out_; }
+  // sum (+)= a^T b of a [rows, out] and b [rows, in]
+  void outer(int64_t rows, Rows<T> a, Rows<T> b, T* sum, bool accumulate, const NarrowScratch& scratch) const;
+  // sum[k, :] += row, and sum[:, k] += column
+  void add_row(int64_t k, const T* row, T* sum) const;
+  void add_column(int64_t k, const T* column, T* sum) const;
+  // Some rows of a matrix [out, in]: the first sum and then the others, one after another; zeros where there is none.
+  void total(int64_t first, int64_t rows, const std::vector<const T*>& sums, T* matrix) const;
 
  private:
   void unit(int64_t k, T factor, int64_t depth, int64_t width, const T* packed, T* c) const;
   int64_t panels(int64_t width) const { return (pad(width) + panel_ - 1) / panel_; }
+  // Where row k begins in the panel of a sum whose first column is j.
+  int64_t at(int64_t k, int64_t j) const { return j * out_ + k * std::min(panel_, pad(in_) - j); }
   void multiply(int64_t rows, int64_t depth, int64_t width, Rows<T> a, const T* packed, const uint16_t* narrow_packed,
                 Rows<T> c, bool accumulate, const NarrowScratch& scratch) const;
   void narrow_panel(int64_t depth, int64_t columns, const T* panel, uint16_t* out) const;
@@ -52,7 +67,7 @@ class Weights {
   const Kernels<T>& kernels_;
   const T* weight_;
   int64_t in_, out_;
-  bool narrow_;
+  bool downward_, narrow_;
   int64_t panel_;
   T* up_ = nullptr;                   // panels [out / panel][in][panel] of W^T
   T* down_ = nullptr;                 // panels [in / panel][out][panel] of W

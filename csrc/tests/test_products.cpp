@@ -63,47 +63,57 @@ struct Operands {
   }
 };
 
-// The matrix b in panels, padded with zeros.
+// Columns filled up to whole vectors, of which a panel has at least two: products take such widths, engines padded ones.
+int64_t whole(int64_t n, int64_t panel) {
+  const int64_t vector = std::min(cpu::kAlign, panel / 2);
+  return (n + vector - 1) / vector * vector;
+}
+
+// Where a number of a matrix [rows, n] lies in panels.
+int64_t in_panels(int64_t rows, int64_t n, int64_t panel, int64_t i, int64_t j) {
+  const int64_t first = j / panel * panel;
+  return first * rows + i * std::min(panel, whole(n, panel) - first) + j - first;
+}
+
+// A matrix [rows, n] in panels, padded with zeros.
 template <class T>
-std::vector<T> packed(const Operands<T>& given, int64_t panel) {
-  const auto [m, n, k] = given.size;
-  const int64_t all = cpu::pad(n);
-  std::vector<T> out(all * k, T(0));
-  for (int64_t first = 0; first < all; first += panel) {
-    const int64_t width = std::min(panel, all - first);
-    for (int64_t p = 0; p < k; p++)
-      for (int64_t j = first; j < std::min(first + width, n); j++)
-        out[first * k + p * width + j - first] = given.b[p * n + j];
-  }
+std::vector<T> packed(const std::vector<T>& matrix, int64_t rows, int64_t n, int64_t panel) {
+  std::vector<T> out(whole(n, panel) * rows, T(0));
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < n; j++) out[in_panels(rows, n, panel, i, j)] = matrix[i * n + j];
   return out;
 }
 
 template <class T>
 bool multiplies(const cpu::Kernels<T>& kernels, Size size, bool accumulate) {
   const Operands<T> given(size);
-  const int64_t lda = size.k + 3, ldc = cpu::pad(size.n) + 5;
+  const int64_t lda = size.k + 3, n = whole(size.n, kernels.panel), ldc = n + 5;
   std::vector<T> a(size.m * lda, std::numeric_limits<T>::quiet_NaN());
   for (int64_t i = 0; i < size.m; i++) std::copy_n(&given.a[i * size.k], size.k, &a[i * lda]);
   std::vector<T> out = given.start(ldc);
-  for (int64_t i = 0; i < size.m; i++) std::fill(&out[i * ldc + size.n], &out[i * ldc + cpu::pad(size.n)], T(0));
-  kernels.multiply(size.m, cpu::pad(size.n), size.k, a.data(), lda, packed(given, kernels.panel).data(), out.data(),
-                   ldc, accumulate);
-  return given.right(out, ldc, cpu::pad(size.n), accumulate);
+  for (int64_t i = 0; i < size.m; i++) std::fill(&out[i * ldc + size.n], &out[i * ldc + n], T(0));
+  const std::vector<T> b = packed(given.b, size.k, size.n, kernels.panel);
+  kernels.multiply(size.m, n, size.k, a.data(), lda, b.data(), out.data(), ldc, accumulate);
+  return given.right(out, ldc, n, accumulate);
 }
 
 template <class T>
 bool multiplies_transposed(const cpu::Kernels<T>& kernels, Size size, bool accumulate, int64_t apart) {
   const Operands<T> given(size);
   const T nan = std::numeric_limits<T>::quiet_NaN();  // in the padding: no result may depend on it
-  const int64_t lda = size.m + 3, ldb = cpu::pad(size.n) + apart, ldc = size.n + 2;
+  const int64_t lda = size.m + 3, n = whole(size.n, kernels.panel), ldb = n + apart;
   std::vector<T> a(size.k * lda, nan), b(size.k * ldb, nan);
   for (int64_t p = 0; p < size.k; p++) {
     for (int64_t i = 0; i < size.m; i++) a[p * lda + i] = given.a[i * size.k + p];
     std::copy_n(&given.b[p * size.n], size.n, &b[p * ldb]);
   }
-  std::vector<T> out = given.start(ldc);
-  kernels.multiply_transposed(size.m, size.n, size.k, a.data(), lda, b.data(), ldb, out.data(), ldc, accumulate);
-  return given.right(out, ldc, size.n, accumulate);
+  std::vector<T> out = packed(given.c, size.m, size.n, kernels.panel), found(size.m * size.n);
+  out.push_back(T(kAround));
+  kernels.multiply_transposed(size.m, n, size.k, a.data(), lda, b.data(), ldb, out.data(), accumulate);
+  for (int64_t i = 0; i < size.m; i++)
+    for (int64_t j = 0; j < size.n; j++)
+      found[i * size.n + j] = out[in_panels(size.m, size.n, kernels.panel, i, j)];
+  return out.back() == T(kAround) && given.right(found, size.n, size.n, accumulate);
 }
 
 template <class T>
@@ -125,7 +135,7 @@ void test_sizes(cpu::Level level) {
     for (int64_t n = 1; n <= kMost; n++) test_size<T>(kernels, {m, n, 1 + (m + n) % 3});
   for (int64_t k = 1; k <= kMost; k++) test_size<T>(kernels, {17, 35, k});
   for (int64_t k : {255, 256, 257, 511, 512, 513, 769}) test_size<T>(kernels, {5, 33, k});
-  for (int64_t m : {150, 400}) test_size<T>(kernels, {m, 33, 600});  // in parts that stay in a cache
+  for (int64_t m : {150, 400}) test_size<T>(kernels, {m, 33, 1100});  // in parts that stay in a cache
   kernels.multiply(0, 16, 4, nullptr, 4, nullptr, nullptr, 16, false);  // no rows: nothing is read
 }
 

@@ -107,9 +107,9 @@ struct Kernels {
   // c [m, n] (+)= a [m, k] b, where n is padded and b lies in panels: [n / panel][k][panel], the last one narrower
   void (*multiply)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc,
                    bool accumulate);
-  // c [m, n] (+)= a^T b of a [k, m] and b [k, n], whose rows are padded
+  // c (+)= a^T b of a [k, m] and b [k, n], where n is padded and c lies in such panels: [n / panel][m][panel]
   void (*multiply_transposed)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c,
-                              int64_t ldc, bool accumulate);
+                              bool accumulate);
   void (*up)(const Up<T>&);
   void (*down)(const Down<T>&);
   void (*down_score)(const DownScore<T>&);

@@ -25,7 +25,8 @@ template <int VECTORS>
 constexpr int kBlockRows = VECTORS == 1 ? 12 : kRows;  // a block needs enough sums to overlap their additions
 
 constexpr int64_t kDepth = kBlockVectors > 2 ? 128 : 256;  // rows of b at a time: they stay in the first-level cache
-constexpr int64_t kBytes = 256 * 1024;  // of a at a time: they stay in the second-level cache
+constexpr int64_t kLine = 64;  // bytes of a cache
+constexpr int64_t kBytes = 1024 * 1024;  // of a at a time: they stay in the second-level cache
 
 // From so many blocks on, and where rows of b are so many bytes apart, it pays to copy the rows side by side.
 constexpr int64_t kCopyBlocks = 16, kCopyApart = 2048;
@@ -98,6 +99,11 @@ void copy_rows(int64_t k, const T* b, int64_t ldb, T* out) {
     for (int j = 0; j < VECTORS; j++) store(out + j * native_lanes<T>, load(b + j * native_lanes<T>));
 }
 
+// Has memory that is needed soon brought to the second-level cache.
+void fetch(const void* memory, int64_t first, int64_t last) {
+  for (int64_t i = first; i < last; i += kLine) __builtin_prefetch(static_cast<const char*>(memory) + i, 0, 2);
+}
+
 // A panel of c, VECTORS vectors wide: blocks and pieces of b of nearly equal heights.
 template <int VECTORS, Stored STORED, class T>
 void panel(int64_t m, Strip<T> whole) {
@@ -119,8 +125,11 @@ void panel(int64_t m, Strip<T> whole) {
       strip.b = copied;
       strip.ldb = width;
     }
+    // Each block fetches a part of what follows in a packed b: the next piece, or that of the next panel.
+    const int64_t share = strip.k * width * static_cast<int64_t>(sizeof(T)) / count;
     for (int64_t n = 0; n < count; n++) {
       const int64_t rows = height + (n < taller);
+      if (STORED == Stored::by_rows) fetch(strip.b + strip.k * width, n * share, (n + 1) * share);
       blocks[rows - 1](strip);
       strip.a += rows * down;
       strip.c += rows * whole.ldc;
@@ -159,34 +168,17 @@ void multiply(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T*
     }
 }
 
-// The last columns of c, where they are no whole vectors: through a block that is wide enough.
-template <class T>
-void edge(int64_t m, int64_t width, const Strip<T>& strip) {
-  const int64_t vectors = (width + native_lanes<T> - 1) / native_lanes<T>;
-  constexpr int64_t most = kBlockRows<1>;  // no block has more rows
-  T found[most * kPanel<T>];
-  for (int64_t i = 0; i < m; i += most) {
-    const int64_t rows = least(most, m - i);
-    panel_of<Stored::by_columns, T>(
-        vectors, rows, {strip.k, strip.a + i, strip.lda, strip.b, strip.ldb, found, kPanel<T>, false});
-    for (int64_t r = 0; r < rows; r++) {
-      T* out = strip.c + (i + r) * strip.ldc;
-      for (int64_t j = 0; j < width; j++) out[j] = found[r * kPanel<T> + j] + (strip.accumulate ? out[j] : T(0));
-    }
-  }
-}
-
-// c [m, n] (+)= a^T b of a [k, m] and b [k, n]. Rows of b are whole vectors long, rows of c need not be.
+// c (+)= a^T b of a [k, m] and b [k, n], where c [m, n] lies in panels [n / panel][m][panel], and n and the panels are
+// whole vectors wide.
 template <class T>
 void multiply_transposed(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c,
-                         int64_t ldc, bool accumulate) {
+                         bool accumulate) {
   const int64_t most = rows_at_once<T>(m, k);
   for (int64_t i = 0; i < m; i += most)
     for (int64_t j = 0; j < n; j += kPanel<T>) {
-      const int64_t rows = least(most, m - i), width = least(kPanel<T>, n - j);
-      const Strip<T> strip{k, a + i, lda, b + j, ldb, c + i * ldc + j, ldc, accumulate};
-      if (width % native_lanes<T> == 0) panel_of<Stored::by_columns, T>(width / native_lanes<T>, rows, strip);
-      else edge(rows, width, strip);
+      const int64_t width = least(kPanel<T>, n - j);
+      panel_of<Stored::by_columns, T>(width / native_lanes<T>, least(most, m - i),
+                                      {k, a + i, lda, b + j, ldb, c + j * m + i * width, width, accumulate});
     }
 }
 
