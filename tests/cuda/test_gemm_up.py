@@ -52,6 +52,7 @@ class Layer:
 
     def up(self, machine: Machine, together: bool) -> list[Rows]:
         """Return z, what leaves the layer, and q."""
+        machine.device.limit(BY_NAME["sm_86"])  # another test may have left a smaller one
         case = self.case
         z, out, q = (case.unwritten(kinds) for kinds in (case.directions + 2, case.directions + 2, 1))
         product = {"a": side(self.entering), "b": side(self.weight), "c": z.memory, "c_stride": case.ld}
