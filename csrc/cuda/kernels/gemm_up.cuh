@@ -48,6 +48,16 @@ FASTSSM_DEVICE void up_tile(const SplitUp& s, const float* tile, int64_t first, 
     });
 }
 
+struct UpTile {
+  const SplitUp& s;
+  const float* tile;
+  int64_t first, columns;
+  template <int ID>
+  FASTSSM_DEVICE void operator()(Row<ID>) const {
+    up_tile<ID>(s, tile, first, columns);
+  }
+};
+
 FASTSSM_DEVICE void split_product_up(const SplitUp& s) {
   FASTSSM_SHARED(float, memory);
   using A = SplitSide<true, SwappedPieces<true>, KindsOfSamples>;
@@ -61,7 +71,7 @@ FASTSSM_DEVICE void split_product_up(const SplitUp& s) {
   __syncthreads();  // the tile takes the place of parts that other warps may still load
   store_tile(memory, sum);
   __syncthreads();
-  with_activation(s.up.layer.activation, [&](auto row) { up_tile<decltype(row)::id>(s, memory, first, columns); });
+  with_activation(s.up.layer.activation, UpTile{s, memory, first, columns});
 }
 
 }  // namespace fastssm::cuda

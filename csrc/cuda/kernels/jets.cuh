@@ -8,11 +8,10 @@
 namespace fastssm::cuda {
 
 template <int ID>
-struct Row {
-  static constexpr int id = ID;
-};
+struct Row {};
 
 // f(Row<id>) for row `id` of the table of activations: a few branches, which all threads take in the same way.
+// NVRTC takes a generic lambda for a function of the host, so f is a struct.
 template <int FIRST = 0, int COUNT = activation_count, class F>
 FASTSSM_DEVICE void with_activation(int id, const F& f) {
   constexpr int half = COUNT / 2;
@@ -22,9 +21,20 @@ FASTSSM_DEVICE void with_activation(int id, const F& f) {
 }
 
 template <int ORDER, class T>
+struct JetAt {
+  T z;
+  const T* c;
+  Jet<T>& found;
+  template <int ID>
+  FASTSSM_DEVICE void operator()(Row<ID>) const {
+    found = jet<ID, ORDER>(z, c);
+  }
+};
+
+template <int ORDER, class T>
 FASTSSM_DEVICE Jet<T> jet_of(int id, T z, const T* c) {
   Jet<T> found;
-  with_activation(id, [&](auto row) { found = jet<decltype(row)::id, ORDER>(z, c); });
+  with_activation(id, JetAt<ORDER, T>{z, c, found});
   return found;
 }
 
