@@ -121,5 +121,7 @@ def ways(level: str) -> dict[str, tuple[Edit, ...]]:
     for depth in (64, 512):
         found[f"{depth} rows of a panel at a time"] = (Edit(PRODUCTS, DEPTH, f"constexpr int64_t kDepth = {depth};"),)
     for size in (256, 512):
-        found[f"{size} KiB of rows at a time"] = (Edit(PRODUCTS, BYTES, BYTES.replace("1024 * 1024", f"{size} * 1024")),)
+        found[f"{size} KiB of rows at a time"] = (
+            Edit(PRODUCTS, BYTES, BYTES.replace("1024 * 1024", f"{size} * 1024")),
+        )
     return found
