@@ -26,8 +26,9 @@ from tests.cuda.harness.whole_net import WholeNet
 DEPTHS = (32, 96, 512)
 SHAPE = (256, 128, 256)  # m, n, k of the products whose traffic is counted
 TILES = {"split": 128, "tf32": 64, "bf16": 64}  # rows and columns of C for a block
-SHARED = {"product_split": 98304, "product_tf32": 36864, "product_bf16": 36864, "product_split_wgmma": 105984}
-THREADS = {"product_split": 256, "product_tf32": 128, "product_bf16": 128, "product_split_wgmma": 256}
+SHARED = {"product_split": 98304, "product_up": 98304, "product_tf32": 36864, "product_bf16": 36864}
+SHARED |= {"product_split_wgmma": 105984}
+THREADS = {"product_tf32": 128, "product_bf16": 128}  # the others have 256
 TURN = 128  # bytes of shared memory
 INSTRUCTIONS = ("HMMA", "HGMMA", "LDSM", "LDGSTS")
 ARCHITECTURES = ("sm_80", "sm_90")
@@ -71,7 +72,7 @@ def of_architecture(name: str, *source: Any) -> Iterator[Row]:
         row = {"kernel": kernel, "architecture": name, "shared_bytes": shared}
         row |= {word: count(code[kernel], word) for word in INSTRUCTIONS}
         row |= {"registers": its.registers, "spilled_bytes": its.spilled}
-        blocks = occupancy(architecture, THREADS[kernel], its.registers, shared)
+        blocks = occupancy(architecture, THREADS.get(kernel, 256), its.registers, shared)
         yield row | {"blocks_per_multiprocessor": blocks}
 
 

@@ -24,6 +24,7 @@ constexpr bool kHasWgmma = true;
 #else
 constexpr bool kHasWgmma = false;
 #endif
+constexpr int kIdleRows = 16;  // a tile's rows over those that may be idle, where it has all kinds of its samples
 constexpr int64_t kSliceDepth = 128;  // of a split product at least, for which a block is worth while
 
 // A product whose C has contiguous rows: C^T = B^T A^T where its columns are.
@@ -72,15 +73,25 @@ void require(int capability, Precision precision) {
 
 // ---- float32 split in three ------------------------------------------------------------------------------------
 
-void split_product(const Runtime<float>& runtime, const Product& p) {
-  const int64_t tiles = divided_up(p.m, kSplitTile) * divided_up(p.n, kSplitTile);
-  const int64_t idle = runtime.launcher.limits().multiprocessors / tiles;  // blocks that a tile may have
+int64_t tiles_of(const Product& p) { return divided_up(p.m, kSplitTile) * divided_up(p.n, kSplitTile); }
+
+// The product, its depth divided where there are too few tiles for all multiprocessors.
+SplitProduct sliced(const Runtime<float>& runtime, const Product& p) {
+  const int64_t idle = runtime.launcher.limits().multiprocessors / tiles_of(p);  // blocks that a tile may have
   const int64_t wanted = std::clamp<int64_t>(idle, 1, divided_up(p.k, kSliceDepth));
   const int64_t depth = divided_up(divided_up(p.k, wanted), kSplitDepth) * kSplitDepth;
-  SplitProduct s{.product = p, .partials = nullptr, .depth = depth, .slices = int(divided_up(p.k, depth))};
+  return {.product = p, .partials = nullptr, .depth = depth, .slices = int(divided_up(p.k, depth))};
+}
+
+bool by_wgmma(const Runtime<float>& runtime) {
+  return kHasWgmma && runtime.launcher.limits().capability == kWgmmaCapability;
+}
+
+void split_product(const Runtime<float>& runtime, const Product& p) {
+  SplitProduct s = sliced(runtime, p);
   if (s.slices > 1) s.partials = static_cast<float*>(runtime.scratch(sizeof(float) * s.slices * p.m * p.n));
-  const Grid grid{static_cast<unsigned>(tiles), static_cast<unsigned>(s.slices)};
-  const bool wgmma = kHasWgmma && runtime.launcher.limits().capability == kWgmmaCapability;
+  const Grid grid{static_cast<unsigned>(tiles_of(p)), static_cast<unsigned>(s.slices)};
+  const bool wgmma = by_wgmma(runtime);
   const Launch how{.grid = grid, .threads = kSplitThreads, .shared = wgmma ? kWgmmaShared : kSplitShared};
   runtime.launcher(wgmma ? "product_split_wgmma" : "product_split", how, s, runtime.stream);
   if (s.slices == 1) return;
@@ -144,6 +155,21 @@ void bfloat16_product(const Runtime<float>& runtime, View<const uint16_t> a, Vie
                       bool accumulate) {
   require(runtime.launcher.limits().capability, runtime.precision);
   cublas_product(runtime, Operands<uint16_t>(a, b, c), accumulate);
+}
+
+bool product_and_up(const Runtime<float>& runtime, View<const float> in, View<const float> weight, View<float> out,
+                    const Up<float>& up) {
+  if (runtime.precision != Precision::split || by_wgmma(runtime)) return false;
+  require(runtime.launcher.limits().capability, runtime.precision);
+  const Product p = product(Operands<float>(in, transposed(weight), out), false);
+  const int kinds = static_cast<int>(p.m / up.shape.samples), samples = kSplitTile / kinds;
+  const bool wasteful = kIdleRows * (kSplitTile - kinds * samples) > kSplitTile;
+  if (wasteful || sliced(runtime, p).slices > 1) return false;
+  const int64_t tiles = divided_up(up.shape.samples, samples) * divided_up(p.n, kSplitTile);
+  const SplitUp s{.product = p, .up = up, .kinds = kinds, .samples = samples};
+  const Launch how{.grid = {static_cast<unsigned>(tiles)}, .threads = kSplitThreads, .shared = kSplitShared};
+  runtime.launcher("product_up", how, s, runtime.stream);
+  return true;
 }
 
 void tensor_product(const Runtime<float>& runtime, View<const float> a, View<const float> b, View<float> c,

@@ -1,6 +1,7 @@
 // Products of a call, in its precision: by the caller, or on the tensor cores.
 #pragma once
 
+#include "kernels/params.h"
 #include "runtime.h"
 
 namespace fastssm::cuda {
@@ -21,6 +22,11 @@ View<T> transposed(const View<T>& v) {
 // Raises std::runtime_error where the device has no such tensor cores.
 void tensor_product(const Runtime<float>& runtime, View<const float> a, View<const float> b, View<float> c,
                     bool accumulate);
+
+// The product of a layer up, out = in weight^T, and right after it what `up` says, in one launch: where products are split
+// and a block can have the whole depth. `up` has out as its z. Otherwise this does nothing, and returns false.
+bool product_and_up(const Runtime<float>& runtime, View<const float> in, View<const float> weight, View<float> out,
+                    const Up<float>& up);
 
 // Whether a call's operands are kept in bfloat16, for products by cuBLAS.
 template <class T>

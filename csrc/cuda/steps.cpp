@@ -110,13 +110,19 @@ void Pass<T>::layer_up(int64_t l, bool curvature, bool squares) {
   const Layer<T>& layer = hidden_[l];
   const Stage& s = stages_[l];
   const bool fresh = l == 0;
-  product_up(l, (tile_.tangents + 1 + (curvature && !fresh)) * tile_.samples, entering(l), {s.z, s.ld});
+  const int64_t rows = (tile_.tangents + 1 + (curvature && !fresh)) * tile_.samples;
   Up<T> up{};
   up.shape = shape(l), up.layer = activated(l);
   up.curvature = curvature, up.fresh = fresh;
   up.entered = layer.skip ? entering(l).p : nullptr;
   up.z = s.z, up.out = s.out, up.narrow = s.narrow_out;
   up.q = squares ? s.q : nullptr;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (product_and_up(runtime_, operand(entering(l), rows, layer.in).wide, weight(l).wide,
+                       matrix(s.z, rows, layer.out, s.ld), up))
+      return;
+  }
+  product_up(l, rows, entering(l), {s.z, s.ld});
   over_rows(runtime_, std::string("up_") + activation_names[layer.activation], tile_.samples, tile_.samples, s.ld, up,
             up.walk);
 }

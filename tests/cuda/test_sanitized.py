@@ -10,7 +10,7 @@ import pytest
 
 from tests.cuda.harness import libraries, machines
 
-TESTS = ("rows", "pointwise", "tops", "small", "engine", "gemm", "wgmma")
+TESTS = ("rows", "pointwise", "tops", "small", "engine", "gemm", "gemm_up", "wgmma")
 OPTIONS = ("-q", "-p", "no:cacheprovider", "--capture=sys")
 
 

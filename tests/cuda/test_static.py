@@ -25,14 +25,19 @@ EACH = pytest.mark.parametrize(
 )  # nvcc takes most of a minute for each
 
 FITTED = r"small_(objective|score)_"  # take as much shared memory as the device has
-PRODUCTS = {"product_tf32": 36864, "product_bf16": 36864, "product_split": 98304}  # bytes of shared memory, of gemm.cpp
+PRODUCTS = {
+    "product_tf32": 36864,
+    "product_bf16": 36864,
+    "product_split": 98304,
+    "product_up": 98304,
+}  # bytes of shared memory, of gemm.cpp
 PRODUCT = PRODUCTS["product_tf32"]
 TENSOR_CAPABILITY = 80  # of a device that runs them
 LOADS = rf"(up_\w+|down|down_score|chain|curve|score_seed|given|weighted_sum|finish|\w+_top|leave)_|{FITTED}"
 OPERANDS = r"(rademacher|enter|up_\w+|down|down_score|chain|curve|given|score_seed|terms_top)_"  # of products
 STORES = rf"{OPERANDS}|weighted_sum_"
 # reducing a large argument of the sine takes a table in local memory
-TRIGONOMETRIC = rf"(up_sin|down|down_score|chain|curve)_|{FITTED}"
+TRIGONOMETRIC = rf"(up_sin|down|down_score|chain|curve)_|product_up|{FITTED}"
 
 
 @cache
@@ -115,7 +120,7 @@ def test_operands_in_bfloat16_are_written_in_whole_packs(architecture: Architect
 @EACH
 def test_tensor_cores_work_where_asked_and_nowhere_else(architecture: Architecture) -> None:
     code = instructions(architecture.name)
-    formats = {"product_tf32": "TF32", "product_bf16": "BF16", "product_split": "BF16"}
+    formats = dict.fromkeys(PRODUCTS, "BF16") | {"product_tf32": "TF32"}
     formats = formats if architecture.capability >= TENSOR_CAPABILITY else {}
     products = {name: [i for i in kernel if i.split(".")[0].endswith("MMA")] for name, kernel in code.items()}
     for name, word in formats.items():

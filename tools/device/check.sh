@@ -67,7 +67,7 @@ tests smoke 60 tests/cuda/test_smoke.py
 phase bench "$((bench_s + 10))" "$python" -m bench.gpu --limit "$bench_s" --folder "$out"
 phase products 30 "$python" -m bench.gpu_products --folder "$out"
 FASTSSM_CUDA_FLAVOUR=device tests kernels 45 tests/cuda/test_rows.py tests/cuda/test_pointwise.py tests/cuda/test_tops.py \
-  tests/cuda/test_gemm.py tests/cuda/test_small.py
+  tests/cuda/test_gemm.py tests/cuda/test_gemm_up.py tests/cuda/test_small.py
 tests device 60 tests/cuda/test_device.py tests/cuda/test_graphed.py
 FASTSSM_DEVICE=cuda tests matrix 60 tests/test_equivalence.py -k "ops or eager"
 sanitizer=${SANITIZER:-compute-sanitizer}

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "params.h"
+
 namespace fastssm::cuda {
 
 constexpr int kProductThreads = 128;
@@ -44,6 +46,16 @@ struct SplitProduct {
   float* partials;
   int64_t depth;
   int slices;
+};
+
+constexpr int kSplitApart = kSplitTile + 8;  // numbers between a tile's rows in shared memory, for different banks
+
+// The product of a layer, and its way up through the activation. The block computes all kinds of `samples` samples: row i
+// of its tile has kind i / samples. C is what `up` has as z.
+struct SplitUp {
+  Product product;
+  Up<float> up;
+  int kinds, samples;
 };
 
 // A weight in bfloat16: its lines, `padded` apart and filled with zeros.

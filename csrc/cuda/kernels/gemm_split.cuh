@@ -52,21 +52,26 @@ struct SwappedPieces {
   }
 };
 
+// The rows and columns of C that a tile has: all from `first` on, up to `end`.
+struct Consecutive {
+  int64_t first, end;
+  FASTSSM_DEVICE int64_t row(int line) const { return first + line; }
+};
+
 // A tile of one side: the lines along which the side is contiguous, in float32 and in parts.
-template <bool along_depth, class Places = SwappedPieces<along_depth>>
+template <bool along_depth, class Places = SwappedPieces<along_depth>, class Lines = Consecutive>
 struct SplitSide {
   static constexpr int length = along_depth ? kSplitDepth : kSplitTile;  // of a line
 
   Side side;
-  int64_t first, end;  // along C
+  Lines lines;  // along C
   bool wide;           // whether 16-byte copies are aligned
   float* stages;
   uint16_t* parts;  // two sets of them, used in turns
 
-  FASTSSM_DEVICE SplitSide(const Side& given, int64_t first, int64_t end, float* memory)
+  FASTSSM_DEVICE SplitSide(const Side& given, const Lines& lines, float* memory)
       : side(given),
-        first(first),
-        end(end),
+        lines(lines),
         wide(given.stride % 4 == 0 && reinterpret_cast<uintptr_t>(given.p) % 16 == 0),
         stages(memory),
         parts(reinterpret_cast<uint16_t*>(memory + kSplitStages * kSplitStage)) {}
@@ -85,8 +90,8 @@ struct SplitSide {
   FASTSSM_DEVICE void fetch(int64_t k, int64_t depth, int stage) const {
     FASTSSM_UNROLL
     for (int q = 0; q < kSplitQuads; q++) {
-      const int64_t row = (along_depth ? first : k) + line(q), rows = along_depth ? end : depth;
-      const int64_t column = (along_depth ? k : first) + along(q), columns = along_depth ? depth : end;
+      const int64_t row = along_depth ? lines.row(line(q)) : k + line(q), rows = along_depth ? lines.end : depth;
+      const int64_t column = (along_depth ? k : lines.first) + along(q), columns = along_depth ? depth : lines.end;
       const int64_t left = row < rows ? least(columns - column, 4) : 0;
       const int given = left > 0 ? static_cast<int>(left) : 0;
       const float* p = given ? side.p + row * side.stride + column : side.p;
@@ -193,22 +198,14 @@ FASTSSM_DEVICE void store_entries(const SplitProduct& s, int64_t row, int64_t co
       }
 }
 
-template <bool a_along_depth, bool b_along_depth>
-FASTSSM_DEVICE void product_split(const SplitProduct& s) {
-  FASTSSM_SHARED(float, memory);
-  using A = SplitSide<a_along_depth>;
-  const Product& p = s.product;
-  const int64_t across = (p.n + kSplitTile - 1) / kSplitTile;
-  const int64_t row = blockIdx.x / across * kSplitTile, column = blockIdx.x % across * kSplitTile;
-  const int64_t begin = int64_t(blockIdx.y) * s.depth, end = least(begin + s.depth, p.k);
-  const A a(p.a, row, p.m, memory);
-  const SplitSide<b_along_depth> b(p.b, column, p.n, memory + A::room);
+// A warp's entries, summed from `begin` to `end` of the depth.
+template <class A, class B>
+FASTSSM_DEVICE void sum_products(const A& a, const B& b, int64_t begin, int64_t end, int down, int right,
+                                 float (&sum)[4][4][4]) {
   const auto fetch = [&](int64_t k, int stage) {
     if (k < end) a.fetch(k, end, stage), b.fetch(k, end, stage);
     commit_copies();
   };
-  const int warp = threadIdx.x / 32, down = warp / 4 * 64, right = warp % 4 * 32;
-  float sum[4][4][4] = {};
   FASTSSM_UNROLL
   for (int ahead = 0; ahead + 1 < kSplitStages; ahead++) fetch(begin + ahead * kSplitDepth, ahead);
   int stage = 0, set = 0;
@@ -222,7 +219,25 @@ FASTSSM_DEVICE void product_split(const SplitProduct& s) {
     stage = (stage + 1) % kSplitStages;
     set ^= 1;
   }
-  store_entries(s, row + down, column + right, sum);
+}
+
+// Where this thread's warp has its 64 x 32 entries in a block's tile.
+FASTSSM_DEVICE int warp_row() { return threadIdx.x / 32 / 4 * 64; }
+FASTSSM_DEVICE int warp_column() { return threadIdx.x / 32 % 4 * 32; }
+
+template <bool a_along_depth, bool b_along_depth>
+FASTSSM_DEVICE void product_split(const SplitProduct& s) {
+  FASTSSM_SHARED(float, memory);
+  using A = SplitSide<a_along_depth>;
+  const Product& p = s.product;
+  const int64_t across = (p.n + kSplitTile - 1) / kSplitTile;
+  const int64_t row = blockIdx.x / across * kSplitTile, column = blockIdx.x % across * kSplitTile;
+  const int64_t begin = int64_t(blockIdx.y) * s.depth, end = least(begin + s.depth, p.k);
+  const A a(p.a, {row, p.m}, memory);
+  const SplitSide<b_along_depth> b(p.b, {column, p.n}, memory + A::room);
+  float sum[4][4][4] = {};
+  sum_products(a, b, begin, end, warp_row(), warp_column(), sum);
+  store_entries(s, row + warp_row(), column + warp_column(), sum);
 }
 
 FASTSSM_DEVICE void split_product(const SplitProduct& s) {

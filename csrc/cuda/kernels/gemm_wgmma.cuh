@@ -45,8 +45,8 @@ FASTSSM_DEVICE void product_wgmma(const SplitProduct& s) {
   const int64_t across = (p.n + kSplitTile - 1) / kSplitTile;
   const int64_t row = blockIdx.x / across * kSplitTile, column = blockIdx.x % across * kSplitTile;
   const int64_t begin = int64_t(blockIdx.y) * s.depth, end = least(begin + s.depth, p.k);
-  const A a(p.a, row, p.m, memory);
-  const B b(p.b, column, p.n, memory + A::room);
+  const A a(p.a, {row, p.m}, memory);
+  const B b(p.b, {column, p.n}, memory + A::room);
   const auto fetch = [&](int64_t k, int stage) {
     if (k < end) a.fetch(k, end, stage), b.fetch(k, end, stage);
     commit_copies();

@@ -7,13 +7,25 @@
 
 namespace fastssm::cuda {
 
-// Row `id` of the table of activations: a few branches, which all threads take in the same way.
-template <int ORDER, int FIRST = 0, int COUNT = activation_count, class T>
-FASTSSM_DEVICE Jet<T> jet_of(int id, T z, const T* c) {
+template <int ID>
+struct Row {
+  static constexpr int id = ID;
+};
+
+// f(Row<id>) for row `id` of the table of activations: a few branches, which all threads take in the same way.
+template <int FIRST = 0, int COUNT = activation_count, class F>
+FASTSSM_DEVICE void with_activation(int id, const F& f) {
   constexpr int half = COUNT / 2;
-  if constexpr (COUNT == 1) return jet<FIRST, ORDER>(z, c);
-  else if (id < FIRST + half) return jet_of<ORDER, FIRST, half>(id, z, c);
-  else return jet_of<ORDER, FIRST + half, COUNT - half>(id, z, c);
+  if constexpr (COUNT == 1) f(Row<FIRST>{});
+  else if (id < FIRST + half) with_activation<FIRST, half>(id, f);
+  else with_activation<FIRST + half, COUNT - half>(id, f);
+}
+
+template <int ORDER, class T>
+FASTSSM_DEVICE Jet<T> jet_of(int id, T z, const T* c) {
+  Jet<T> found;
+  with_activation(id, [&](auto row) { found = jet<decltype(row)::id, ORDER>(z, c); });
+  return found;
 }
 
 // The bias of some columns, or zeros.

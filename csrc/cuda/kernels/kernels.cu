@@ -1,6 +1,7 @@
 // All kernels, by the names that host code starts them with. nvcc, NVRTC and the emulator compile this file.
 #include "gemm.cuh"
 #include "gemm_split.cuh"
+#include "gemm_up.cuh"
 #include "gemm_wgmma.cuh"
 #include "narrow.cuh"
 #include "pointwise.cuh"
@@ -49,6 +50,7 @@ FASTSSM_KERNELS(double)
 FASTSSM_KERNEL(kProductThreads, product_tf32, Product) { product<Tf32>(parameters); }
 FASTSSM_KERNEL(kProductThreads, product_bf16, Product) { product<Bf16>(parameters); }
 FASTSSM_KERNEL(kSplitThreads, product_split, SplitProduct) { split_product(parameters); }
+FASTSSM_CROWDED_KERNEL(kSplitThreads, 1, product_up, SplitUp) { split_product_up(parameters); }
 FASTSSM_LAYER_KERNEL(product_sum, SplitProduct) { sum_slices(parameters); }
 FASTSSM_LAYER_KERNEL(narrow_weights, NarrowedWeights) { narrow_lines(parameters); }
 

@@ -10,6 +10,36 @@ namespace fastssm::cuda {
 
 // ---- up --------------------------------------------------------------------------------------------------------
 
+// A pack of a sample's columns, of all kinds; `product(kind)` gives what entered, once for each kind.
+template <int ID, class T, class Products>
+FASTSSM_DEVICE void up_pack(const Up<T>& a, int64_t row, int64_t column, const Pack<T>& bias, const Products& product) {
+  const Shape& s = a.shape;
+  const int64_t at = row * s.ld + column;
+  const Pack<T> scale = scale_of(a.layer, row, s.width, column);
+  const Pack<T> z = modulated(a.layer, product(0) + bias, scale, row, s.width, column);
+  Pack<T> f, d1, d2;
+  FASTSSM_UNROLL
+  for (int i = 0; i < kLanes<T>; i++) {
+    const Jet<T> found = jet<ID, 2>(z.lane[i], a.layer.constants);
+    f.lane[i] = found.f, d1.lane[i] = found.d1, d2.lane[i] = found.d2;
+  }
+  f = add_inner(f, z, all(T(0)));  // NaN where z is not finite: an activation that saturates would hide it
+  store_operand(a.out, a.narrow, at, a.entered ? f + load(a.entered + at) : f);
+  Pack<T> q = all(T(0));
+  for_tangents<T>(s.tangents, product, [&](int64_t m, const Pack<T>& raw) {
+    const int64_t mine = m * s.kind_stride() + at;
+    const Pack<T> zd = raw * scale, hd = tangent(d1, zd);
+    q = add_square(q, zd);
+    store_operand(a.out, a.narrow, mine, a.entered ? hd + load(a.entered + mine) : hd);
+  });
+  if (a.q) store(a.q + at, q);
+  if (!a.curvature) return;
+  const int64_t mine = s.curvature_offset() + at;
+  Pack<T> k = a.fresh ? curvature(d2, q) : curvature(d1, product(s.tangents + 1) * scale, d2, q);
+  if (a.entered && !a.fresh) k = k + load(a.entered + mine);
+  store_operand(a.out, a.narrow, mine, k);
+}
+
 template <int ID, class T>
 FASTSSM_DEVICE void up_rows(const Up<T>& a) {
   const Shape& s = a.shape;
@@ -18,31 +48,7 @@ FASTSSM_DEVICE void up_rows(const Up<T>& a) {
   const Pack<T> bias = bias_of(a.layer, s.width, place.column);
   for (int64_t row = place.row; row < place.end; row += place.step) {
     const int64_t at = row * s.ld + place.column;
-    const Pack<T> scale = scale_of(a.layer, row, s.width, place.column);
-    const Pack<T> z = modulated(a.layer, load(a.z + at) + bias, scale, row, s.width, place.column);
-    Pack<T> f, d1, d2;
-    FASTSSM_UNROLL
-    for (int i = 0; i < kLanes<T>; i++) {
-      const Jet<T> found = jet<ID, 2>(z.lane[i], a.layer.constants);
-      f.lane[i] = found.f, d1.lane[i] = found.d1, d2.lane[i] = found.d2;
-    }
-    f = add_inner(f, z, all(T(0)));  // NaN where z is not finite: an activation that saturates would hide it
-    store_operand(a.out, a.narrow, at, a.entered ? f + load(a.entered + at) : f);
-    Pack<T> q = all(T(0));
-    for_tangents<T>(
-        s.tangents, [&](int64_t m) { return load(a.z + m * s.kind_stride() + at); },
-        [&](int64_t m, const Pack<T>& raw) {
-          const int64_t mine = m * s.kind_stride() + at;
-          const Pack<T> zd = raw * scale, hd = tangent(d1, zd);
-          q = add_square(q, zd);
-          store_operand(a.out, a.narrow, mine, a.entered ? hd + load(a.entered + mine) : hd);
-        });
-    if (a.q) store(a.q + at, q);
-    if (!a.curvature) continue;
-    const int64_t mine = s.curvature_offset() + at;
-    Pack<T> k = a.fresh ? curvature(d2, q) : curvature(d1, load(a.z + mine) * scale, d2, q);
-    if (a.entered && !a.fresh) k = k + load(a.entered + mine);
-    store_operand(a.out, a.narrow, mine, k);
+    up_pack<ID>(a, row, place.column, bias, [&](int64_t kind) { return load(a.z + kind * s.kind_stride() + at); });
   }
 }
 

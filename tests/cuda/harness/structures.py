@@ -23,7 +23,9 @@ SCALARS: dict[str, Any] = {
 STRUCT = re.compile(r"(template <class T>\s*)?\bstruct (\w+) \{(.*?)^\};", re.DOTALL | re.MULTILINE)
 CONSTANT = re.compile(r"^\s*constexpr int(?:64_t)? (\w+) = (\d+);", re.MULTILINE)
 ENUM = re.compile(r"\benum(?: class)? (\w+)[^{]*\{([^}]*)\}", re.DOTALL)
-FIELD = re.compile(r"^(?:const )?(\w+)(<T>)?( ?\*)? ?(\w+(?:\[\w+\])?(?:, \*?\w+(?:\[\w+\])?)*)(?: = [^;]+)?$")
+FIELD = re.compile(
+    r"^(?:const )?(\w+)(?:<(\w+)>)?( ?\*)? ?(\w+(?:\[[\w +]+\])?(?:, \*?\w+(?:\[[\w +]+\])?)*)(?: = [^;]+)?$"
+)
 
 
 class Structures:
@@ -58,7 +60,7 @@ class Structures:
         kind, template, pointer, names = found.groups()
         if pointer or "*" in names:
             return [(name.strip(" *"), ctypes.c_void_p) for name in names.split(",")]
-        element = self.type(kind, real if template or kind == "T" else "")
+        element = self.type(kind, real if "T" in (kind, template) else template or "")
         return [self.field(name.strip(), element) for name in names.split(",")]
 
     def type(self, kind: str, real: str) -> Any:
@@ -72,4 +74,4 @@ class Structures:
         plain, bracket, size = name.rstrip("]").partition("[")
         if not bracket:
             return plain, element
-        return plain, element * (int(size) if size.isdigit() else self.constants[size])
+        return plain, element * sum(int(n) if n.isdigit() else self.constants[n] for n in size.split(" + "))
