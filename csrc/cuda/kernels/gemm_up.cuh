@@ -1,7 +1,7 @@
-// Split products of a layer that end in its activation: what is summed goes up at once, and is not read back from memory.
+// Split products of a layer that end in its activation: what is summed goes up at once, and is not read back.
 //
-// Value, tangents and curvature of a sample go up together, so a block computes all of them for some samples, whose rows
-// it gathers from the stack. Its sums pass through shared memory, from the fragments of warps to packs of columns.
+// Value, tangents and curvature of a sample go up together, so a block computes all of them for some samples, whose
+// rows it gathers from the stack. Its sums pass through shared memory, from the fragments of warps to packs of columns.
 #pragma once
 
 #include "gemm_split.cuh"
