@@ -89,7 +89,8 @@ DOWN_BY_PANELS = """    (void)kept, (void)passed;
     }
     collect(l, tangents + 1 + !fresh);"""
 ROWS, DEPTH = "constexpr int64_t kRows = 192;", "constexpr int64_t kDepth = kBlockVectors > 2 ? 128 : 256;"
-BYTES = "constexpr int64_t kBytes = 1024 * 1024;"
+BYTES = "constexpr int64_t kBytes = (kBlockVectors > 2 ? 1024 : 512) * 1024;"
+FETCH = "if (STORED == Stored::by_rows) fetch("
 BLOCKS = {
     "avx512": "constexpr int kRows = 6, kBlockVectors = 4;",
     "avx2": "constexpr int kRows = 6, kBlockVectors = 2;",
@@ -120,8 +121,7 @@ def ways(level: str) -> dict[str, tuple[Edit, ...]]:
         )
     for depth in (64, 512):
         found[f"{depth} rows of a panel at a time"] = (Edit(PRODUCTS, DEPTH, f"constexpr int64_t kDepth = {depth};"),)
-    for size in (256, 512):
-        found[f"{size} KiB of rows at a time"] = (
-            Edit(PRODUCTS, BYTES, BYTES.replace("1024 * 1024", f"{size} * 1024")),
-        )
+    for size in (128, 256):
+        found[f"{size} KiB of rows at a time"] = (Edit(PRODUCTS, BYTES, f"constexpr int64_t kBytes = {size} * 1024;"),)
+    found["packed matrices not fetched ahead"] = (Edit(PRODUCTS, FETCH, "if (false) fetch("),)
     return found

@@ -26,7 +26,7 @@ constexpr int kBlockRows = VECTORS == 1 ? 12 : kRows;  // a block needs enough s
 
 constexpr int64_t kDepth = kBlockVectors > 2 ? 128 : 256;  // rows of b at a time: they stay in the first-level cache
 constexpr int64_t kLine = 64;  // bytes of a cache
-constexpr int64_t kBytes = 1024 * 1024;  // of a at a time: they stay in the second-level cache
+constexpr int64_t kBytes = (kBlockVectors > 2 ? 1024 : 512) * 1024;  // of a at a time, for the second-level cache
 
 // From so many blocks on, and where rows of b are so many bytes apart, it pays to copy the rows side by side.
 constexpr int64_t kCopyBlocks = 16, kCopyApart = 2048;
