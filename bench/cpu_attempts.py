@@ -196,7 +196,7 @@ def size_of(row: Row) -> str:
 
 
 def main() -> None:
-    """Build every way, measure, and write both files; rows of other levels stay."""
+    """Build every way, measure, and write both files; rows of other levels and sizes stay."""
     parser = argparse.ArgumentParser(prog="python -m bench.cpu_attempts", description=__doc__.split("\n")[0])
     parser.add_argument("--level", choices=BEST, default=BEST[0], help="instruction set (default: avx512)")
     parser.add_argument("--sizes", type=Size.parse, nargs="*", default=SIZES, metavar="d,H,L,B,M")
@@ -218,12 +218,18 @@ def main() -> None:
                 found[PARTS_OUT.name] += [where | row for row in rows]
                 print(f"{size} {loss}", flush=True)
     for name, columns in ((OUT.name, ATTEMPT_COLUMNS), (PARTS_OUT.name, PART_COLUMNS)):
-        write_rows([*kept(chosen.out / name, chosen.level), *found[name]], chosen.out / name, columns)
+        rows = [*kept(chosen.out / name, chosen.level, chosen.sizes), *found[name]]
+        write_rows(sorted(rows, key=order), chosen.out / name, columns)
 
 
-def kept(path: Path, level: str) -> list[Row]:
-    """Return the rows of a file that are of another level."""
-    return [row for row in read(path) if row["level"] != level]
+def kept(path: Path, level: str, sizes: Sequence[Size]) -> list[Row]:
+    """Return the rows of a file that are of another level or size."""
+    return [row for row in read(path) if row["level"] != level or size_of(row) not in map(str, sizes)]
+
+
+def order(row: Row) -> tuple[int, int]:
+    """Return where a row belongs: rows of one level and size keep their order."""
+    return BEST.index(row["level"]), [*map(str, SIZES), size_of(row)].index(size_of(row))
 
 
 if __name__ == "__main__":
