@@ -8,7 +8,7 @@ batch.
 import statistics
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,6 +19,10 @@ from bench.harness import RESULTS, environment, read, write
 from bench.measure import Row
 from bench.problems import GRID, Size
 from bench.table import header, line
+from tests.cuda import test_gemm_choice
+from tests.cuda.harness.architectures import BY_NAME
+from tests.cuda.harness.machines import machine_named
+from tests.cuda.harness.whole_net import WholeNet
 
 OUT = RESULTS / "cuda_model.csv"
 MEASURED = "gpu_nvidia_h200"
@@ -27,6 +31,7 @@ SIZES = (*GRID, LARGEST)
 PLACES = {name: DEVICES[name] for name in ("T4", "A100", "RTX 4090", "H100")} | {
     "H200": DEVICES["H100"]._replace(bandwidth=4800e9)  # data sheet of NVIDIA
 }
+SPLITTING = BY_NAME["sm_80"]  # that splits products of float32; sm_90 does so in a build with wgmma
 FLOAT, BATCHES = 4, (8, 32)
 SIDE = 3  # kernels of PyTorch in a step: the seed, the incoming gradient, the product that scales
 COLUMNS = (
@@ -36,11 +41,12 @@ COLUMNS = (
 
 
 class Work(NamedTuple):
-    """What one launch moves and computes."""
+    """What one launch moves and computes, and m, n, k of a product."""
 
     kernel: str
     moved: float
     flops: float
+    sizes: tuple[int, int, int] = (0, 0, 0)
 
 
 @cache
@@ -81,15 +87,17 @@ def parameters(size: Size) -> int:
 @cache
 def layered(size: Size) -> list[Work]:
     """Return the launches of the layer-by-layer path, as if the batch were one tile."""
-    from bench.cuda_static import case_of, profiled
+    from bench.cuda_static import Launch, case_of, profiled
 
     few, more = (profiled().measure(case_of("energy", size._replace(B=b), "SSM"), small=False) for b in BATCHES)
     steps = (size.B - BATCHES[0]) / (BATCHES[1] - BATCHES[0])
     assert [a.kernel for a in few] == [b.kernel for b in more]
-    return [
-        Work(a.kernel, a.moved + steps * (b.moved - a.moved), a.flops + steps * (b.flops - a.flops))
-        for a, b in zip(few, more, strict=True)
-    ]
+
+    def at_size(a: Launch, b: Launch) -> Work:
+        m, n, k = (round(x + steps * (y - x)) for x, y in zip(a.sizes, b.sizes, strict=True))
+        return Work(a.kernel, a.moved + steps * (b.moved - a.moved), a.flops + steps * (b.flops - a.flops), (m, n, k))
+
+    return [at_size(a, b) for a, b in zip(few, more, strict=True)]
 
 
 def whole_net(size: Size, device: str) -> list[Work]:
@@ -100,9 +108,25 @@ def whole_net(size: Size, device: str) -> list[Work]:
     return [Work(r["kernel"], float(r["bytes_moved"]), float(r["flops"] or 0)) for r in mine]
 
 
+@cache
+def splitting() -> Any:
+    """Return the engine's host code on the device whose products of float32 it may split."""
+    net = WholeNet(machine_named("emulator"))
+    net.limit(SPLITTING, SPLITTING.multiprocessors)
+    return net
+
+
+def as_chosen(work: Work, device: str) -> Work:
+    """Return a product with the operations that take as long in float32, where split products are predicted faster."""
+    if work.kernel != "product" or device != SPLITTING.device:
+        return work
+    split, full = test_gemm_choice.cycles(splitting(), *work.sizes)
+    return work._replace(flops=work.flops * min(split, full) / full) if full else work
+
+
 def ours(size: Size, device: str) -> list[Work]:
     """Return the launches of a step."""
-    seen = whole_net(size, device) or layered(size)
+    seen = whole_net(size, device) or [as_chosen(work, device) for work in layered(size)]
     return [*seen, *[Work("PyTorch", 2.0 * FLOAT * parameters(size) * (i == 0), 0.0) for i in range(SIDE)]]
 
 

@@ -1,5 +1,6 @@
-"""Accuracy, traffic and instructions of the tensor-core products, found without a GPU: nothing here is a measured time.
+"""Accuracy, traffic, instructions and predicted cycles of the tensor-core products, found without a GPU.
 
+Nothing here is a measured time.
 ``python -m bench.cuda_products`` writes bench/results/cuda_products.csv. It needs nvcc. Errors and traffic come from
 nvcc's PTX for compute_80, executed on the CPU; sums in tensor cores are rounded there as measured on an A100.
 """
@@ -15,7 +16,8 @@ from bench.cuda_static import SECTOR, profiled
 from bench.cuda_table import PRODUCTS
 from bench.harness import environment, read, write_rows
 from bench.measure import Row
-from tests.cuda import test_gemm
+from bench.problems import GRID
+from tests.cuda import test_gemm, test_gemm_choice
 from tests.cuda.harness.adversaries import DECADES, adversaries, error
 from tests.cuda.harness.architectures import BY_NAME, occupancy
 from tests.cuda.harness.device import aligned
@@ -36,7 +38,8 @@ LAYOUTS = {"up": (True, False), "down": (True, True), "weights": (False, True)} 
 COLUMNS = (
     *("row", "precision", "kernel", "data", "scale", "m", "n", "k", "error", "float32_error", "error_over_float32"),
     *("architecture", *INSTRUCTIONS, "registers", "spilled_bytes", "shared_bytes", "blocks_per_multiprocessor"),
-    *("bytes_moved", "bytes_minimum", "moved_over_minimum", "shared_turns_over_minimum", "status"),
+    *("bytes_moved", "bytes_minimum", "moved_over_minimum", "shared_turns_over_minimum"),
+    *("d", "H", "L", "B", "M", "device", "split_cycles", "float32_cycles", "status"),
     *("commit", "date", "machine", "torch"),
 )
 
@@ -118,7 +121,20 @@ def traffic() -> Iterator[Row]:
             yield row | {"shared_turns_over_minimum": turns / whole}
 
 
+def choices() -> Iterator[Row]:
+    """Yield the cycles of the products of a hidden layer, split and in float32, as predicted for each device."""
+    net = WholeNet(machine_named("emulator"))
+    for name in test_gemm_choice.FAST:
+        net.limit(BY_NAME[name], BY_NAME[name].multiprocessors)
+        for size in GRID:
+            for product, (m, n, k) in test_gemm_choice.products(size).items():
+                split, full = test_gemm_choice.cycles(net, m, n, k)
+                row = {"row": "choice", "device": BY_NAME[name].device, "data": product, "m": m, "n": n, "k": k}
+                yield row | size._asdict() | {"split_cycles": split, "float32_cycles": full}
+
+
 PARTS = {"error": errors, "code": machine_code, "wgmma": machine_code_of_wgmma, "traffic": traffic}
+PARTS["choice"] = choices
 
 
 def main(argv: Sequence[str] | None = None) -> None:

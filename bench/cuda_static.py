@@ -1,7 +1,9 @@
 """Write bench/results/cuda_static.csv: static predictions for the CUDA kernels, not measurements.
 
 Run ``python -m bench.cuda_static``. It needs nvcc, but no GPU. Registers and spills come from ptxas. Bytes come from
-nvcc's PTX for compute_80, executed on the CPU, in memory sectors of 32 bytes. Times are rooflines of published peaks.
+nvcc's PTX for compute_80, executed on the CPU, in memory sectors of 32 bytes: moved are all that a launch requests, and
+fetched are those that remain if a first-level cache holds what the same block has read. Times are rooflines of
+published peaks.
 """
 
 import argparse
@@ -43,21 +45,24 @@ COLUMNS = (
     *("row", "kind", "loss", *Size._fields, "path", "precision", "kernel", "architecture", "device", "launches"),
     *("autograd_operators", "blocks", "threads", "shared_bytes", "registers", "spilled_bytes", "stack_bytes"),
     *("blocks_per_multiprocessor", "warps_per_multiprocessor", "bytes_moved", "bytes_asked", "bytes_minimum"),
-    *("moved_over_minimum", "flops", "roofline_us", "status", "commit", "date", "torch", "nvcc", "dtype"),
+    *("moved_over_minimum", "bytes_fetched", "fetched_over_minimum"),
+    *("flops", "roofline_us", "status", "commit", "date", "torch", "nvcc", "dtype"),
 )
 
 
 class Launch(NamedTuple):
-    """One kernel launch, with the bytes that it moved and that its threads requested."""
+    """One kernel launch, with the bytes that it moved, that it fetched once, and that its threads requested."""
 
     kernel: str
     blocks: int
     threads: int
     shared: int
     moved: int
+    fetched: int
     asked: int
     flops: float
     minimum: int | None
+    sizes: tuple[int, int, int] = (0, 0, 0)  # m, n, k of a product
 
 
 class Profiled(WholeNet):
@@ -72,12 +77,14 @@ class Profiled(WholeNet):
         if kernel in PRODUCTS:  # then `shared` is the bytes of an operand's number, and `threads` whether C is read
             operands = shared * (x * z + z * y) + FLOAT * x * y * (1 + threads)
             name = PRODUCTS[kernel][shared]
-            self.seen.append(Launch(name, 0, 0, 0, operands, operands, 2.0 * x * y * z, operands))
+            flops = 2.0 * x * y * z
+            self.seen.append(Launch(name, 0, 0, 0, operands, operands, operands, flops, operands, (x, y, z)))
             return failed
         traffic = self.device.traffic()
         both = traffic["global reads"], traffic["global writes"]
-        moved, asked = SECTOR * sum(t.units for t in both), sum(t.bytes for t in both)
-        self.seen.append(Launch(kernel.decode(), x * y * z, threads, shared, moved, asked, 0.0, None))
+        moved, fetched = SECTOR * sum(t.units for t in both), SECTOR * sum(t.fetched for t in both)
+        asked = sum(t.bytes for t in both)
+        self.seen.append(Launch(kernel.decode(), x * y * z, threads, shared, moved, fetched, asked, 0.0, None))
         return failed
 
     def measure(self, case: Case, small: bool) -> list[Launch]:
@@ -236,7 +243,8 @@ def traffic_of(seen: Sequence[Launch]) -> Row:
     row: Row = {"bytes_moved": sum(s.moved for s in seen), "bytes_asked": sum(s.asked for s in seen)}
     row["flops"] = sum(s.flops for s in seen) or ""
     if len(minima) == len(seen):
-        row |= {"bytes_minimum": sum(minima), "moved_over_minimum": row["bytes_moved"] / sum(minima)}
+        row |= {"bytes_minimum": sum(minima), "bytes_fetched": sum(s.fetched for s in seen)}
+        row |= {f"{way}_over_minimum": row[f"bytes_{way}"] / sum(minima) for way in ("moved", "fetched")}
     return row
 
 

@@ -24,7 +24,7 @@ last bar, which contenders:
                                                            from experiments_graphical.csv: the column of numbers, those
                                                            of rows and of columns; then column=value, to pick
     <!-- table: cuda | calls -->                               from cuda_static.csv; also: whole net, passes
-    <!-- table: products | errors -->                          from cuda_products.csv; also: code, traffic
+    <!-- table: products | errors -->                          from cuda_products.csv; also: code, traffic, choices
     <!-- table: cuda model -->                             from cuda_model.csv
     <!-- table: dispatched -->                             from dispatched.csv
     <!-- table: scaling | weak -->                         from scaling.csv; also: model

@@ -13,6 +13,7 @@ namespace fastssm::cuda {
 namespace {
 
 constexpr int kTensorCapability = 80;
+constexpr int kFastCapability = 80;  // whose tensor cores are 16 times as fast as its units of float32
 constexpr size_t kShared = 2 * 2 * kProductTile * (kProductDepth + 4) * sizeof(float);  // two stages of either side
 constexpr size_t kSplitShared = 2 * size_t(kSplitTile) * kSplitDepth *  // stages, and two sets of parts, of either side
                                 (kSplitStages * sizeof(float) + 2 * kSplitParts * sizeof(uint16_t));
@@ -26,6 +27,7 @@ constexpr bool kHasWgmma = false;
 #endif
 constexpr int kIdleRows = 16;  // a tile's rows over those that may be idle, where it has all kinds of its samples
 constexpr int64_t kSliceDepth = 128;  // of a split product at least, for which a block is worth while
+constexpr int64_t kSumCycles = 5000;  // of a launch that adds up slices
 
 // A product whose C has contiguous rows: C^T = B^T A^T where its columns are.
 template <class T>
@@ -73,25 +75,48 @@ void require(int capability, Precision precision) {
 
 // ---- float32 split in three ------------------------------------------------------------------------------------
 
-int64_t tiles_of(const Product& p) { return divided_up(p.m, kSplitTile) * divided_up(p.n, kSplitTile); }
+int64_t tiles_of(int64_t m, int64_t n) { return divided_up(m, kSplitTile) * divided_up(n, kSplitTile); }
 
-// The product, its depth divided where there are too few tiles for all multiprocessors.
-SplitProduct sliced(const Runtime<float>& runtime, const Product& p) {
-  const int64_t idle = runtime.launcher.limits().multiprocessors / tiles_of(p);  // blocks that a tile may have
-  const int64_t wanted = std::clamp<int64_t>(idle, 1, divided_up(p.k, kSliceDepth));
-  const int64_t depth = divided_up(divided_up(p.k, wanted), kSplitDepth) * kSplitDepth;
-  return {.product = p, .partials = nullptr, .depth = depth, .slices = int(divided_up(p.k, depth))};
+// How the depth is divided where there are too few tiles for all multiprocessors.
+struct Slices {
+  int64_t depth, count;
+};
+Slices slices_of(const Limits& limits, int64_t m, int64_t n, int64_t k) {
+  const int64_t idle = limits.multiprocessors / tiles_of(m, n);  // blocks that a tile may have
+  const int64_t wanted = std::clamp<int64_t>(idle, 1, divided_up(k, kSliceDepth));
+  const int64_t depth = divided_up(divided_up(k, wanted), kSplitDepth) * kSplitDepth;
+  return {.depth = depth, .count = divided_up(k, depth)};
 }
 
-bool by_wgmma(const Runtime<float>& runtime) {
-  return kHasWgmma && runtime.launcher.limits().capability == kWgmmaCapability;
+bool by_wgmma(const Limits& limits) { return kHasWgmma && limits.capability == kWgmmaCapability; }
+
+// Cycles of a multiprocessor for 16 of the depth of a tile, and its multiply-adds of float32 in a cycle.
+struct Rates {
+  int64_t step, float32;
+};
+
+// A step takes 1536 cycles of the tensor cores, or 768 by wgmma. Its other instructions, at most 734 or 516 as nvcc
+// compiles them, are issued for two warps by each scheduler. The sum is the time if nothing overlaps. On other devices
+// the tensor cores are too slow by mma, compared with the units of float32.
+Rates rates_of(const Limits& limits) {
+  if (limits.capability == kFastCapability) return {.step = 1536 + 2 * 734, .float32 = 64};
+  if (by_wgmma(limits)) return {.step = 768 + 2 * 516, .float32 = 128};
+  return {.step = 0, .float32 = 1};
+}
+
+bool splits(const Runtime<float>& runtime, const Product& p) {
+  if (runtime.precision != Precision::full) return runtime.precision == Precision::split;
+  const Predicted cycles = predicted(runtime.launcher.limits(), p.m, p.n, p.k);
+  return cycles.split < cycles.float32;
 }
 
 void split_product(const Runtime<float>& runtime, const Product& p) {
-  SplitProduct s = sliced(runtime, p);
+  const Limits& limits = runtime.launcher.limits();
+  const Slices slices = slices_of(limits, p.m, p.n, p.k);
+  SplitProduct s{.product = p, .partials = nullptr, .depth = slices.depth, .slices = int(slices.count)};
   if (s.slices > 1) s.partials = static_cast<float*>(runtime.scratch(sizeof(float) * s.slices * p.m * p.n));
-  const Grid grid{static_cast<unsigned>(tiles_of(p)), static_cast<unsigned>(s.slices)};
-  const bool wgmma = by_wgmma(runtime);
+  const Grid grid{static_cast<unsigned>(tiles_of(p.m, p.n)), static_cast<unsigned>(s.slices)};
+  const bool wgmma = by_wgmma(limits);
   const Launch how{.grid = grid, .threads = kSplitThreads, .shared = wgmma ? kWgmmaShared : kSplitShared};
   runtime.launcher(wgmma ? "product_split_wgmma" : "product_split", how, s, runtime.stream);
   if (s.slices == 1) return;
@@ -151,6 +176,15 @@ bool suits_cublas(const Runtime<float>& runtime, const Operands<float>& of) {
 
 }  // namespace
 
+Predicted predicted(const Limits& limits, int64_t m, int64_t n, int64_t k) {
+  const Rates rates = rates_of(limits);
+  if (rates.step == 0) return {};
+  const Slices slices = slices_of(limits, m, n, k);
+  const int64_t turns = divided_up(tiles_of(m, n) * slices.count, limits.multiprocessors);
+  const int64_t split = turns * slices.depth / kSplitDepth * rates.step + kSumCycles * (slices.count > 1);
+  return {.split = split, .float32 = m * n * k / (limits.multiprocessors * rates.float32)};
+}
+
 void bfloat16_product(const Runtime<float>& runtime, View<const uint16_t> a, View<const uint16_t> b, View<float> c,
                       bool accumulate) {
   require(runtime.launcher.limits().capability, runtime.precision);
@@ -159,12 +193,13 @@ void bfloat16_product(const Runtime<float>& runtime, View<const uint16_t> a, Vie
 
 bool product_and_up(const Runtime<float>& runtime, View<const float> in, View<const float> weight, View<float> out,
                     const Up<float>& up) {
-  if (runtime.precision != Precision::split || by_wgmma(runtime)) return false;
-  require(runtime.launcher.limits().capability, runtime.precision);
+  const Limits& limits = runtime.launcher.limits();
   const Product p = product(Operands<float>(in, transposed(weight), out), false);
+  if (!splits(runtime, p) || by_wgmma(limits)) return false;
+  require(limits.capability, runtime.precision);
   const int kinds = static_cast<int>(p.m / up.shape.samples), samples = kSplitTile / kinds;
   const bool wasteful = kIdleRows * (kSplitTile - kinds * samples) > kSplitTile;
-  if (wasteful || sliced(runtime, p).slices > 1) return false;
+  if (wasteful || slices_of(limits, p.m, p.n, p.k).count > 1) return false;
   const int64_t tiles = divided_up(up.shape.samples, samples) * divided_up(p.n, kSplitTile);
   const SplitUp s{.product = p, .up = up, .kinds = kinds, .samples = samples};
   const Launch how{.grid = {static_cast<unsigned>(tiles)}, .threads = kSplitThreads, .shared = kSplitShared};
@@ -172,16 +207,20 @@ bool product_and_up(const Runtime<float>& runtime, View<const float> in, View<co
   return true;
 }
 
-void tensor_product(const Runtime<float>& runtime, View<const float> a, View<const float> b, View<float> c,
+bool tensor_product(const Runtime<float>& runtime, View<const float> a, View<const float> b, View<float> c,
                     bool accumulate) {
-  require(runtime.launcher.limits().capability, runtime.precision);
   const Operands<float> operands(a, b, c);
-  if (suits_cublas(runtime, operands)) return cublas_product(runtime, operands, accumulate);
   const Product p = product(operands, accumulate);
-  if (runtime.precision == Precision::split) return split_product(runtime, p);
+  const bool rounded = runtime.precision == Precision::tf32 || runtime.precision == Precision::bf16;
+  const bool split = splits(runtime, p);
+  if (!rounded && !split) return false;
+  require(runtime.launcher.limits().capability, runtime.precision);
+  if (split) return split_product(runtime, p), true;
+  if (suits_cublas(runtime, operands)) return cublas_product(runtime, operands, accumulate), true;
   const int64_t tiles = divided_up(p.m, kProductTile) * divided_up(p.n, kProductTile);
   const Launch how{.grid = {static_cast<unsigned>(tiles)}, .threads = kProductThreads, .shared = kShared};
   runtime.launcher(runtime.precision == Precision::bf16 ? "product_bf16" : "product_tf32", how, p, runtime.stream);
+  return true;
 }
 
 }  // namespace fastssm::cuda

@@ -17,10 +17,18 @@ View<T> transposed(const View<T>& v) {
   return {.p = v.p, .rows = v.columns, .columns = v.rows, .row_stride = v.column_stride, .column_stride = v.row_stride};
 }
 
+// Cycles of a device for a product of float32, split in three and by its units of float32; zeros on a device whose
+// tensor cores are too slow for split products to gain.
+struct Predicted {
+  int64_t split, float32;
+};
+Predicted predicted(const Limits& limits, int64_t m, int64_t n, int64_t k);
+
 // c = a b, or += with `accumulate`, on the tensor cores: of operands rounded to tf32 (by cuBLAS where the runtime has it)
 // or bfloat16 and accumulated in float32, or of float32 numbers split in three. Views are as for Runtime::product.
-// Raises std::runtime_error where the device has no such tensor cores.
-void tensor_product(const Runtime<float>& runtime, View<const float> a, View<const float> b, View<float> c,
+// Returns false, and does nothing, where the product is the caller's. Raises std::runtime_error where the device has no
+// such tensor cores.
+bool tensor_product(const Runtime<float>& runtime, View<const float> a, View<const float> b, View<float> c,
                     bool accumulate);
 
 // The product of a layer up, out = in weight^T, and right after it what `up` says, in one launch: where products are split
@@ -42,7 +50,7 @@ void bfloat16_product(const Runtime<float>& runtime, View<const uint16_t> a, Vie
 template <class T>
 void multiply(const Runtime<T>& runtime, View<const T> a, View<const T> b, View<T> c, bool accumulate) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (runtime.precision != Precision::full) return tensor_product(runtime, a, b, c, accumulate);
+    if (tensor_product(runtime, a, b, c, accumulate)) return;
   }
   runtime.product(a, b, c, accumulate);
 }

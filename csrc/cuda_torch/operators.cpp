@@ -18,10 +18,11 @@ using Tensors = std::vector<Tensor>;
 cuda::Precision precision_named(const std::string& name) {
   using Precision = cuda::Precision;
   constexpr std::pair<const char*, Precision> known[] = {
-      {"full", Precision::full}, {"tf32", Precision::tf32}, {"bf16", Precision::bf16}, {"split", Precision::split}};
+      {"full", Precision::full},   {"tf32", Precision::tf32},   {"bf16", Precision::bf16},
+      {"split", Precision::split}, {"torch", Precision::given}};
   for (const auto& [word, precision] : known)
     if (name == word) return precision;
-  require(false, "precision must be full, tf32, bf16 or split, got ", name, ".");
+  require(false, "precision must be full, tf32, bf16, split or torch, got ", name, ".");
   return Precision::full;
 }
 
@@ -51,7 +52,7 @@ auto in_dtype(const Tensor& x, cuda::Precision precision, const F& f) {
   const bool half = dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
   require(half || dtype == ScalarType::Float || dtype == ScalarType::Double, "x must be of a floating-point type, got ",
           torch::headeronly::toString(dtype), ".");
-  require(dtype != ScalarType::Double || precision == cuda::Precision::full,
+  require(dtype != ScalarType::Double || precision == cuda::Precision::full || precision == cuda::Precision::given,
           "only products of float32 can be rounded; use precision=\"full\" for float64.");
   return dtype == ScalarType::Double ? f(double{}) : f(float{});
 }

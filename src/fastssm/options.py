@@ -56,9 +56,10 @@ class EngineOptions(TypedDict, total=False):
 
     Attributes:
         backend: "auto", or "reference", "jets", "torch", "cpu", "cuda", which must then run.
-        precision: "full", the dtype of the data. "bf16" multiplies bfloat16 numbers and sums in float32, with gradients
-            accurate to about 1e-2; "tf32" the same to about 1e-3, on a GPU only; "split" multiplies float32 numbers as
-            accurately as "full", on the tensor cores of a GPU. All but "full" need a compiled engine.
+        precision: "full", the accuracy of the data's dtype. "bf16" multiplies bfloat16 numbers and sums in float32,
+            with gradients accurate to about 1e-2; "tf32" the same to about 1e-3, on a GPU only; "split" multiplies all
+            float32 numbers on the tensor cores of a GPU, as accurately as "full", which does so where that is predicted
+            to be faster. All but "full" need a compiled engine.
     """
 
     backend: BackendName

@@ -153,6 +153,16 @@ def test_traffic(kernel: str, count: int, sectors: int) -> None:
     reads = device.traffic()["global reads"]
     assert (reads.requests, reads.units) == (1, sectors)
     assert reads.bytes == (512 if kernel == "wide" else 128)
+    assert reads.fetched == sectors
+
+
+def test_what_a_block_reads_again_is_fetched_once() -> None:
+    device, x = sample_device("ptx-80", "profile"), aligned(512, np.float32, 1)
+    device.traffic()
+    start(device, "strided", x, aligned(512, np.float32), blocks=3, threads=64, count=0)
+    traffic = device.traffic()
+    assert (traffic["global reads"].units, traffic["global reads"].fetched) == (6, 3)  # one by each of two warps
+    assert traffic["global writes"].units == traffic["global writes"].fetched
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ class Cpu(Compiled, Denoiser):
 
     def denoising(self, request: Request, target: Tensor, weight: Tensor | None, mean: bool) -> Tensor:
         """Run the sweeps once: 6 products a layer where `score` and its backward take 8, or 3 of 4 for a score net."""
-        inputs, tensors, static = flat(request, Directions(0))
+        inputs, tensors, static = flat(request, Directions(0), self.products(request))
         return compiled.denoising(inputs, target, weight, tensors, static, mean)
 
     def unrounded(self, request: Request, what: What) -> list[str]:

@@ -62,20 +62,24 @@ class Fused(OnePass):
             )
         return reasons
 
+    def products(self, request: Request) -> str:
+        """Return the precision that the engine is given for the products."""
+        return request.precision
+
     def by_pytorch(self, request: Request, what: What) -> list[str]:
         """Return what of this call PyTorch computes although the backend is called otherwise."""
         return []
 
     def terms(self, request: Request, directions: Directions, each: bool = False) -> Terms:
         """Run the sweeps, and again for their gradient."""
-        inputs, tensors, static = flat(request, directions, each)
+        inputs, tensors, static = flat(request, directions, self.products(request), each)
         return self.entry.terms(inputs, tensors, static)
 
     def objective(
         self, request: Request, directions: Directions, weight: Tensor | None, form: Form
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the sweeps once, for the loss and all its gradients."""
-        inputs, tensors, static = flat(request, directions)
+        inputs, tensors, static = flat(request, directions, self.products(request))
         return self.entry.objective(inputs, weight, tensors, static, form)
 
     def score(self, request: Request) -> Tensor:
@@ -127,7 +131,9 @@ class Compiled(Fused):
         return [f'precision="{request.precision}" is for float32 and narrower data, x is torch.float64; use x.float()']
 
 
-def flat(request: Request, directions: Directions, each: bool = False) -> tuple[Inputs, list[Tensor], Static]:
+def flat(
+    request: Request, directions: Directions, precision: str = "full", each: bool = False
+) -> tuple[Inputs, list[Tensor], Static]:
     """Read the network's weights, once, and lay the call out as flat tensors."""
     assert isinstance(request.recognised, Network)
     x = request.x
@@ -138,5 +144,5 @@ def flat(request: Request, directions: Directions, each: bool = False) -> tuple[
     if checks.autocasting(x):  # the engine computes in float32 or float64 regardless of autocast
         x, columns = checks.widened(x), None if columns is None else checks.widened(columns)
         tensors = [checks.widened(t) for t in tensors]
-    static = Static(structure, directions.count, request.precision, each)
+    static = Static(structure, directions.count, precision, each)
     return Inputs(x, columns, directions.v, directions.seed), tensors, static

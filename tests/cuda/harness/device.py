@@ -22,6 +22,7 @@ class Traffic(NamedTuple):
     requests: int  # of warps
     bytes: int  # that the threads asked for
     units: int  # sectors of 32 bytes, or turns of the banks of shared memory
+    fetched: int  # sectors of global memory, what a block reads again counted once
 
 
 class Device:
@@ -82,10 +83,10 @@ class Device:
 
     def traffic(self) -> dict[str, Traffic]:
         """Return what moved since the last call; the library must be of the flavour "profile"."""
-        numbers = (ctypes.c_uint64 * 12)()
+        numbers = (ctypes.c_uint64 * 16)()
         self.library.fastssm_traffic(numbers)
         names = ("global reads", "global writes", "shared reads", "shared writes")
-        return {name: Traffic(*numbers[3 * i : 3 * i + 3]) for i, name in enumerate(names)}
+        return {name: Traffic(*numbers[4 * i : 4 * i + 4]) for i, name in enumerate(names)}
 
 
 def filled(structure: type[ctypes.Structure], **values: Any) -> ctypes.Structure:

@@ -129,6 +129,8 @@ int fastssm_tensor_product(const View<const float>* a, const View<const float>* 
   const auto allocate = [&](size_t bytes) { return memory.take(bytes); };
   Runtime<float> runtime{host, nullptr, {}, allocate, static_cast<Precision>(precision)};
   if (library) runtime.cublas = {&cublas::handle, cublas::gemm_ex};
-  return guarded([&] { return tensor_product(runtime, *a, *b, *c, accumulate), 1; });
+  return guarded([&] { return tensor_product(runtime, *a, *b, *c, accumulate); });
 }
+
+void fastssm_predicted(int64_t m, int64_t n, int64_t k, Predicted* out) { *out = predicted(host.given, m, n, k); }
 }

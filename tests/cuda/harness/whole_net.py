@@ -24,7 +24,7 @@ from tests.cuda.harness.structures import Structures
 NETWORK = Structures(CSRC / "engine" / "network.h")
 REALS = {torch.float32: "float", torch.float64: "double"}
 RTOL = {torch.float32: 2.0**-23 * 1024, torch.float64: 1e-10}
-PRECISIONS = ("full", "tf32", "bf16", "split")
+PRECISIONS = ("full", "tf32", "bf16", "split", "given")
 KERNELS = {"energy": "small_objective", "score": "small_score"}
 
 

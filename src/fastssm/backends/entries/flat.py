@@ -19,6 +19,8 @@ FULL_ONLY = (
     'precision="bf16", "tf32" and "split" run in a compiled engine only; PyTorch computes in the dtype of the data: '
     'pass precision="full"'
 )
+BY_TORCH = "torch"
+"""A precision: that of "full", with every product left to PyTorch, which may round to TF32."""
 
 
 class Inputs(NamedTuple):
@@ -43,7 +45,7 @@ class Static(NamedTuple):
     Attributes:
         structure: the network's.
         n_projections: M; 0 for only the score.
-        precision: of the products.
+        precision: of the products, as in a request, or `BY_TORCH`.
         each: whether the Jacobian's term is wanted for each direction, `[M, B]`, instead of their mean.
     """
 
@@ -69,7 +71,7 @@ def needs_of(inputs: Inputs, tensors: Sequence[Tensor]) -> Needs:
 
 
 def _problem(inputs: Inputs, tensors: Sequence[Tensor], static: Static) -> sweeps.Problem:
-    if static.precision != "full":
+    if static.precision not in ("full", BY_TORCH):
         raise UnsupportedError(FULL_ONLY)
     columns = None if inputs.columns is None else widened(inputs.columns)
     layers = sweeps.unflatten(static.structure, [widened(t) for t in tensors])

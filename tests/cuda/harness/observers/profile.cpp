@@ -16,6 +16,7 @@ namespace {
 
 struct Traffic {
   uint64_t requests = 0, bytes = 0, units = 0;  // units: sectors or turns
+  uint64_t fetched = 0;                         // sectors, those that a block reads again counted once
 };
 
 struct Access {
@@ -69,21 +70,30 @@ class Profiler : public emulator::Observer {
 
  private:
   void settle() {
+    std::set<uintptr_t> read;
     for (const auto& [place, request] : requests_) {
       Traffic& t = traffic[2 * request.space + request.write];
       t.requests++;
       for (const Access& a : request.lanes) t.bytes += a.size;
-      t.units += request.space == global ? sectors(request.lanes) : turns(request.lanes);
+      if (request.space == shared) {
+        t.units += turns(request.lanes);
+        continue;
+      }
+      const std::set<uintptr_t> touched = sectors(request.lanes);
+      t.units += touched.size();
+      if (request.write) t.fetched += touched.size();
+      else read.insert(touched.begin(), touched.end());
     }
+    traffic[global].fetched += read.size();
     requests_.clear();
     executions_.clear();
   }
 
-  static uint64_t sectors(const std::vector<Access>& lanes) {
+  static std::set<uintptr_t> sectors(const std::vector<Access>& lanes) {
     std::set<uintptr_t> touched;
     for (const Access& a : lanes)
       for (uintptr_t s = a.address / sector; s <= (a.address + a.size - 1) / sector; s++) touched.insert(s);
-    return touched.size();
+    return touched;
   }
 
   static uint64_t turns(const std::vector<Access>& lanes) {
@@ -123,13 +133,14 @@ static void accessed(const void* address, size_t size, bool write, const void* p
   profiler().access(uintptr_t(address), size, write, uintptr_t(place));
 }
 
-// What all launches since the last call moved: requests, bytes, units of global reads, global writes, shared reads and
-// shared writes.
+// What all launches since the last call moved: requests, bytes, units, sectors fetched, of global reads, global writes,
+// shared reads and shared writes.
 extern "C" void fastssm_traffic(uint64_t* out) {
   for (const Traffic& t : profiler().traffic) {
     *out++ = t.requests;
     *out++ = t.bytes;
     *out++ = t.units;
+    *out++ = t.fetched;
   }
   profiler().traffic = {};
 }
