@@ -8,7 +8,7 @@ batch.
 import statistics
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -108,25 +108,21 @@ def whole_net(size: Size, device: str) -> list[Work]:
     return [Work(r["kernel"], float(r["bytes_moved"]), float(r["flops"] or 0)) for r in mine]
 
 
-@cache
-def splitting() -> Any:
-    """Return the engine's host code on the device whose products of float32 it may split."""
+def chosen(works: Sequence[Work], device: str) -> Iterator[Work]:
+    """Yield launches; products that are predicted to be split have operations for as long as they take."""
+    if device != SPLITTING.device:
+        yield from works
+        return
     net = WholeNet(machine_named("emulator"))
     net.limit(SPLITTING, SPLITTING.multiprocessors)
-    return net
-
-
-def as_chosen(work: Work, device: str) -> Work:
-    """Return a product with the operations that take as long in float32, where split products are predicted faster."""
-    if work.kernel != "product" or device != SPLITTING.device:
-        return work
-    split, full = test_gemm_choice.cycles(splitting(), *work.sizes)
-    return work._replace(flops=work.flops * min(split, full) / full) if full else work
+    for work in works:
+        split, full = test_gemm_choice.cycles(net, *work.sizes) if work.kernel == "product" else (0, 0)
+        yield work._replace(flops=work.flops * split / full) if split < full else work
 
 
 def ours(size: Size, device: str) -> list[Work]:
     """Return the launches of a step."""
-    seen = whole_net(size, device) or [as_chosen(work, device) for work in layered(size)]
+    seen = whole_net(size, device) or chosen(layered(size), device)
     return [*seen, *[Work("PyTorch", 2.0 * FLOAT * parameters(size) * (i == 0), 0.0) for i in range(SIDE)]]
 
 

@@ -44,14 +44,15 @@ def whole_net_table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def pass_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield one line per pass of a call in layers on an H100: its bytes over the minimum."""
-    yield from header(["d,H,L,B,M", "kind", "loss", "products", "kernel", "bytes moved", "moved / minimum"])
+    """Yield one line per pass of a call in layers on an H100: its bytes over the minimum, all and once for a block."""
+    ratios = "moved / minimum", "fetched / minimum"
+    yield from header(["d,H,L,B,M", "kind", "loss", "products", "kernel", "bytes moved", *ratios])
     for row in rows:
         if row["row"] == "kernel" and row["device"] == "H100" and pass_of(row["kernel"]) and size_of(row) == PASSES_OF:
             products = row["path"].partition(", ")[2], row["precision"]
-            over = f"{float(row['moved_over_minimum']):.3f}"
+            over = (f"{float(row[f'{way}_over_minimum']):.3f}" for way in ("moved", "fetched"))
             names = row["kind"], row["loss"], " ".join(filter(None, products)), f"`{row['kernel']}`"
-            yield line([str(size_of(row)), *names, row["bytes_moved"], over])
+            yield line([str(size_of(row)), *names, row["bytes_moved"], *over])
 
 
 def error_table(rows: Sequence[Row]) -> Iterator[str]:
@@ -88,5 +89,15 @@ def traffic_table(rows: Sequence[Row]) -> Iterator[str]:
         yield line([f"`{row['kernel']}`", row["data"], size, row["bytes_moved"], *over])
 
 
+def choice_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield one line per size and product of a hidden layer: predicted cycles, and whether it is split."""
+    yield from header(["d,H,L,B,M", "device", "product", "m,n,k", "split", "float32", "float32 / split", "is split"])
+    for row in (row for row in rows if row["row"] == "choice"):
+        split, full = (int(row[f"{way}_cycles"]) for way in ("split", "float32"))
+        device = row["device"] + " with wgmma" * (row["device"] == "H100")
+        cells = str(split), str(full), f"{full / split:.2f}", "yes" if split < full else "no"
+        yield line([str(size_of(row)), device, row["data"], ",".join(row[name] for name in "mnk"), *cells])
+
+
 TABLES = {"calls": call_table, "whole net": whole_net_table, "passes": pass_table}
-PRODUCT_TABLES = {"errors": error_table, "code": code_table, "traffic": traffic_table}
+PRODUCT_TABLES = {"errors": error_table, "code": code_table, "traffic": traffic_table, "choices": choice_table}

@@ -32,6 +32,7 @@ def net() -> WholeNet:
 def cycles(net: WholeNet, m: int, n: int, k: int) -> tuple[int, int]:
     """Return the cycles of a split product and of one of float32, as predicted."""
     found = (ctypes.c_int64 * 2)()
+    net.enter()
     net.library.fastssm_predicted(*(ctypes.c_int64(size) for size in (m, n, k)), found)
     return found[0], found[1]
 

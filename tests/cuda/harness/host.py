@@ -40,15 +40,19 @@ class Host:
         self.verdict: AssertionError | None = None
         self.library: Any = ctypes.CDLL(str(library("host", sources, "plain", WGMMA)))
         self.library.fastssm_host_error.restype = ctypes.c_char_p
-        self.library.fastssm_host_memory(self.device.entry("allocate"), self.device.entry("free"))
         self.start = START(self._start)
         self.limit(BY_NAME["sm_86"])
 
     def limit(self, architecture: Architecture, multiprocessors: int = 3) -> None:
         """Take the device for one of this architecture."""
         self.device.limit(architecture, multiprocessors)
-        shared = ctypes.c_size_t(architecture.shared_per_block)
-        self.library.fastssm_host(self.start, shared, multiprocessors, architecture.capability)
+        self.limits = ctypes.c_size_t(architecture.shared_per_block), multiprocessors, architecture.capability
+        self.enter()
+
+    def enter(self) -> None:
+        """Have the library, which all hosts share, start kernels and take memory here."""
+        self.library.fastssm_host_memory(self.device.entry("allocate"), self.device.entry("free"))
+        self.library.fastssm_host(self.start, *self.limits)
 
     def _start(self, kernel: bytes, x: int, y: int, z: int, threads: int, shared: int, given: Any, size: int) -> int:
         self.launches.append(Started(kernel.decode(), (x, y, z), threads, shared))
@@ -70,6 +74,7 @@ class Host:
             RuntimeError: where it raised, or a kernel failed.
         """
         self.launches.clear()
+        self.enter()
         done = int(getattr(self.library, function)(*arguments))
         if self.verdict:
             raise self.verdict
