@@ -133,8 +133,13 @@ def choices() -> Iterator[Row]:
                 yield row | size._asdict() | {"split_cycles": split, "float32_cycles": full}
 
 
-PARTS = {"error": errors, "code": machine_code, "wgmma": machine_code_of_wgmma, "traffic": traffic}
-PARTS["choice"] = choices
+PARTS = {
+    "error": errors,
+    "code": machine_code,
+    "wgmma": machine_code_of_wgmma,
+    "traffic": traffic,
+    "choice": choices,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
