@@ -19,6 +19,7 @@ HELD = {"avx2": RESULTS / "cpu_zen5_avx2.csv"}  # the same processor held to a l
 SHOWN = {  # files that the documentation shows besides
     **HELD,
     "intel": RESULTS / "cpu_emerald_rapids.csv",
+    "intel busy": RESULTS / "busy_emerald_rapids.csv",
     "intel avx2": RESULTS / "cpu_emerald_rapids_avx2.csv",
 }
 COLUMNS = (
