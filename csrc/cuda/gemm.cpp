@@ -211,9 +211,8 @@ bool tensor_product(const Runtime<float>& runtime, View<const float> a, View<con
                     bool accumulate) {
   const Operands<float> operands(a, b, c);
   const Product p = product(operands, accumulate);
-  const bool rounded = runtime.precision == Precision::tf32 || runtime.precision == Precision::bf16;
   const bool split = splits(runtime, p);
-  if (!rounded && !split) return false;
+  if (!split && !rounds(runtime.precision)) return false;
   require(runtime.launcher.limits().capability, runtime.precision);
   if (split) return split_product(runtime, p), true;
   if (suits_cublas(runtime, operands)) return cublas_product(runtime, operands, accumulate), true;

@@ -10,6 +10,7 @@ namespace fastssm::cuda {
 // Of the products of float32: as accurate as float32, split where that is predicted to be faster and as the caller has
 // them elsewhere; of rounded operands; of float32 as three bfloat16 numbers; always as the caller has them.
 enum class Precision { full, tf32, bf16, split, given };
+inline bool rounds(Precision precision) { return precision == Precision::tf32 || precision == Precision::bf16; }
 
 constexpr size_t kWorkspace = size_t(256) << 20;  // bytes
 

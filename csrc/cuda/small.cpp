@@ -42,8 +42,7 @@ struct Space {
 
 template <class T>
 bool is_small(const Problem<T>& problem, Precision precision) {
-  const bool rounded = precision == Precision::tf32 || precision == Precision::bf16;
-  if (rounded || problem.samples == 0) return false;
+  if (rounds(precision) || problem.samples == 0) return false;
   if (problem.depth < 2 || problem.depth - 1 > kSmallDepth || problem.dim + problem.extra > kSmallWidth) return false;
   if (!plain(problem.layers[problem.depth - 1])) return false;
   if (problem.directions.count > kMaxDirections) return false;

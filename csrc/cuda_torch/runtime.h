@@ -78,8 +78,7 @@ class Session {
  private:
   // With torch's handle, on torch's stream, and nothing where torch or cuBLAS does not have what it takes.
   cuda::Cublas cublas() const {
-    const bool rounded = precision_ == cuda::Precision::tf32 || precision_ == cuda::Precision::bf16;
-    if (!rounded || !torch_get_current_cuda_blas_handle) return {};
+    if (!rounds(precision_) || !torch_get_current_cuda_blas_handle) return {};
     cuda::Cublas found{.handle = nullptr, .gemm = cublas_gemm()};
     if (found.gemm) check(torch_get_current_cuda_blas_handle(&found.handle), "torch_get_current_cuda_blas_handle");
     return found;
